@@ -1,0 +1,25 @@
+"""Transfer-learning image classification on PyTorch Lightning.
+
+    from dogbreed import ImageClassifier, ImageDataModule
+
+Names are loaded at first use: `import dogbreed` itself costs no torch, so the launcher starts in about a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dogbreed.data.datamodule import ImageDataModule
+    from dogbreed.model import ImageClassifier
+
+__all__ = ["ImageClassifier", "ImageDataModule"]
+
+_MODULES = {"ImageClassifier": "dogbreed.model", "ImageDataModule": "dogbreed.data.datamodule"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'dogbreed' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
