@@ -1,0 +1,133 @@
+"""timm networks with the weights asked for: made, loaded, split into backbone and head, frozen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import load_state_dict
+from torch import nn
+
+from dogbreed.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+
+def create(name: str, num_classes: int, weights: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    """Returns timm's network `name` with a new head of `num_classes` outputs.
+
+    Args:
+        name: as `timm.list_models()` spells it.
+        num_classes: outputs of the head; input (B, 3, H, W), output (B, num_classes) logits.
+        weights: `hub` for timm's pretrained ones, `random`, or the path of a .safetensors or .pth file.
+        kwargs: passed on to `timm.create_model`.
+
+    Raises:
+        UserError: unknown name or keyword, no way to the hub, a file that is missing or of another network.
+    """
+    if not timm.is_model(name):
+        raise UserError(f"model.name={name} is not a timm model{_similar(name)}")
+    try:
+        net = timm.create_model(name, pretrained=weights == "hub", num_classes=num_classes, **kwargs)
+    except TypeError as error:
+        raise UserError(f"model.kwargs {sorted(kwargs)} do not suit {name}: {error}") from None
+    except Exception as error:
+        if weights != "hub":
+            raise
+        raise UserError(_no_hub(name, error)) from error
+    if weights not in ("hub", "random"):
+        _load_file(net, name, Path(weights).expanduser())
+    return net
+
+
+def _similar(name: str) -> str:
+    family = timm.list_models(f"*{name.rstrip('0123456789')}*") or timm.list_models()
+    hint = did_you_mean(name, family)
+    return hint if "did you mean" in hint else "; timm.list_models() names them all"
+
+
+def _no_hub(name: str, error: Exception) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return (
+        f"pretrained weights of {name} can not be had from the hub ({type(error).__name__}: {reason}): "
+        "give a file (model.weights=PATH.safetensors), or model.weights=random to train from nothing on purpose"
+    )
+
+
+def _load_file(net: nn.Module, name: str, path: Path) -> None:
+    """Loads `path` into `net`, all but a head of another size. Nothing in the file is executed."""
+    if not path.is_file():
+        raise UserError(f"model.weights={path}: no such file (or type hub or random)")
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"model.weights={path} can not be read as weights: {str(error).splitlines()[0][:200]}"
+        ) from error
+    if any(key.startswith("net.") for key in state):  # a checkpoint of an ImageClassifier
+        state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
+    own = net.state_dict()
+    head = {key for key in own if key.startswith(tuple(f"{module}." for module in head_names(net)))}
+    other_head = sorted(key for key in head if key not in state or state[key].shape != own[key].shape)
+    wrong = sorted(key for key in own.keys() - head if key not in state or state[key].shape != own[key].shape)
+    unused = sorted(key for key in state.keys() - own.keys() if not key.startswith(tuple(head_names(net))))
+    if wrong or unused:
+        first = ", ".join((wrong + unused)[:3])
+        raise UserError(
+            f"model.weights={path} are not those of {name}: {len(wrong)} of {len(own)} tensors are missing or of "
+            f"another shape, {len(unused)} are unknown ({first}); check model.name and model.kwargs"
+        )
+    for key in other_head:
+        state[key] = own[key]
+    net.load_state_dict({key: state[key] for key in own})
+    kept = f"its head is new ({', '.join(other_head)})" if other_head else "its head included"
+    log.info("weights of %s read from %s; %s", name, path, kept)
+
+
+def head_names(net: nn.Module) -> list[str]:
+    """Returns the names of the modules of `net` that make the head: timm's classifier, or two where there are two."""
+    classifier = net.pretrained_cfg["classifier"]  # type: ignore[index]
+    return [classifier] if isinstance(classifier, str) else list(classifier)
+
+
+def split_parameters(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Returns the parameters of the backbone and of the head."""
+    heads = {id(p) for name in head_names(net) for p in net.get_submodule(name).parameters()}
+    backbone = [p for p in net.parameters() if id(p) not in heads]
+    return backbone, [p for p in net.parameters() if id(p) in heads]
+
+
+def freeze_backbone(net: nn.Module, frozen: bool) -> None:
+    """Lets the optimizer move only the head of `net` (`frozen`), or all of it."""
+    backbone, _ = split_parameters(net)
+    for parameter in backbone:
+        parameter.requires_grad_(not frozen)
+
+
+def train_head_only(net: nn.Module) -> None:
+    """Puts the head of `net` in train mode and the frozen rest in eval mode.
+
+    A frozen batch norm must neither use the batch's statistics nor update its running ones, and dropout inside a
+    frozen backbone would only add noise. The modules that hold the head stay in train mode: timm applies the head's
+    own dropout there.
+    """
+    heads = head_names(net)
+    for name, module in net.named_modules():
+        holds_head = any(head == name or head.startswith(f"{name}.") or name == "" for head in heads)
+        inside_head = any(name.startswith(f"{head}.") for head in heads)
+        module.training = holds_head or inside_head
+
+
+def data_config(net: nn.Module) -> dict[str, Any]:
+    """Returns what `net` expects of a picture: input_size, mean, std, interpolation, crop_pct, as timm has it."""
+    config = timm.data.resolve_model_data_config(net)
+    return {key: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            for key, value in config.items()}  # fmt: skip
+
+
+def count_parameters(net: nn.Module) -> tuple[int, int]:
+    """Returns how many parameters `net` has and how many of them are trained."""
+    return sum(p.numel() for p in net.parameters()), sum(p.numel() for p in net.parameters() if p.requires_grad)

@@ -1,0 +1,81 @@
+"""Lightning callbacks of every training: the metric line, the clean stop, the end of a training that diverged."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import types
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from dogbreed.objective import metric_line
+
+log = logging.getLogger(__name__)
+
+
+class MetricLines(pl.Callback):
+    """Prints the metric line that a tuning job reads, once an epoch, and keeps the metrics of each epoch.
+
+    Attributes:
+        history: epoch (from 0) to metric name to value.
+    """
+
+    def __init__(self) -> None:
+        self.history: dict[int, dict[str, float]] = {}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints `metrics epoch=3 train/loss=... val/accuracy=...`; ends a training whose loss is no number."""
+        names = (name for name in trainer.callback_metrics if name.startswith(("train/", "val/")))
+        metrics = {name: float(trainer.callback_metrics[name]) for name in names if name != "train/step_loss"}
+        self.history[trainer.current_epoch] = metrics
+        if trainer.is_global_zero:
+            print(metric_line(trainer.current_epoch, metrics), flush=True)
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            log.warning("%s is not a finite number: the training has diverged and is ended; try a smaller lr", bad[0])
+            trainer.should_stop = True
+
+
+class StopOnSignal(pl.Callback):
+    """Ends a training between two batches at SIGTERM or Ctrl-C, with a checkpoint; a second signal ends it at once.
+
+    SageMaker sends SIGTERM 120 s before it takes a machine away.
+
+    Args:
+        checkpoint: where to leave the state to go on from.
+
+    Attributes:
+        received: the signal, once there was one.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listens from here on, in place of Lightning, which would end with an exception and no checkpoint."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before.setdefault(number, signal.signal(number, self._note))
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _note(self, number: int, frame: types.FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        signal.signal(number, signal.SIG_DFL)
+        log.warning("%s received: stopping after this batch", self.received.name)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Saves and stops, if any process of the training was asked to."""
+        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False) and not trainer.should_stop:
+            self.received = self.received or signal.SIGTERM
+            trainer.save_checkpoint(self.checkpoint)
+            trainer.should_stop = True
+            trainer.limit_val_batches = 0

@@ -1,0 +1,184 @@
+"""The composed config: `conf/` and a list of Hydra overrides in, one checked config out. Imports no torch.
+
+The command line, the launcher and the job in its container all compose through here, so that the same text means
+the same thing everywhere and a mistake gives the same single line.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dogbreed.errors import UserError, did_you_mean
+
+NUMBERS: dict[str, tuple[type, float, float]] = {
+    "epochs": (int, 1, float("inf")),
+    "batch_size": (int, 1, float("inf")),
+    "seed": (int, 0, 2**32 - 1),
+    "unfreeze_epoch": (int, 0, float("inf")),
+    "lr": (float, 0, float("inf")),
+    "weight_decay": (float, 0, float("inf")),
+    "label_smoothing": (float, 0, 1),
+    "backbone_lr_factor": (float, 0, float("inf")),
+}
+"""Key, type, lowest and highest value of each number at the top of the config."""
+
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "finetune": (None, "head", "full", "gradual"),
+    "objective.goal": ("maximize", "minimize"),
+    "data.bad_images": ("skip", "raise"),
+}
+"""Key and allowed words."""
+
+
+def conf_dir() -> Path:
+    """Returns the folder of YAML files: beside the packages in a checkout, inside `dogbreed` when installed."""
+    package = Path(__file__).resolve().parent
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """Returns `conf/CONFIG_NAME.yaml` composed with Hydra `overrides`, checked, nothing decided yet.
+
+    Raises:
+        UserError: an override can not be parsed, names what is not there, or gives a value that is not allowed.
+    """
+    parse(overrides)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = hydra_compose(config_name, list(overrides))
+    except MissingConfigException as error:
+        raise UserError(_unknown_choice(error)) from None
+    except HydraException as error:
+        raise UserError(_explain(config_name, error)) from None
+    _check(cfg)
+    return cfg
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Returns `overrides` as Hydra reads them.
+
+    Raises:
+        UserError: one of them is not in Hydra's override grammar; the message names it.
+    """
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException as error:
+            reason = str(error).splitlines()[0].partition("mismatch type")[0]
+            raise UserError(
+                f"can not read '{text}' ({reason.strip(' :')}): type KEY=VALUE, for example lr=0.01"
+            ) from None
+    return parsed
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    if not group or not error.options:
+        return str(error).splitlines()[0]
+    hint = " (any timm model: model=timm model.name=NAME)" if group == "model" else ""
+    return f"{group} {name!r} is unknown{did_you_mean(name, error.options)}{hint}"
+
+
+def _explain(config_name: str, error: HydraException) -> str:
+    """Returns one line for Hydra's message, with a suggestion where a key is unknown."""
+    first = str(error).splitlines()[0]
+    _, quote, rest = first.partition("Could not override '")
+    if not quote:
+        return " ".join(str(error).split())
+    key = rest.split("'")[0]
+    parent, _, leaf = key.rpartition(".")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        node = OmegaConf.select(hydra_compose(config_name), parent) if parent else hydra_compose(config_name)
+    known = [str(name) for name in node] if isinstance(node, DictConfig) else []
+    hint = did_you_mean(leaf, known).replace("mean ", f"mean {parent}." if parent else "mean ") if known else ""
+    return f"key '{key}' is unknown{hint}" + (f" (+{key}=VALUE adds a new one)" if parent else "")
+
+
+def _check(cfg: DictConfig) -> None:
+    for key, (kind, low, high) in NUMBERS.items():
+        value = _select(cfg, key)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or (kind is int and value != int(value)) or not low <= value <= high:
+            bounds = f"of at least {low}" if high == float("inf") else f"from {low} to {high}"
+            raise UserError(f"{key}={value}: must be a {'whole ' if kind is int else ''}number {bounds}")
+    for key, allowed in CHOICES.items():
+        value = _select(cfg, key)
+        if value not in allowed:
+            words = ["null" if word is None else word for word in allowed]
+            raise UserError(f"{key}={value}: not allowed{did_you_mean(str(value), words)}")
+    for key in ("data.url", "model.name"):
+        _select(cfg, key)
+
+
+def _select(cfg: DictConfig, key: str) -> object:
+    try:
+        return OmegaConf.select(cfg, key, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        if OmegaConf.is_missing(OmegaConf.select(cfg, key.rpartition(".")[0]), key.rpartition(".")[2]):
+            raise UserError(f"{key} is not set: type {key}=VALUE") from None
+        raise UserError(f"{key}: {' '.join(str(error).split())}") from None
+
+
+def settle(cfg: DictConfig) -> DictConfig:
+    """Returns `cfg` with what it left open decided: weights, what is finetuned, and the name.
+
+    Demo pictures are drawn, so that a small network learns them from random weights without a network; the user's own
+    pictures get pretrained weights unless random ones are asked for by name.
+    """
+    cfg = cfg.copy()
+    demo = str(cfg.data.url).startswith("demo:")
+    if cfg.model.weights is None:
+        cfg.model.weights = "random" if demo else "hub"
+    if cfg.finetune is None:
+        cfg.finetune = "full" if cfg.model.weights == "random" else "head"
+    if cfg.name is None:
+        cfg.name = fresh_name(str(cfg.model.name))
+    return cfg
+
+
+def fresh_name(stem: str) -> str:
+    """Returns a readable name of at most 32 characters that is new even within one second: `resnet34-1121-013911-x7k`.
+
+    Made of letters, digits and single hyphens, as SageMaker wants it.
+    """
+    words = "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in stem).split())[:16].strip("-")
+    suffix = "".join(secrets.choice("abcdefghijkmnpqrstuvwxyz23456789") for _ in range(3))
+    return f"{words or 'run'}-{time.strftime('%m%d-%H%M%S')}-{suffix}"
+
+
+def run_cli(main: Callable[[list[str]], int | None], doc: str | None) -> None:
+    """Runs `main(overrides)` as a command: `--help` prints `doc`, a `UserError` is one line, exit status 2."""
+    overrides = sys.argv[1:]
+    if any(word in ("-h", "--help") for word in overrides):
+        print((doc or "").strip())
+        print(f"\nGroups and choices (GROUP=CHOICE):\n{describe_groups()}")
+        sys.exit(0)
+    try:
+        sys.exit(main(overrides))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def describe_groups() -> str:
+    """Returns the groups of `conf/`, a line each, with their choices."""
+    groups = sorted(path for path in conf_dir().iterdir() if path.is_dir() and not path.name.startswith("_"))
+    return "\n".join(
+        f"  {group.name:<11} {', '.join(sorted(f.stem for f in group.glob('*.yaml')))}" for group in groups
+    )

@@ -1,0 +1,208 @@
+"""ImageClassifier: transfer learning of any timm network as a LightningModule."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import get_method, instantiate
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from dogbreed import backbone
+from dogbreed.data.classes import parse_class
+from dogbreed.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+FINETUNE = ("head", "full", "gradual")
+"""What is trained: the new head, the whole network, or first the head and later all of it."""
+
+
+class ImageClassifier(pl.LightningModule):
+    """A timm network with a head for `classes`, trained with cross-entropy.
+
+    All arguments are plain strings, numbers and dicts, and are kept in every checkpoint:
+    `ImageClassifier.load_from_checkpoint(path)` needs nothing else, no network either.
+
+    Args:
+        model: name of a timm model.
+        classes: folder names in the order of the labels, `["001.Affenpinscher", ...]`.
+        weights: `hub` (timm's pretrained ones), `random`, or the path of a .safetensors or .pth file.
+        finetune: `head` trains the head on the frozen backbone, `full` everything, `gradual` the head alone until
+            `unfreeze_epoch`, then everything, the backbone at `lr * backbone_lr_factor`.
+        lr: learning rate of the head (and of all, for `full`) at its peak.
+        weight_decay: of all trained parameters.
+        label_smoothing: share of the target that is spread over all classes, 0 to 1.
+        unfreeze_epoch: first epoch (counted from 0) of the whole network's training, for `gradual`.
+        backbone_lr_factor: the backbone's learning rate over the head's, for `gradual`.
+        optimizer: `{"_target_": "torch.optim.AdamW", ...}`; None for AdamW.
+        scheduler: `{"_target_": "dogbreed.schedules.cosine", ...}`; None for a constant rate.
+        model_kwargs: passed on to `timm.create_model`.
+        channels_last: keep the network in the memory layout that GPUs with tensor cores prefer.
+
+    Attributes:
+        net: the timm model, (B, 3, H, W) float32 normalised pictures to (B, num_classes) logits.
+        data_config: input_size, mean, std, interpolation, crop_pct of the pictures that `net` expects.
+
+    Raises:
+        UserError: an unknown model or choice, or weights that can not be had.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        classes: Sequence[str],
+        *,
+        weights: str = "hub",
+        finetune: str = "head",
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        label_smoothing: float = 0.0,
+        unfreeze_epoch: int = 1,
+        backbone_lr_factor: float = 0.1,
+        optimizer: Mapping[str, Any] | None = None,
+        scheduler: Mapping[str, Any] | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        if finetune not in FINETUNE:
+            raise UserError(f"finetune={finetune} is not allowed{did_you_mean(finetune, FINETUNE)}")
+        if len(classes) < 2:
+            raise UserError(f"a classifier needs at least two classes, got {list(classes)}")
+        optimizer, scheduler, model_kwargs = dict(optimizer or {}), dict(scheduler or {}), dict(model_kwargs or {})
+        classes = list(classes)
+        self.save_hyperparameters()
+        self.classes = classes
+        self.class_names = [parse_class(folder).name for folder in classes]
+        self.net = backbone.create(model, len(classes), weights, model_kwargs)
+        self.data_config = backbone.data_config(self.net)
+        if channels_last:
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        backbone.freeze_backbone(self.net, frozen=finetune != "full")
+        self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.metrics = nn.ModuleDict({f"{stage}_metrics": self._metrics(stage) for stage in ("train", "val", "test")})
+        self.per_class = MulticlassAccuracy(len(classes), average=None)
+        self.per_class_f1 = MulticlassF1Score(len(classes), average=None)
+
+    def _metrics(self, stage: str) -> MetricCollection:
+        num_classes = len(self.classes)
+        metrics: dict[str, Any] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
+        if stage != "train":
+            metrics["top5_accuracy"] = MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes))
+            metrics["f1"] = MulticlassF1Score(num_classes, average="macro")
+        return MetricCollection({"loss": MeanMetric(), **metrics}, prefix=f"{stage}/", compute_groups=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits (B, num_classes) for normalised float32 `images` (B, 3, H, W)."""
+        if self.hparams["channels_last"]:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.net(images)
+
+    def train(self, mode: bool = True) -> ImageClassifier:
+        """Sets train mode; a frozen backbone stays in eval mode, so that its batch norms do not move."""
+        super().train(mode)
+        if mode and self.backbone_is_frozen:
+            backbone.train_head_only(self.net)
+        return self
+
+    @property
+    def backbone_is_frozen(self) -> bool:
+        """Whether only the head is being trained just now."""
+        return not any(p.requires_grad for p in backbone.split_parameters(self.net)[0])
+
+    def on_train_epoch_start(self) -> None:
+        """Unfreezes the backbone when its epoch has come, also when a training is resumed after it."""
+        frozen = self.hparams["finetune"] == "gradual" and self.current_epoch < self.hparams["unfreeze_epoch"]
+        if self.hparams["finetune"] == "gradual" and frozen != self.backbone_is_frozen:
+            backbone.freeze_backbone(self.net, frozen)
+            self.train()
+            log.info("epoch %d: the backbone is trained too from here on", self.current_epoch)
+
+    def _step(self, stage: str, batch: Any) -> Tensor:
+        images, labels = batch[0], batch[1]  # (B, 3, H, W) float32, (B,) int64
+        logits = self(images)
+        loss: Tensor = self.loss(logits, labels)
+        metrics = self.metrics[f"{stage}_metrics"]
+        for name, metric in metrics.items(keep_base=True):  # type: ignore[operator]
+            metric.update(loss.detach(), len(labels)) if name == "loss" else metric.update(logits.detach(), labels)
+        if stage == "test":
+            self.per_class.update(logits, labels)
+            self.per_class_f1.update(logits, labels)
+        return loss
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Returns the mean loss of a batch `(images, labels, ...)`."""
+        loss = self._step("train", batch)
+        self.log("train/step_loss", loss.detach(), prog_bar=True, batch_size=len(batch[1]))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Adds a batch to the validation metrics."""
+        self._step("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Adds a batch to the test metrics, also per class."""
+        self._step("test", batch)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Returns class probabilities (B, num_classes) of a batch `(images, ...)`."""
+        return self(batch[0]).softmax(dim=-1)
+
+    def _log_epoch(self, stage: str) -> None:
+        metrics = self.metrics[f"{stage}_metrics"]
+        self.log_dict(metrics.compute(), prog_bar=stage == "val")  # type: ignore[operator]
+        metrics.reset()  # type: ignore[operator]
+
+    def on_train_epoch_end(self) -> None:
+        """Logs train/loss and train/accuracy of the epoch."""
+        self._log_epoch("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs val/loss, val/accuracy, val/top5_accuracy and val/f1."""
+        self._log_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics; those of each class stay in `class_report()`."""
+        self._log_epoch("test")
+
+    def class_report(self) -> list[dict[str, Any]]:
+        """Returns class, name, accuracy (recall) and F1 of each class over the last test, in label order."""
+        accuracy, f1 = self.per_class.compute().tolist(), self.per_class_f1.compute().tolist()
+        rows = zip(self.classes, self.class_names, accuracy, f1, strict=True)
+        return [{"class": folder, "name": name, "accuracy": a, "f1": f} for folder, name, a, f in rows]
+
+    def on_test_epoch_start(self) -> None:
+        """Forgets the classes' figures of an earlier test."""
+        self.per_class.reset()
+        self.per_class_f1.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Returns the optimizer over backbone and head groups, and its schedule by step."""
+        hp = self.hparams
+        body, head = backbone.split_parameters(self.net)
+        factor = hp["backbone_lr_factor"] if hp["finetune"] == "gradual" else 1.0
+        groups = [{"params": head, "lr": hp["lr"], "name": "head"}]
+        if hp["finetune"] != "head":
+            groups.append({"params": body, "lr": hp["lr"] * factor, "name": "backbone"})
+        config = {"_target_": "torch.optim.AdamW", **hp["optimizer"]}
+        optimizer = instantiate(config, _partial_=True)(groups, lr=hp["lr"], weight_decay=hp["weight_decay"])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"}}
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+        settings = {"_target_": "dogbreed.schedules.constant", **self.hparams["scheduler"]}
+        schedule = get_method(settings.pop("_target_"))
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        per_epoch = max(1, total // max(1, self.trainer.max_epochs or 1))
+        factor = partial(schedule, total_steps=total, steps_per_epoch=per_epoch, **settings)
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Notes that the weights lie in the checkpoint itself, so that loading it asks neither hub nor file."""
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["weights"] = "random"

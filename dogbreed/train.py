@@ -1,0 +1,210 @@
+"""Trains, tests and saves one classifier.
+
+    python -m dogbreed.train                                             generated pictures, on any machine
+    python -m dogbreed.train model=resnet34 data=folder data.url=PATH    your own class folders
+    python -m dogbreed.train trainer=debug                               one batch of everything, checked
+
+Every key of conf/train.yaml can be set with KEY=VALUE. What the training did lies in outputs/NAME: config.yaml,
+metrics.csv, tensorboard/, results.json, checkpoints/best.ckpt and last.ckpt (go on with resume_from=PATH).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
+
+from dogbreed.backbone import count_parameters
+from dogbreed.callbacks import MetricLines, StopOnSignal
+from dogbreed.config import compose, run_cli, settle
+from dogbreed.errors import UserError
+from dogbreed.model import ImageClassifier
+from dogbreed.objective import metric_line
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Fits and tests what the settled `cfg` describes; returns what is written to `results.json`.
+
+    Raises:
+        UserError: unreadable data, unknown model, missing weights, an output folder that can not be written.
+    """
+    started = time.time()
+    output_dir = _make_output_dir(cfg)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = instantiate(cfg.data)
+    model = create_model(cfg, data.classes)
+    _introduce(cfg, model, data)
+    lines, stop = MetricLines(), StopOnSignal(Path(cfg.checkpoint_dir) / "last.ckpt")
+    best = _checkpoint(cfg, "best", monitor=cfg.objective.metric, mode=cfg.objective.goal[:3], save_weights_only=True)
+    trainer = _create_trainer(cfg, output_dir, [lines, stop, best, _checkpoint(cfg, "last")])
+    trainer.fit(model, data, ckpt_path=_existing(cfg.resume_from))
+    results: dict[str, Any] = {"name": cfg.name, "stopped_by": stop.received.name if stop.received else None}
+    if not stop.received:
+        trainer.test(model, data, ckpt_path=best.best_model_path or None, verbose=False)
+        results |= {"test": _metrics(trainer, "test/"), "classes": model.class_report()}
+    results |= _history(lines, cfg) | {
+        "model": cfg.model.name,
+        "weights": cfg.model.weights,
+        "finetune": cfg.finetune,
+        "data": cfg.data.url,
+        "bad_images": dict(data.bad_images),
+        "checkpoint": best.best_model_path or None,
+        "seconds": round(time.time() - started, 1),
+    }
+    if trainer.is_global_zero:
+        _save(cfg, results, output_dir)
+    return results
+
+
+def create_model(cfg: DictConfig, classes: list[str]) -> ImageClassifier:
+    """Returns the classifier of a settled `cfg` for `classes` (folder names in label order)."""
+    return ImageClassifier(
+        cfg.model.name,
+        classes,
+        weights=cfg.model.weights,
+        finetune=cfg.finetune,
+        lr=cfg.lr,
+        weight_decay=cfg.weight_decay,
+        label_smoothing=cfg.label_smoothing,
+        unfreeze_epoch=cfg.unfreeze_epoch,
+        backbone_lr_factor=cfg.backbone_lr_factor,
+        optimizer=OmegaConf.to_container(cfg.optimizer, resolve=True),  # type: ignore[arg-type]
+        scheduler=OmegaConf.to_container(cfg.scheduler, resolve=True),  # type: ignore[arg-type]
+        model_kwargs=OmegaConf.to_container(cfg.model.kwargs, resolve=True),  # type: ignore[arg-type]
+        channels_last=cfg.channels_last,
+    )
+
+
+def _make_output_dir(cfg: DictConfig) -> Path:
+    path = Path(cfg.output_dir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        Path(cfg.checkpoint_dir).mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(cfg, path / "config.yaml", resolve=True)
+    except OSError as error:
+        raise UserError(f"output_dir={path} can not be written ({error.strerror}): give another one") from None
+    return path
+
+
+def _existing(path: str | None) -> str | None:
+    if path is not None and not Path(path).is_file():
+        raise UserError(f"resume_from={path}: no such file; a run leaves checkpoints/last.ckpt in its folder")
+    return path
+
+
+def _checkpoint(cfg: DictConfig, filename: str, **kwargs: Any) -> ModelCheckpoint:
+    return ModelCheckpoint(cfg.checkpoint_dir, filename, enable_version_counter=False, **kwargs)
+
+
+def _create_trainer(cfg: DictConfig, output_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Returns the configured trainer; a progress bar is shown to people, not written to log files."""
+    people = sys.stderr.isatty()
+    loggers = [
+        CSVLogger(output_dir, name="", version=""),
+        TensorBoardLogger(output_dir, name="tensorboard", version="", default_hp_metric=False),
+    ]
+    if people:
+        callbacks.append(TQDMProgressBar(leave=True))
+    return instantiate(
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=str(output_dir),
+        enable_progress_bar=people,
+        enable_model_summary=False,
+    )
+
+
+def _introduce(cfg: DictConfig, model: ImageClassifier, data: Any) -> None:
+    """Says which data and weights are used: nobody should train on random weights without knowing."""
+    counts = ", ".join(f"{sum(count.values())} {split}" for split, count in data.class_counts.items())
+    total, trained = count_parameters(model.net)
+    log.info("data     %s: %d classes, pictures: %s", cfg.data.url, data.num_classes, counts)
+    log.info("model    %s, weights: %s, finetune: %s", cfg.model.name, cfg.model.weights, cfg.finetune)
+    log.info("         %.1f M parameters, %.2f M of them trained at the start", total / 1e6, trained / 1e6)
+
+
+def _metrics(trainer: pl.Trainer, prefix: str) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
+
+
+def _history(lines: MetricLines, cfg: DictConfig) -> dict[str, Any]:
+    """Returns the best epoch by the objective, its metrics, and those of every epoch."""
+    metric, sign = cfg.objective.metric, 1 if cfg.objective.goal == "maximize" else -1
+    scored = {epoch: sign * metrics[metric] for epoch, metrics in lines.history.items() if metric in metrics}
+    finite = {epoch: score for epoch, score in scored.items() if math.isfinite(score)}
+    best = max(finite, key=finite.__getitem__) if finite else None
+    return {
+        "best_epoch": best,
+        "best": lines.history.get(best, {}) if best is not None else {},
+        "epochs": lines.history,
+    }
+
+
+def _save(cfg: DictConfig, results: dict[str, Any], output_dir: Path) -> None:
+    """Writes results.json, leaves the best model for a SageMaker job, prints the objective line and the table."""
+    (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    if cfg.model_dir and results["checkpoint"]:
+        Path(cfg.model_dir).mkdir(parents=True, exist_ok=True)
+        shutil.copy2(results["checkpoint"], Path(cfg.model_dir) / "model.ckpt")
+    if results["best_epoch"] is not None:  # last, so that the best epoch's objective is the one the job is judged by
+        print(metric_line(results["best_epoch"], results["best"] | results.get("test", {})), flush=True)
+    _print_table(results, output_dir)
+
+
+def _print_table(results: dict[str, Any], output_dir: Path) -> None:
+    table = Table(title=f"{results['name']}: {results['model']} on {results['data']}")
+    table.add_column("metric")
+    columns = {f"best epoch ({results['best_epoch']})": results["best"], "test": results.get("test", {})}
+    for column in columns:
+        table.add_column(column, justify="right")
+    kinds = {name.partition("/")[2] for metrics in columns.values() for name in metrics}
+    for kind in [kind for kind in ("accuracy", "top5_accuracy", "f1", "loss") if kind in kinds]:
+        cells = [metrics.get(f"val/{kind}", metrics.get(f"test/{kind}")) for metrics in columns.values()]
+        table.add_row(kind, *("-" if value is None else f"{value:.4f}" for value in cells))
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(table)
+    if results["bad_images"]:
+        console.print(f"{len(results['bad_images'])} unreadable pictures were left out; results.json names them")
+    if results["stopped_by"]:
+        console.print(f"stopped by {results['stopped_by']}; go on with resume_from={output_dir}/checkpoints/last.ckpt")
+    console.print(f"{results['seconds']:.0f} s; everything is in {output_dir}", soft_wrap=True)
+
+
+def set_up_logging() -> None:
+    """Sends what is said to standard error in plain lines, and quiets what the libraries say of themselves."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("pytorch_lightning", "lightning.pytorch", "timm", "fsspec", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*Checkpoint directory.*exists and is not empty.*"):
+        warnings.filterwarnings("ignore", message)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def main(overrides: list[str]) -> int:
+    """Runs one training from Hydra `overrides`; returns the exit status: 0, or 128 + the signal that stopped it."""
+    set_up_logging()
+    cfg = settle(compose("train", overrides))
+    results = train(cfg)
+    return 0 if results["stopped_by"] is None else {"SIGTERM": 143, "SIGINT": 130}[results["stopped_by"]]
+
+
+if __name__ == "__main__":
+    run_cli(main, __doc__)
