@@ -1,0 +1,151 @@
+"""What was typed to a Plan: what is fixed, what is searched, what it may cost. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from dogbreed.config import check, choices, compose, parse, settle, unknown_choice
+from dogbreed.errors import UserError
+from launch.space import Range, encode, split_overrides
+
+LAUNCHER_KEYS = frozenset({"search", "tuner", "backend", "instance", "sweep", "dry_run", "resume", "name"})
+"""Keys at the top of the config that the launcher reads itself; no job gets an override of them."""
+
+PATH_KEYS = ("data.url", "model.weights")
+"""Keys whose value may be a path on this machine."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One sweep, decided in every part but where it runs."""
+
+    name: str
+    fixed: tuple[str, ...]
+    """Overrides of every trial, as text."""
+    ranges: tuple[Range, ...]
+    cfg: DictConfig
+    """The settled config of tune.yaml, ranges at their first value."""
+    max_jobs: int
+    max_parallel_jobs: int
+
+    @property
+    def combinations(self) -> int | None:
+        """How many different trials there are; None where a number is searched in an interval."""
+        return combinations(self.ranges)
+
+    @property
+    def bound_hours(self) -> float:
+        """Instance-hours that the sweep can not exceed: every job at its longest, or the sweep's own bound."""
+        instance, tuner = self.cfg.instance, self.cfg.tuner
+        jobs = self.max_jobs * instance.max_hours
+        whole = math.inf if tuner.max_hours is None else self.max_parallel_jobs * tuner.max_hours
+        return float(min(jobs, whole) * instance.count)
+
+
+def combinations(ranges: Sequence[Range]) -> int | None:
+    """Returns how many points `ranges` have together; None where one of them is an interval."""
+    if any(r.kind != "Categorical" for r in ranges):
+        return None
+    return math.prod(len(r.values) for r in ranges)
+
+
+def make_plan(overrides: Sequence[str]) -> Plan:
+    """Returns the plan of a sweep from what was typed.
+
+    Raises:
+        UserError: nothing is searched, a range or value is not allowed, a key or choice is unknown.
+    """
+    typed = _with_experiment(overrides)
+    plain = [o for o in typed if not _is_sweep(o)]
+    cfg = compose("tune", plain)
+    declared = {str(key): str(value) for key, value in cfg.search.items()}
+    fixed, ranges = split_overrides(typed, declared, choices, lambda key: isinstance(_value(cfg, key), int))
+    _check_ranges(ranges)
+    first = [f"{r.key}={r.values[0]}" for r in ranges]
+    cfg = settle(compose("tune", [*fixed, *first]))
+    _check_values(cfg, ranges)
+    job_overrides = [text for text in fixed if _root(text) not in LAUNCHER_KEYS] + _absolute_paths(cfg, ranges)
+    max_jobs = _max_jobs(cfg, ranges)
+    parallel = min(int(cfg.tuner.max_parallel_jobs), max_jobs)
+    return Plan(str(cfg.name), tuple(job_overrides), tuple(ranges), cfg, max_jobs, parallel)
+
+
+def _with_experiment(overrides: Sequence[str]) -> list[str]:
+    """Returns `overrides` with the `sweep:` of the chosen experiment before them, as if it had been typed first."""
+    plain = [o for o in overrides if not _is_sweep(o)]
+    sweep = compose("tune", plain).sweep
+    typed = {o.key_or_group for o in parse(overrides)}
+    return [f"{key}={value}" for key, value in sweep.items() if key not in typed] + list(overrides)
+
+
+def _is_sweep(text: str) -> bool:
+    override = parse([text])[0]
+    return override.is_sweep_override() or override.value() == "range"
+
+
+def _root(text: str) -> str:
+    return parse([text])[0].key_or_group.split(".")[0].split("/")[0]
+
+
+def _value(cfg: DictConfig, key: str) -> object:
+    value = OmegaConf.select(cfg, key)
+    return None if isinstance(value, bool) else value
+
+
+def _check_ranges(ranges: Sequence[Range]) -> None:
+    if not ranges:
+        raise UserError("nothing is searched: give at least one range, for example lr=range or batch_size=16,32")
+    for r in ranges:
+        if _root(f"{r.key}=0") in LAUNCHER_KEYS:
+            raise UserError(f"{r.key} steers the sweep itself and can not be searched: give it one value")
+        group = r.key.lstrip("+")
+        for value in r.values:
+            if choices(group) and value not in choices(group):
+                raise UserError(unknown_choice(group, value, choices(group)))
+    names = [r.name for r in ranges]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"two keys would both be called {sorted(twice)[0]} in the job: search one of them at a time")
+
+
+def _check_values(cfg: DictConfig, ranges: Sequence[Range]) -> None:
+    """Checks every value that a trial could get, so that a bad one is found here and not in the job."""
+    for r in ranges:
+        key = r.key.lstrip("+")
+        if choices(key):
+            continue
+        for value in r.values:
+            trial = cfg.copy()
+            OmegaConf.update(trial, key, parse([f"{key}={value}"])[0].value(), force_add=True)
+            check(trial)
+
+
+def _absolute_paths(cfg: DictConfig, ranges: Sequence[Range]) -> list[str]:
+    """Returns overrides that make paths absolute: a job runs in a folder of its own."""
+    searched = {r.key for r in ranges}
+    found = []
+    for key in PATH_KEYS:
+        value = str(OmegaConf.select(cfg, key))
+        relative = "://" not in value and value not in ("hub", "random") and not Path(value).is_absolute()
+        if relative and key not in searched and not value.startswith("demo:"):
+            found.append(f"{key}={encode(str(Path(value).expanduser().absolute()))}")
+    return found
+
+
+def _max_jobs(cfg: DictConfig, ranges: Sequence[Range]) -> int:
+    tuner, all_points = cfg.tuner, combinations(ranges)
+    for key in ("max_jobs", "max_parallel_jobs"):
+        if tuner[key] is not None and (not isinstance(tuner[key], int) or tuner[key] < 1):
+            raise UserError(f"tuner.{key}={tuner[key]}: must be a whole number of at least 1")
+    if tuner.strategy == "Grid":
+        intervals = [r.key for r in ranges if r.kind != "Categorical"]
+        if intervals:
+            raise UserError(f"tuner=grid tries every choice, but {intervals[0]} is an interval: give choices, a,b,c")
+        return int(all_points or 1)
+    if tuner.max_jobs is None:
+        raise UserError("tuner.max_jobs is not set: type tuner.max_jobs=NUMBER")
+    return min(int(tuner.max_jobs), all_points) if all_points else int(tuner.max_jobs)

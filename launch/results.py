@@ -1,0 +1,157 @@
+"""What a sweep found: the API's answers to rows that can be sorted, shown, drawn and kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from dogbreed.objective import read_metrics
+from launch.request import KEYS
+
+ENDED = frozenset({"Completed", "Failed", "Stopped", "DeleteFailed"})
+"""Statuses that a sweep or a job does not leave again."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a sweep."""
+
+    name: str
+    status: str
+    """`InProgress`, `Completed`, `Failed`, `Stopping` or `Stopped`, as SageMaker has them."""
+    hyperparameters: dict[str, str]
+    """Key as typed to value as text in Hydra's grammar."""
+    objective: float | None
+    """Value of the objective; None where the trial printed none."""
+    seconds: float | None
+    """From start to end, or to now."""
+    reason: str = ""
+    """Why it failed."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Last value of every metric."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One tuning job and its trials, those of the sweeps that it goes on with included."""
+
+    name: str
+    status: str
+    metric: str
+    maximize: bool
+    max_jobs: int
+    """Trials that were asked for, earlier ones of a resumed sweep included."""
+    trials: tuple[Trial, ...]
+    """In the order of their creation."""
+    reason: str = ""
+
+    @property
+    def ranked(self) -> list[Trial]:
+        """Trials with an objective, best first, then the others as they came."""
+        sign = -1 if self.maximize else 1
+        return sorted(self.trials, key=lambda t: math.inf if t.objective is None else sign * t.objective)
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial with the best objective, once there is one."""
+        ranked = self.ranked
+        return ranked[0] if ranked and ranked[0].objective is not None else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it will change any more."""
+        return self.status in ENDED
+
+
+def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
+    """Returns sweep `name` as the client tells it.
+
+    Args:
+        client: boto3's sagemaker client, of AWS or of this machine.
+        metrics: ask for every metric of every trial too, a call each.
+    """
+    described = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+    config = described["HyperParameterTuningJobConfig"]
+    keys = json.loads(described["TrainingJobDefinition"]["StaticHyperParameters"].get(KEYS, "{}"))
+    pages = client.get_paginator("list_training_jobs_for_hyper_parameter_tuning_job").paginate(
+        HyperParameterTuningJobName=name, SortBy="CreationTime", SortOrder="Ascending"
+    )
+    jobs = [job for page in pages for job in page["TrainingJobSummaries"]]
+    trials = [_trial(client, job, keys, metrics) for job in jobs]
+    warm = described.get("WarmStartConfig", {})
+    if warm.get("WarmStartType") == "IdenticalDataAndAlgorithm":
+        for parent in warm["ParentHyperParameterTuningJobs"]:
+            earlier = read_sweep(client, parent["HyperParameterTuningJobName"], metrics).trials
+            trials = [trial for trial in earlier if trial.status == "Completed"] + trials
+    return Sweep(
+        name=name,
+        status=described["HyperParameterTuningJobStatus"],
+        metric=config["HyperParameterTuningJobObjective"]["MetricName"],
+        maximize=config["HyperParameterTuningJobObjective"]["Type"] == "Maximize",
+        max_jobs=config["ResourceLimits"].get("MaxNumberOfTrainingJobs", len(jobs)) + len(trials) - len(jobs),
+        trials=tuple(trials),
+        reason=described.get("FailureReason", ""),
+    )
+
+
+def _trial(client: Any, job: Mapping[str, Any], keys: Mapping[str, str], metrics: bool) -> Trial:
+    start, end = job.get("TrainingStartTime"), job.get("TrainingEndTime")
+    seconds = ((end or datetime.now(timezone.utc)) - start).total_seconds() if start else None
+    final: dict[str, float] = {}
+    if metrics:
+        described = client.describe_training_job(TrainingJobName=job["TrainingJobName"])
+        final = {m["MetricName"]: m["Value"] for m in described.get("FinalMetricDataList", [])}
+    return Trial(
+        name=job["TrainingJobName"],
+        status=job["TrainingJobStatus"],
+        hyperparameters={keys.get(name, name): value for name, value in job["TunedHyperParameters"].items()},
+        objective=job.get("FinalHyperParameterTuningJobObjectiveMetric", {}).get("Value"),
+        seconds=seconds,
+        reason=job.get("FailureReason", ""),
+        metrics=final,
+    )
+
+
+def learning_curve(log: Iterable[str], metric: str) -> dict[int, float]:
+    """Returns epoch to value of `metric` from the lines of a job's log; of an epoch told twice, the last."""
+    found = (read_metrics(line) for line in log)
+    return {int(m["epoch"]): m[metric] for m in found if metric in m and "epoch" in m}
+
+
+def rows(sweep: Sweep) -> list[dict[str, Any]]:
+    """Returns one flat dict a trial, best first: trial, status, objective, hyperparameters, other metrics, time."""
+    keys = list(dict.fromkeys(key for trial in sweep.trials for key in trial.hyperparameters))
+    names = sorted({name for trial in sweep.trials for name in trial.metrics} - {sweep.metric})
+    return [
+        {"trial": trial.name, "status": trial.status, sweep.metric: trial.objective}
+        | {key: trial.hyperparameters.get(key) for key in keys}
+        | {name: trial.metrics.get(name) for name in names}
+        | {"seconds": None if trial.seconds is None else round(trial.seconds, 1), "reason": trial.reason}
+        for trial in sweep.ranked
+    ]
+
+
+def write_results(sweep: Sweep, folder: Path, command: Sequence[str]) -> None:
+    """Writes results.csv and results.json of `sweep` into `folder`; `command` trains its best trial."""
+    table = rows(sweep)
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(table[0]) if table else ["trial"])
+        writer.writeheader()
+        writer.writerows(table)
+    best = sweep.best
+    summary = {
+        "name": sweep.name,
+        "status": sweep.status,
+        "metric": sweep.metric,
+        "goal": "maximize" if sweep.maximize else "minimize",
+        "best": None if best is None else asdict(best),
+        "train_the_best": list(command),
+        "trials": [asdict(trial) for trial in sweep.ranked],
+    }
+    (folder / "results.json").write_text(json.dumps(summary, indent=2) + "\n")

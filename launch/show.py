@@ -1,0 +1,126 @@
+"""What people see of plans, sweeps and jobs in a terminal."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from launch.plan import Plan
+from launch.results import Sweep, Trial
+
+STYLES = {"Completed": "green", "Failed": "red", "Stopped": "yellow", "Stopping": "yellow", "InProgress": "cyan"}
+"""Colour of each status."""
+
+
+def console() -> Console:
+    """Returns the console to print on; a file or a pipe gets lines of 120 characters, no colours."""
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def plan_table(plan: Plan) -> Table:
+    """Returns what will be done, before it is done: data, weights, search space, jobs, the bound on instance-hours."""
+    cfg, instance = plan.cfg, plan.cfg.instance
+    table = Table(title=f"sweep {plan.name}", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("data", str(cfg.data.url))
+    table.add_row("weights", f"{cfg.model.weights}, finetune {cfg.finetune}, {cfg.epochs} epochs")
+    table.add_row("fixed", " ".join(plan.fixed) or "all defaults")
+    for r in plan.ranges:
+        table.add_row(f"search {r.key}", str(r))
+    space = "" if plan.combinations is None else f" of {plan.combinations} combinations"
+    table.add_row("objective", f"{cfg.objective.goal} {cfg.objective.metric}")
+    table.add_row("jobs", f"{plan.max_jobs}{space}, {plan.max_parallel_jobs} at a time, {cfg.tuner.strategy}")
+    where = "this machine" if cfg.backend.name == "local" else f"AWS, {instance.count} x {instance.type} a job"
+    table.add_row("runs on", f"{where}; at most {plan.bound_hours:g} instance-hours")
+    return table
+
+
+def sweep_table(sweep: Sweep) -> Table:
+    """Returns one line a trial, best first, with its hyperparameters, objective and, where it failed, the reason."""
+    keys = list(dict.fromkeys(key for trial in sweep.trials for key in trial.hyperparameters))
+    names = [n for n in ("val/accuracy", "val/loss", "test/accuracy") if any(n in t.metrics for t in sweep.trials)]
+    extra = [name for name in names if name != sweep.metric]
+    table = Table(title=f"sweep {sweep.name}: {sweep.status}", title_justify="left")
+    table.add_column("trial", no_wrap=True)
+    table.add_column("status")
+    for key in keys:
+        table.add_column(key, justify="right")
+    for name in [sweep.metric, *extra, "time"]:
+        table.add_column(name, justify="right")
+    failed = any(trial.reason for trial in sweep.trials)
+    if failed:
+        table.add_column("reason", overflow="fold")
+    best = sweep.best
+    for trial in sweep.ranked:
+        cells = [brief(trial.hyperparameters.get(key, "")) for key in keys]
+        numbers = [decimal(trial.objective), *(decimal(trial.metrics.get(name)) for name in extra)]
+        reason = [Text(trial.reason)] if failed else []
+        status = Text(trial.status, style=STYLES.get(trial.status, ""))
+        style = "bold" if trial is best else None
+        table.add_row(short_name(trial.name), status, *cells, *numbers, duration(trial.seconds), *reason, style=style)
+    return table
+
+
+def trial_line(trial: Trial, done: int, sweep: Sweep) -> str:
+    """Returns the line printed when a trial ends: `3/6  val/accuracy 0.8125  lr=0.00123  21 s`."""
+    what = f"{sweep.metric} {decimal(trial.objective)}" if trial.objective is not None else trial.status
+    values = " ".join(f"{key}={brief(value)}" for key, value in trial.hyperparameters.items())
+    reason = f"  {trial.reason}" if trial.reason else ""
+    return f"{done:>3}/{sweep.max_jobs}  {what}  {values}  {duration(trial.seconds)}{reason}"
+
+
+def progress_line(sweep: Sweep, elapsed_s: float, parallel: int) -> str:
+    """Returns what a sweep is doing now: trials done and running, the best so far, the time that is left."""
+    done = [t for t in sweep.trials if t.status in ("Completed", "Failed", "Stopped")]
+    running = [t for t in sweep.trials if t.status in ("InProgress", "Stopping")]
+    best = sweep.best
+    so_far = "none yet" if best is None else f"{sweep.metric} {decimal(best.objective)}"
+    left = time_left(done, running, sweep.max_jobs, parallel)
+    eta = "" if left is None else f", about {duration(left)} left"
+    return f"{len(done)}/{sweep.max_jobs} done, {len(running)} running, best {so_far}, {duration(elapsed_s)}{eta}"
+
+
+def time_left(done: list[Trial], running: list[Trial], max_jobs: int, parallel: int) -> float | None:
+    """Returns the seconds until a sweep ends, if trials go on taking as long as those done; None before the first."""
+    times = [t.seconds for t in done if t.status == "Completed" and t.seconds]
+    if not times:
+        return None
+    mean = sum(times) / len(times)
+    work = max(0, max_jobs - len(done)) * mean - sum(min(mean, t.seconds or 0) for t in running)
+    return max(0.0, work / max(1, parallel))
+
+
+def short_name(name: str) -> str:
+    """Returns the number of a trial, `003`, from its job name `SWEEP-003-1a2b3c4d`; any other name as it is."""
+    parts = name.rsplit("-", 2)
+    return parts[1] if len(parts) == 3 and parts[1].isdigit() else name
+
+
+def brief(text: str) -> str:
+    """Returns a value as typed, numbers with four significant digits."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return text if number == int(number) and "e" not in text.lower() else f"{number:.4g}"
+
+
+def decimal(value: float | None) -> str:
+    """Returns a metric with four decimals; `-` where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Returns `8 s`, `1:23` (minutes) or `2:05:00` (hours)."""
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
