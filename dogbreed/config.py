@@ -61,10 +61,12 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             cfg = hydra_compose(config_name, list(overrides))
     except MissingConfigException as error:
-        raise UserError(_unknown_choice(error)) from None
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        known = bool(group and error.options)
+        raise UserError(unknown_choice(group, name, error.options or ()) if known else str(error)) from None
     except HydraException as error:
         raise UserError(_explain(config_name, error)) from None
-    _check(cfg)
+    check(cfg)
     return cfg
 
 
@@ -87,12 +89,15 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _unknown_choice(error: MissingConfigException) -> str:
-    group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    if not group or not error.options:
-        return str(error).splitlines()[0]
+def choices(group: str) -> list[str]:
+    """Returns the choices of a config group, sorted; none where there is no such group."""
+    return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml")) if group else []
+
+
+def unknown_choice(group: str, name: str, options: Sequence[str]) -> str:
+    """Returns the line that says so, with what to type instead."""
     hint = " (any timm model: model=timm model.name=NAME)" if group == "model" else ""
-    return f"{group} {name!r} is unknown{did_you_mean(name, error.options)}{hint}"
+    return f"{group} '{name}' is unknown{did_you_mean(name, options)}{hint}"
 
 
 def _explain(config_name: str, error: HydraException) -> str:
@@ -110,7 +115,12 @@ def _explain(config_name: str, error: HydraException) -> str:
     return f"key '{key}' is unknown{hint}" + (f" (+{key}=VALUE adds a new one)" if parent else "")
 
 
-def _check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig) -> None:
+    """Checks the values of `cfg` that have bounds, and that what must be given is there.
+
+    Raises:
+        UserError: naming the key, the value and what is allowed.
+    """
     for key, (kind, low, high) in NUMBERS.items():
         value = _select(cfg, key)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)

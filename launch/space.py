@@ -167,6 +167,8 @@ def encode(value: Any) -> str:
     """
     if isinstance(value, QuotedString):
         value = value.text
+    if isinstance(value, bool):
+        return str(value).lower()
     if not isinstance(value, str):
         return Override._get_value_element_as_str(_quote_inside(value))
     plain = re.fullmatch(r"[A-Za-z_][\w./:@%+-]*", value, re.ASCII)

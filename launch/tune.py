@@ -7,8 +7,9 @@
     python -m launch.tune resume=NAME                                        go on with a stopped sweep
 
 KEY=VALUE fixes a key of conf/train.yaml, KEY=RANGE searches it: a,b  choice()  interval()  range()  glob()
-tag(log,...), or the word range for what conf/search declares. tuner=bayesian tuner.max_jobs=12
-tuner.max_parallel_jobs=4 steer the search. Ctrl-C stops the running trials and keeps the finished ones. What a sweep did lies in outputs/NAME.
+tag(log,...), or the word range for what conf/search declares. tuner=bayesian, tuner.max_jobs=12 and
+tuner.max_parallel_jobs=4 steer the search. Ctrl-C stops the running trials and keeps the finished ones.
+What a sweep did lies in outputs/NAME.
 """
 
 from __future__ import annotations

@@ -1,0 +1,96 @@
+"""The plan's every setting is in the request, and the request is one that AWS accepts."""
+
+import json
+
+import pytest
+
+from launch.limits import check_request
+from launch.plan import make_plan
+from launch.request import LOCAL_SITE, resume_request, tuning_request
+
+OPERATION = "CreateHyperParameterTuningJob"
+
+
+def request(*overrides):
+    return tuning_request(make_plan(list(overrides)), LOCAL_SITE)
+
+
+def test_the_readme_commands_request():
+    found = request("model=resnet34", "lr=range", "name=first")
+    definition = found["TrainingJobDefinition"]
+    metrics = definition["AlgorithmSpecification"].pop("MetricDefinitions")
+    assert metrics[0]["Name"] == "val/accuracy"
+    assert found == {
+        "HyperParameterTuningJobName": "first",
+        "HyperParameterTuningJobConfig": {
+            "Strategy": "Random",
+            "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": "val/accuracy"},
+            "ResourceLimits": {"MaxNumberOfTrainingJobs": 6, "MaxParallelTrainingJobs": 2},
+            "ParameterRanges": {
+                "ContinuousParameterRanges": [
+                    {"Name": "lr", "MinValue": "0.0001", "MaxValue": "0.1", "ScalingType": "Logarithmic"}
+                ]
+            },
+            "TrainingJobEarlyStoppingType": "Off",
+            "RandomSeed": 0,
+        },
+        "TrainingJobDefinition": {
+            "StaticHyperParameters": {"overrides": '["model=resnet34"]'},
+            "AlgorithmSpecification": {"TrainingImage": "dogbreed", "TrainingInputMode": "File"},
+            "RoleArn": "arn:aws:iam::000000000000:role/this-machine",
+            "OutputDataConfig": {"S3OutputPath": "s3://local/first"},
+            "ResourceConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
+            "StoppingCondition": {"MaxRuntimeInSeconds": 7200},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["lr=range"],
+        ["tuner=bayesian", "lr=range", "batch_size=interval(8,64)", "model=resnet18,resnet50"],
+        ["tuner=grid", "model=resnet18,resnet34", "batch_size=16,32"],
+        ["tuner=hyperband", "lr=range", "epochs=9"],
+        *[[f"experiment=course_{letter}"] for letter in "bcde"],
+        ["lr=range", "tuner.max_hours=1", "tuner.early_stopping=true", "instance=gpu"],
+        ["+model.kwargs.drop_rate=interval(0,0.5)"],
+    ],
+)
+def test_every_kind_of_sweep_makes_a_request_within_the_limits(overrides):
+    assert check_request(OPERATION, request(*overrides)) == []
+
+
+def test_no_setting_is_lost_on_the_way():
+    typed = "tuner=hyperband epochs=9 tuner.max_hours=1.5 seed=7 objective.metric=val/loss objective.goal=minimize"
+    found = request("lr=range", *typed.split(), "instance.count=2", "instance.volume_gb=50", "instance.max_hours=3")
+    config, definition = found["HyperParameterTuningJobConfig"], found["TrainingJobDefinition"]
+    assert config["StrategyConfig"] == {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 9}}
+    assert config["ResourceLimits"]["MaxRuntimeInSeconds"] == 5400
+    assert config["RandomSeed"] == 7
+    assert config["HyperParameterTuningJobObjective"] == {"Type": "Minimize", "MetricName": "val/loss"}
+    assert definition["ResourceConfig"] == {"InstanceType": "ml.m5.xlarge", "InstanceCount": 2, "VolumeSizeInGB": 50}
+    assert definition["StoppingCondition"] == {"MaxRuntimeInSeconds": 10800}
+    assert json.loads(definition["StaticHyperParameters"]["overrides"])[0] == "epochs=9"
+
+
+def test_a_dotted_key_gets_a_safe_name_and_the_map_back():
+    definition = request("+model.kwargs.drop_rate=interval(0,0.5)")["TrainingJobDefinition"]
+    assert json.loads(definition["StaticHyperParameters"]["keys"]) == {
+        "model_kwargs_drop_rate": "+model.kwargs.drop_rate"
+    }
+
+
+def test_resuming_asks_for_the_rest_and_names_the_stopped_sweep():
+    described = request("lr=range", "name=first") | {"HyperParameterTuningJobStatus": "Stopped"}
+    found = resume_request(described, "first-r2", 4)
+    assert found["WarmStartConfig"] == {
+        "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": "first"}],
+        "WarmStartType": "IdenticalDataAndAlgorithm",
+    }
+    assert found["HyperParameterTuningJobConfig"]["ResourceLimits"] == {
+        "MaxNumberOfTrainingJobs": 4,
+        "MaxParallelTrainingJobs": 2,
+    }
+    assert found["TrainingJobDefinition"]["OutputDataConfig"] == {"S3OutputPath": "s3://local/first-r2"}
+    assert check_request(OPERATION, found) == []

@@ -1,0 +1,77 @@
+"""A mistake in what was typed is one line that says what to type."""
+
+import pytest
+
+from dogbreed.config import choices, compose, conf_dir, describe_groups, fresh_name, settle
+from dogbreed.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=resnet43", "model 'resnet43' is unknown; did you mean resnet34?"),
+        ("modell=resnet18", "key 'modell' is unknown; did you mean model?"),
+        ("batchsize=3", "did you mean batch_size?"),
+        ("trainer.maxepochs=3", "did you mean trainer.max_epochs?"),
+        ("nosuch=1", "key 'nosuch' is unknown; allowed: "),
+        ("lr=abc", "lr=abc: must be a number of at least 0"),
+        ("epochs=2.5", "epochs=2.5: must be a whole number of at least 1"),
+        ("batch_size=0", "batch_size=0: must be a whole number"),
+        ("label_smoothing=2", "must be a number from 0 to 1"),
+        ("finetune=heads", "did you mean head?"),
+        ("objective.goal=max", "objective.goal=max: not allowed"),
+        ("data=folder", "data.url is not set: type data.url=VALUE"),
+        ("model=timm", "model.name is not set"),
+        ("lr=interval(", "can not read 'lr=interval('"),
+        ("lr", "can not read 'lr'"),
+        ("+lr=3", "lr"),
+        ("~nosuch", "nosuch"),
+        ("scheduler=cosinus", "did you mean cosine?"),
+        ("data.url=${nope}", "nope"),
+    ],
+)
+def test_a_mistake_gives_one_line(override, message):
+    with pytest.raises(UserError) as error:
+        compose("train", [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+LAUNCHER_GROUPS = ("search", "tuner", "backend", "instance")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(conf_dir().glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}"
+)
+def test_every_choice_in_conf_composes(path):
+    choice = f"{path.parent.name}={path.stem}"
+    needed = ["model.name=resnet18"] if choice == "model=timm" else []
+    needed += ["data.url=/pictures"] if choice in ("data=folder", "data=s3") else []
+    for config in ["tune"] if path.parent.name in LAUNCHER_GROUPS else ["train", "tune"]:
+        cfg = settle(compose(config, [choice, *needed]))
+        assert cfg.name
+        assert cfg.model.weights in ("hub", "random")
+
+
+def test_demo_pictures_are_learned_from_random_weights_and_own_pictures_are_not():
+    demo, own = settle(compose("train", [])), settle(compose("train", ["data.url=/my/dogs"]))
+    assert (demo.model.weights, demo.finetune) == ("random", "full")
+    assert (own.model.weights, own.finetune) == ("hub", "head")
+
+
+def test_an_experiment_has_the_last_word_on_the_tuner_and_the_user_the_very_last():
+    assert compose("tune", ["experiment=course_b"]).tuner.strategy == "Bayesian"
+    assert compose("tune", ["experiment=course_b", "tuner.strategy=Random"]).tuner.strategy == "Random"
+
+
+def test_names_are_new_readable_and_short_enough():
+    names = {fresh_name("Res Net/34_é" * 5) for _ in range(50)}
+    assert len(names) == 50
+    assert all(len(name) <= 32 and name.replace("-", "").isalnum() and name.isascii() for name in names)
+    assert all("--" not in name and not name.endswith("-") for name in names)
+
+
+def test_help_names_every_group_and_choice():
+    text = describe_groups()
+    assert "resnet34" in text and "hyperband" in text
+    assert choices("nosuch") == []

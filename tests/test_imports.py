@@ -1,0 +1,50 @@
+"""The direction conf -> launch -> dogbreed holds, and the launcher stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def imports(folder):
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            for name in names:
+                yield path.relative_to(ROOT), name.split(".")[0]
+
+
+def test_the_library_knows_nothing_of_the_launcher():
+    wrong = [(str(path), name) for path, name in imports("dogbreed") if name in ("launch", "sagemaker")]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", ["launch.tune", "launch.status", "launch.entry", "launch.local.tuner"])
+def test_the_launcher_imports_no_torch_and_no_sdk(module):
+    heavy = ("torch", "torchvision", "pytorch_lightning", "timm", "sagemaker", "smdebug", "matplotlib")
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_library_costs_no_torch_until_a_name_is_used():
+    code = (
+        "import sys, dogbreed; print('torch' in sys.modules); dogbreed.ImageClassifier; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_an_unknown_name_is_named():
+    import dogbreed
+
+    with pytest.raises(AttributeError, match="ImageClasifier"):
+        dogbreed.ImageClasifier  # noqa: B018
