@@ -1,0 +1,238 @@
+"""ImageDataModule: pictures in class folders, streamed from a folder, S3 or a generator, ready for a backbone.
+
+data = ImageDataModule("s3://bucket/dogImages", batch_size=64)
+data.classes, data.class_counts["train"]
+trainer.fit(model, datamodule=data)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from dogbreed.data.index import SPLITS, Index, Split, build_index
+from dogbreed.data.loader import Batch, PictureLoader
+from dogbreed.data.store import open_store
+from dogbreed.data.stream import Order, PictureStream
+from dogbreed.data.transforms import EvalTransform, PictureFormat, TrainTransform
+from dogbreed.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+_FEW_PICTURES = 1000
+"""Data sets up to this size are read in the training process: workers would cost more to start than they save."""
+
+
+class ImageDataModule(pl.LightningDataModule):
+    """Pictures in class folders, as batches for a classifier.
+
+    Under `url` lie `train/CLASS/*.jpg`, and `valid` (or `val`, `validation`) and `test` likewise; a split that is
+    missing is made from train, and with `CLASS/*.jpg` directly below, both are. Pictures are streamed: nothing is
+    downloaded first, and only the listing is kept.
+
+    Args:
+        url: Folder path, `file://`, `s3://bucket/prefix` or `demo://?classes=8&train=40` (see `dogbreed.data.demo`).
+        batch_size: Pictures a batch, in each process.
+        image_size: Height and width of the pictures for the model, px; None: what the backbone was trained with.
+        num_workers: Processes that fetch and decode; None: 0 for small data sets, else up to 4.
+        seed: Of splits, order and augmentation.
+        bad_images: `skip` leaves out pictures that can not be read and names them in the log and in `bad_images`;
+            `raise` ends the run at the first.
+        endpoint_url: Server of an S3-compatible store.
+        valid_fraction: Part of each class to validate on, where there is no such split.
+        test_fraction: Part of each class to test on, where there is no such split.
+        augment: Random crops and mirroring in training.
+        min_crop: Smallest part of a picture's area that such a crop may show, 0 to 1.
+        data_config: As `timm.data.resolve_data_config` gives it; None: the model's `data_config`.
+
+    Raises:
+        UserError: a setting out of its range; at first use also what is wrong with the data.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        batch_size: int = 32,
+        image_size: int | None = None,
+        num_workers: int | None = None,
+        seed: int = 0,
+        bad_images: Literal["skip", "raise"] = "skip",
+        endpoint_url: str | None = None,
+        valid_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        augment: bool = True,
+        min_crop: float = 0.08,
+        data_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_at_least("batch_size", batch_size, 1)
+        _check_at_least("image_size", image_size, 1)
+        _check_at_least("num_workers", num_workers, 0)
+        if bad_images not in ("skip", "raise"):
+            raise UserError(f"data.bad_images={bad_images!r}{did_you_mean(str(bad_images), ('skip', 'raise'))}")
+        if min(valid_fraction, test_fraction) < 0 or valid_fraction + test_fraction >= 1:
+            raise UserError(
+                f"data.valid_fraction={valid_fraction} and data.test_fraction={test_fraction}: "
+                "neither may be negative, and together they must leave some of train (below 1)"
+            )
+        if not 0 < min_crop <= 1:
+            raise UserError(f"data.min_crop={min_crop}: a part of the picture's area, above 0 and up to 1")
+        self.store = open_store(url, endpoint_url)
+        self.url = str(url)
+        self.batch_size = batch_size
+        self.image_size = image_size
+        self.seed = seed
+        self.on_bad_image = bad_images
+        self.fractions = {"valid_fraction": valid_fraction, "test_fraction": test_fraction}
+        self.augment = augment
+        self.min_crop = min_crop
+        self.bad_images: dict[str, str] = {}
+        """Reason by key, for the pictures that could not be read so far."""
+        self._num_workers = num_workers
+        self._data_config = data_config
+        self._loaders: weakref.WeakSet[PictureLoader] = weakref.WeakSet()
+
+    @cached_property
+    def index(self) -> Index:
+        """The listing: made at first use, and said in the log."""
+        index = build_index(self.store.entries(), self.url, seed=self.seed, **self.fractions)
+        for note in index.notes:
+            log.log(note.level, note.text)
+        counts = ", ".join(f"{len(index.splits[name])} {name}" for name in SPLITS)
+        log.info("%s: %d classes; pictures: %s", self.url, len(index.classes), counts)
+        return index
+
+    @property
+    def classes(self) -> list[str]:
+        """Sorted names of the class folders: a label is an index in this list."""
+        return self.index.classes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def class_counts(self) -> dict[str, list[int]]:
+        """Number of pictures of each class, by split."""
+        counts = {name: np.bincount(split.labels, minlength=self.num_classes) for name, split in self._splits.items()}
+        return {name: count.tolist() for name, count in counts.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when a picture is added, taken away or changed: for caches of what is made from pictures."""
+        return self.index.fingerprint
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that fetch and decode for each split."""
+        if self._num_workers is not None:
+            return self._num_workers
+        if self.url.startswith("demo://") or sum(map(len, self._splits.values())) <= _FEW_PICTURES:
+            return 0
+        return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
+
+    @property
+    def picture_format(self) -> PictureFormat:
+        """Size, mean, std and interpolation: from `data_config`, else from the model in training, else ImageNet's."""
+        config = self._data_config
+        if config is None and self.trainer is not None:
+            config = getattr(self.trainer.lightning_module, "data_config", None)
+        if config is None:
+            config = {"input_size": (3, 224, 224)}
+        return PictureFormat.from_data_config(config, self.image_size)
+
+    def keys(self, split: str) -> list[str]:
+        """Returns the keys of a split's pictures, below the URL: a batch's `indices` are positions in this list.
+
+        Raises:
+            UserError: there is no such split.
+        """
+        if split not in self._splits:
+            raise UserError(f"no split {split!r}{did_you_mean(split, self._splits)}")
+        return self._splits[split].keys
+
+    def setup(self, stage: str) -> None:
+        """Lists the pictures, so that whatever is wrong with the data is said before training starts."""
+        self.index  # noqa: B018
+
+    def loader(self, split: str, *, shuffle: bool = False, augment: bool = False) -> PictureLoader:
+        """Returns the batches of any split, for instance train in its own order for features.
+
+        Raises:
+            UserError: there is no such split, or it has fewer pictures than there are processes.
+        """
+        num_pictures = len(self.keys(split))
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if 0 < num_pictures < world_size:
+            raise UserError(f"{split} has {num_pictures} pictures for {world_size} processes; use fewer devices")
+        target = self.picture_format
+        stream = PictureStream(
+            self.store,
+            self._splits[split],
+            Order(num_pictures, self.batch_size, shuffle, self.seed, rank, world_size),
+            TrainTransform(target, self.min_crop) if augment else EvalTransform(target),
+            (target.height, target.width),
+        )
+        epoch = (lambda: trainer.current_epoch) if trainer else None
+        loader = PictureLoader(stream, self.num_workers, self._report, epoch, pin_memory=torch.cuda.is_available())
+        self._loaders.add(loader)
+        return loader
+
+    def train_dataloader(self) -> PictureLoader:
+        """Returns shuffled, augmented batches of train."""
+        return self.loader("train", shuffle=True, augment=self.augment)
+
+    def val_dataloader(self) -> PictureLoader | list[PictureLoader]:
+        """Returns the batches of valid in their own order; nothing where valid has no pictures."""
+        return self.loader("valid") if self.keys("valid") else []
+
+    def test_dataloader(self) -> PictureLoader | list[PictureLoader]:
+        """Returns the batches of test in their own order; nothing where test has no pictures."""
+        return self.loader("test") if self.keys("test") else []
+
+    def predict_dataloader(self) -> PictureLoader | list[PictureLoader]:
+        """Returns the batches of test."""
+        return self.test_dataloader()
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Returns the batch with images uint8 as float32, normalised on their device to the backbone's mean and std."""
+        if batch.images.dtype != torch.uint8:
+            return batch
+        target = self.picture_format
+        mean, std = (
+            torch.tensor(values, device=batch.images.device).mul_(255).view(3, 1, 1)
+            for values in (target.mean, target.std)
+        )
+        return batch._replace(images=batch.images.to(torch.float32).sub_(mean).div_(std))
+
+    def teardown(self, stage: str) -> None:
+        """Ends the worker processes."""
+        for loader in self._loaders:
+            loader.close()
+
+    @property
+    def _splits(self) -> dict[str, Split]:
+        return self.index.splits
+
+    def _report(self, key: str, reason: str) -> None:
+        if self.on_bad_image == "raise":
+            raise UserError(f"{key}: {reason}; data.bad_images=skip leaves such pictures out")
+        if key not in self.bad_images:
+            log.warning("left out %s: %s", key, reason)
+            self.bad_images[key] = reason
+
+
+def _check_at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise UserError(f"data.{name}={value}: at least {least}")

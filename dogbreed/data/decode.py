@@ -1,0 +1,101 @@
+"""Bytes to pixels. JPEG through simplejpeg (libjpeg-turbo); whatever it does not take strictly, through Pillow."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import simplejpeg
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dogbreed.data.store import PictureError
+
+MAX_PIXELS = 178_956_970
+"""Larger pictures are refused, as Pillow refuses them: decoded they would fill half a gigabyte."""
+
+_ORIENTATION = 0x0112
+
+# What Pillow's readers let through on damaged files, seen by flipping bytes of every format.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def decode(data: bytes) -> torch.Tensor:
+    """Returns the picture as its viewer would see it: uint8 (3, H, W), RGB, upright, transparent parts white.
+
+    Args:
+        data: A whole file: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF; grey, CMYK, palette and 16 bit too.
+
+    Raises:
+        PictureError: empty, not a picture, truncated or damaged.
+    """
+    pixels = _decode_jpeg(data) if data[:2] == b"\xff\xd8" else None
+    if pixels is None:
+        pixels = _decode_any(data)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+    """Returns pixels (H, W, 3), or None where Pillow has to look: turned by EXIF, CMYK, or any warning of the decoder.
+
+    A warning is not yet an error: some cameras and web servers leave stray bytes in good pictures. Pillow accepts
+    those and refuses truncated ones.
+    """
+    if b"Exif\x00\x00" in data[:65536] and _is_turned(data):
+        return None
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        if colorspace in ("CMYK", "YCCK") or height * width > MAX_PIXELS:
+            return None
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError:
+        return None
+
+
+def _is_turned(data: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.getexif().get(_ORIENTATION, 1) != 1
+    except _DAMAGE:
+        return True
+
+
+def _decode_any(data: bytes) -> NDArray[np.uint8]:
+    """Returns pixels (H, W, 3) through Pillow."""
+    if not data:
+        raise PictureError("empty file")
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+            return np.array(_to_rgb(upright))
+    except UnidentifiedImageError as error:
+        raise PictureError(f"not a picture, it begins with {data[:12]!r}") from error
+    except _DAMAGE as error:
+        raise PictureError(str(error).partition("\n")[0] or type(error).__name__) from error
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
+        # Pillow would clip 16 bit grey at 255, which turns nearly all of it white.
+        grey = np.asarray(picture).astype(np.int64)
+        return Image.fromarray((grey >> 8 if grey.max() > 255 else grey).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        seen = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    return picture.convert("RGB")

@@ -1,0 +1,99 @@
+"""Many requests in flight while the caller decodes: a thread with an event loop, and a bounded window in order."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+
+from dogbreed.data.store import Store
+
+WINDOW = 64
+"""Requests in flight or waiting to be decoded, for each worker."""
+
+WINDOW_BYTES = 64 * 2**20
+"""Bytes in flight or waiting to be decoded, for each worker; a single larger picture still passes."""
+
+
+def prefetch(
+    store: Store, wanted: Iterable[tuple[str, int]], window: int = WINDOW, window_bytes: int = WINDOW_BYTES
+) -> Iterator[Future[bytes]]:
+    """Yields the contents of `wanted` (key and size in bytes) in that order, requested ahead of time.
+
+    Each comes as a future, so that one that fails does not end the others. Closing the generator drops what is in
+    flight.
+    """
+    wanted = iter(wanted)
+    upcoming = next(wanted, None)
+    pending: deque[tuple[Future[bytes], int]] = deque()
+    pending_bytes = 0
+    thread = _FetchThread(store)
+    thread.start()
+    try:
+        while upcoming or pending:
+            requests: list[tuple[str, Future[bytes]]] = []
+            # The thread is woken for a quarter of the window at once: a wake-up costs as much as a small request.
+            topping_up = len(pending) <= window * 3 // 4
+            while topping_up and upcoming and len(pending) < window:
+                key, size = upcoming
+                if pending and pending_bytes + size > window_bytes:
+                    break
+                requests.append((key, Future()))
+                pending.append((requests[-1][1], size))
+                pending_bytes += size
+                upcoming = next(wanted, None)
+            if requests:
+                thread.submit(requests)
+            future, size = pending.popleft()
+            yield future
+            pending_bytes -= size
+    finally:
+        thread.stop()
+
+
+class _FetchThread(threading.Thread):
+    """Runs a store's requests on an event loop of its own."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(name="fetch", daemon=True)
+        self._store = store
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[bytes]] = set()
+
+    def run(self) -> None:
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(self._drop())
+        finally:
+            self._loop.close()
+
+    def submit(self, requests: list[tuple[str, Future[bytes]]]) -> None:
+        self._loop.call_soon_threadsafe(self._start, requests)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.join()
+
+    def _start(self, requests: list[tuple[str, Future[bytes]]]) -> None:
+        for key, future in requests:
+            task = self._loop.create_task(self._store.fetch(key))
+            self._tasks.add(task)
+            task.add_done_callback(functools.partial(self._finish, future))
+
+    def _finish(self, future: Future[bytes], task: asyncio.Task[bytes]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            future.cancel()
+        elif error := task.exception():
+            future.set_exception(error)
+        else:
+            future.set_result(task.result())
+
+    async def _drop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._loop.shutdown_default_executor()

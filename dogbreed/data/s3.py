@@ -1,0 +1,149 @@
+"""Objects of an S3 bucket, or of any server that speaks S3.
+
+boto3 lists and finds credentials (environment, profile, role); obstore, whose requests run in Rust, gets the objects.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from dogbreed.data.store import Entry, PictureError
+from dogbreed.errors import UserError
+
+_CREDENTIALS_LIVE = timedelta(minutes=10)
+"""How long workers use credentials before they ask boto3 again, which by itself renews those that expire."""
+
+_REQUEST_LIMITS: dict[str, Any] = {
+    "client_options": {"allow_http": True, "connect_timeout": "5s", "timeout": "60s"},
+    "retry_config": {"max_retries": 6, "retry_timeout": timedelta(seconds=120)},
+}
+
+_clients: dict[tuple[int, S3Store], Any] = {}
+"""obstore clients by process and store. Their Rust threads do not survive a fork: a copied client would hang."""
+
+
+@dataclass(frozen=True)
+class S3Store:
+    """Objects below `s3://bucket/prefix`."""
+
+    url: str
+    bucket: str
+    prefix: str
+    """Empty, or ends in `/`."""
+    endpoint_url: str | None
+
+    @classmethod
+    def from_url(cls, url: str, endpoint_url: str | None) -> S3Store:
+        """Returns the store for `s3://bucket/prefix`; the prefix is taken as it is typed, `#` and `%` too.
+
+        Raises:
+            UserError: no bucket is named, or `endpoint_url` has no http:// or https://.
+        """
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise UserError(f"data.url={url!r} names no bucket; type s3://bucket/prefix")
+        if endpoint_url is not None and not endpoint_url.startswith(("http://", "https://")):
+            raise UserError(f"data.endpoint_url={endpoint_url!r}: type http://HOST:PORT or https://HOST")
+        prefix = prefix.strip("/")
+        return cls(url, bucket, f"{prefix}/" if prefix else "", endpoint_url)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yields the objects below the prefix, a thousand a request."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            pages = self._listing_client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix):
+                for item in page.get("Contents", []):
+                    if key := item["Key"][len(self.prefix) :]:
+                        yield Entry(key, item["Size"], item["ETag"].strip('"'))
+        except (BotoCoreError, ClientError) as error:
+            raise UserError(f"data.url={self.url!r} can not be listed: {_advice(error)}") from error
+
+    async def fetch(self, key: str) -> bytes:
+        """Returns an object's content; obstore retries what can be retried."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        if (client := _clients.get((os.getpid(), self))) is None:
+            client = _clients[os.getpid(), self] = self._client()
+        try:
+            result = await obstore.get_async(client, self.prefix + key)
+            return bytes(await result.bytes_async())
+        except FileNotFoundError as error:
+            raise PictureError("not in the bucket any more") from error
+        except BaseError as error:
+            raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_first_line(error)}") from error
+
+    def fork_is_safe(self) -> bool:
+        """Returns whether no obstore client, whose threads a fork would lose, was made in this process yet."""
+        return not any(pid == os.getpid() for pid, _ in _clients)
+
+    def _listing_client(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3})
+        session = boto3.Session()
+        # Servers other than AWS take any region, but boto3 insists on one to sign with.
+        region = session.region_name or "us-east-1"
+        return session.client("s3", region_name=region, endpoint_url=self.endpoint_url, config=config)
+
+    def _client(self) -> Any:
+        import boto3
+        from obstore.store import S3Store as Client
+
+        listing = self._listing_client()
+        endpoint = listing.meta.endpoint_url
+        region = listing.meta.region_name
+        if endpoint.endswith(".amazonaws.com"):
+            # boto3 follows a bucket to its region; obstore has to be told.
+            region = listing.head_bucket(Bucket=self.bucket).get("BucketRegion", region)
+            endpoint = None
+        return Client(
+            self.bucket,
+            endpoint=endpoint,
+            region=region,
+            credential_provider=_provider(boto3.Session()),  # type: ignore[arg-type]  # any callable will do
+            **_REQUEST_LIMITS,
+        )
+
+
+def _provider(session: Any) -> Callable[[], dict[str, Any]]:
+    """Returns what obstore calls for credentials, again whenever the last ones ran out."""
+    credentials = session.get_credentials()
+
+    def provide() -> dict[str, Any]:
+        frozen = credentials.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(timezone.utc) + _CREDENTIALS_LIVE,
+        }
+
+    return provide
+
+
+def _advice(error: Exception) -> str:
+    """Returns boto3's error in one line, with what to do about the usual ones."""
+    from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+
+    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+    if code in ("NoSuchBucket", "404"):
+        return "there is no such bucket"
+    if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
+        return f"{code}: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and the bucket's policy"
+    if isinstance(error, NoCredentialsError):
+        return "no AWS credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    if isinstance(error, EndpointConnectionError):
+        return f"{_first_line(error)}; check data.endpoint_url and the network"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].strip()

@@ -1,0 +1,134 @@
+"""Where pictures come from: list and get objects under a URL, the same way for a folder, S3 and generated pictures.
+
+The parent process lists; `fetch` is called in the process that decodes. Stores pickle (into workers that are not
+forked) and make their network client at the first `fetch` in each process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from dogbreed.errors import UserError
+
+
+class PictureError(Exception):
+    """One picture can not be had or read; the message is the reason. Such a picture never ends a run by itself."""
+
+
+class Entry(NamedTuple):
+    """One object of a listing."""
+
+    key: str
+    """Path below the store's URL with `/` between its parts; a key that ends in `/` is a folder without files."""
+    size: int
+    """Bytes."""
+    etag: str
+    """Changes when the content does."""
+
+
+class Store(Protocol):
+    """Objects under a URL."""
+
+    @property
+    def url(self) -> str:
+        """What the user gave, for messages."""
+
+    def entries(self) -> Iterator[Entry]:
+        """Yields everything under the URL, in any order.
+
+        Raises:
+            UserError: the URL can not be listed.
+        """
+
+    async def fetch(self, key: str) -> bytes:
+        """Returns the content of one object.
+
+        Raises:
+            PictureError: this one object can not be read.
+            UserError: the store can not be read at all.
+        """
+
+    def fork_is_safe(self) -> bool:
+        """Returns whether a child forked from this process could still `fetch`."""
+
+
+def open_store(url: str, endpoint_url: str | None = None) -> Store:
+    """Returns the store for `url`: a folder path, `file://`, `s3://bucket/prefix` or `demo://`.
+
+    Args:
+        url: Nothing is read or listed here.
+        endpoint_url: Server of an S3-compatible store, `http://` allowed; None: AWS, or what boto3's own settings say.
+
+    Raises:
+        UserError: the URL is of another kind.
+    """
+    scheme, separator, _ = str(url).partition("://")
+    if scheme == "s3" and separator:
+        from dogbreed.data.s3 import S3Store
+
+        return S3Store.from_url(url, endpoint_url)
+    if endpoint_url is not None:
+        raise UserError(f"data.endpoint_url={endpoint_url} goes with data.url=s3://bucket/prefix, not with {url!r}")
+    if scheme == "demo" and separator:
+        from dogbreed.data.demo import DemoStore
+
+        return DemoStore.from_url(url)
+    if scheme == "file" and separator:
+        return FolderStore(url, Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path)))
+    if separator:
+        raise UserError(
+            f"data.url={url!r}: no pictures can be read from {scheme}://; "
+            "allowed: a folder path, file:///path, s3://bucket/prefix, demo://"
+        )
+    return FolderStore(str(url), Path(url).expanduser())
+
+
+@dataclass(frozen=True)
+class FolderStore:
+    """Files below a folder of this machine."""
+
+    url: str
+    root: Path
+
+    def entries(self) -> Iterator[Entry]:
+        """Yields the files below the folder, and its folders without files; links are followed."""
+        if not self.root.is_dir():
+            what = "is a file" if self.root.exists() else "does not exist"
+            raise UserError(f"data.url={self.url!r}: the folder {what}; give a folder with one sub-folder a class")
+        yield from self._walk(self.root, "")
+
+    def _walk(self, folder: Path, prefix: str) -> Iterator[Entry]:
+        try:
+            with os.scandir(folder) as found:
+                items = list(found)
+        except OSError as error:
+            raise UserError(f"data.url={self.url!r}: {folder}: {error.strerror}") from error
+        if prefix and not items:
+            yield Entry(prefix, 0, "")
+        for item in items:
+            if item.is_dir():
+                yield from self._walk(Path(item.path), f"{prefix}{item.name}/")
+            elif item.is_file():
+                status = item.stat()
+                yield Entry(prefix + item.name, status.st_size, str(status.st_mtime_ns))
+
+    async def fetch(self, key: str) -> bytes:
+        """Returns a file's content; read in a thread, as the folder may lie on a slow network disk."""
+        return await asyncio.to_thread(self._read, key)
+
+    def _read(self, key: str) -> bytes:
+        try:
+            return (self.root / key).read_bytes()
+        except OSError as error:
+            raise PictureError(error.strerror or str(error)) from error
+
+    def fork_is_safe(self) -> bool:
+        """Returns True: files need no client."""
+        return True

@@ -1,0 +1,148 @@
+"""The streaming dataset: which pictures make which batch, and a worker's way from keys to one uint8 tensor.
+
+Order is a function of seed and epoch alone. Batches are numbered over all processes and dealt round-robin to the
+workers, and `DataLoader` collects them round-robin, so the model sees the same batches for any number of workers.
+Random numbers of augmentation depend on seed, epoch and picture alone. Nothing of it depends on what was fetched
+before, so a resumed epoch can begin at any batch without reading what came before it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, get_worker_info
+
+from dogbreed.data.decode import decode
+from dogbreed.data.index import Split
+from dogbreed.data.prefetch import prefetch
+from dogbreed.data.store import PictureError, Store
+from dogbreed.errors import UserError
+
+Transform = Callable[[torch.Tensor, random.Random], torch.Tensor]
+"""uint8 (3, H, W) of any size, and the picture's own source of chance, to uint8 (3, height, width)."""
+
+
+class Parcel(NamedTuple):
+    """What a worker hands over: one batch without the pictures that could not be read."""
+
+    images: torch.Tensor
+    """uint8 (B, 3, H, W)."""
+    labels: torch.Tensor
+    """int64 (B,)."""
+    indices: torch.Tensor
+    """int64 (B,): position in the split's keys."""
+    problems: list[tuple[int, str]]
+    """Position and reason of each picture that is left out."""
+    failure: str | None = None
+    """Why the store can not be read any more; such a parcel is a worker's last."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which pictures make which batch: a pure function of these fields and the epoch."""
+
+    num_pictures: int
+    batch_size: int
+    shuffle: bool
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __len__(self) -> int:
+        """Returns the number of batches of each process: all have the same."""
+        return math.ceil(self.num_pictures / (self.batch_size * self.world_size))
+
+    def batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Returns this process's batches of an epoch in order, each int64 (B,) positions in the split.
+
+        Every picture is in exactly one batch of one process, and no batch exceeds `batch_size`. What does not fill
+        the last round of batches is shared evenly among the last two: a batch of one picture, on which batch norm
+        fails, or a process without a batch, at which the others would wait for ever, does not come about.
+        """
+        order = np.arange(self.num_pictures, dtype=np.int64)
+        if self.shuffle:
+            np.random.default_rng((self.seed, epoch)).shuffle(order)
+        bounds = np.cumsum([0, *self._sizes()])
+        rounds = range(self.rank, len(bounds) - 1, self.world_size)
+        return [order[bounds[batch] : bounds[batch + 1]] for batch in rounds]
+
+    def _sizes(self) -> list[int]:
+        full_rounds = max(0, len(self) - 2)
+        full = [self.batch_size] * (full_rounds * self.world_size)
+        num_shared = (len(self) - full_rounds) * self.world_size
+        if not num_shared:
+            return full
+        size, extra = divmod(self.num_pictures - sum(full), num_shared)
+        return full + [size + 1] * extra + [size] * (num_shared - extra)
+
+
+class PictureStream(IterableDataset[Parcel]):
+    """Batches of one split, streamed from a store. Iterate it through a `PictureLoader`.
+
+    Args:
+        store: Where the pictures lie.
+        split: Which of them.
+        order: Which make which batch.
+        transform: From decoded pixels to what the model takes.
+        size: Height and width of what `transform` returns, px.
+    """
+
+    def __init__(self, store: Store, split: Split, order: Order, transform: Transform, size: tuple[int, int]) -> None:
+        self.store = store
+        self.split = split
+        self.order = order
+        self.transform = transform
+        self.size = size
+        # In shared memory: workers that live through several epochs read it there.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order and the augmentation of the next iteration, in this process and in its workers."""
+        self._epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[Parcel]:
+        """Yields this worker's share of the batches."""
+        epoch = int(self._epoch)
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        batches = self.order.batches(epoch)[first::step]
+        keys, sizes = self.split.keys, self.split.sizes
+        wanted = ((keys[index], int(sizes[index])) for batch in batches for index in batch)
+        contents = prefetch(self.store, wanted)
+        for batch in batches:
+            parcel = self._parcel(batch, contents, epoch)
+            yield parcel
+            if parcel.failure:
+                return
+
+    def _parcel(self, batch: NDArray[np.int64], contents: Iterator[Future[bytes]], epoch: int) -> Parcel:
+        images = torch.empty((len(batch), 3, *self.size), dtype=torch.uint8)
+        good: list[int] = []
+        problems: list[tuple[int, str]] = []
+        failure = None
+        for index in batch.tolist():
+            try:
+                pixels = decode(next(contents).result())
+            except PictureError as error:
+                problems.append((index, str(error)))
+                continue
+            except UserError as error:
+                failure = str(error)
+                break
+            rng = random.Random(f"{self.order.seed}/{epoch}/{index}")
+            images[len(good)] = self.transform(pixels, rng)
+            good.append(index)
+        indices = torch.tensor(good, dtype=torch.int64)
+        labels = torch.from_numpy(self.split.labels[good])
+        return Parcel(images[: len(good)], labels, indices, problems, failure)
