@@ -1,0 +1,26 @@
+"""SageMaker on this machine: the same requests, answered by processes and plain files instead of the cloud.
+
+    client = local_client(Path("outputs"))
+    client.create_hyper_parameter_tuning_job(...)
+
+`service` answers the operations, `tuner` runs a tuning job, `jobs` a training job, each as a process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from launch.local.service import LocalSageMaker
+    from launch.local.wire import local_client
+
+__all__ = ["LocalSageMaker", "local_client"]
+
+_MODULES = {"LocalSageMaker": "launch.local.service", "local_client": "launch.local.wire"}
+
+
+def __getattr__(name: str) -> Any:  # the supervisor processes stay small: they need no botocore
+    if name not in _MODULES:
+        raise AttributeError(f"module 'launch.local' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,0 +1,218 @@
+"""The search strategies of a tuning job, Optuna's underneath: which point next, which job to stop early.
+
+No processes and no files here: a `Search` is asked for points and told what came of them.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from launch.limits import EPOCH_NAMES
+from launch.local.ranges import Point, Space, parse_ranges
+
+MAX_LISTED_POINTS = 100_000
+"""A finite space up to this size is searched for its last untried points one by one."""
+MIN_PREVIOUS_JOBS = 3
+"""Early stopping compares with the median of at least this many completed jobs."""
+REDUCTION_FACTOR = 3
+"""Hyperband lets one in this many jobs go on at each of its steps."""
+
+
+class PastJob(NamedTuple):
+    """A training job of an earlier tuning job."""
+
+    point: Point
+    value: float | None
+    """Its final objective; None where it failed before it had one."""
+    interrupted: bool
+    """Whether it was stopped with its tuning job, so that its point is tried again."""
+
+
+class Proposal(NamedTuple):
+    """A point to try, and the number by which the search knows it."""
+
+    number: int
+    point: Point
+
+
+class MedianOfRunningAverages(optuna.pruners.BasePruner):
+    """AMT's early stopping: stop a job whose objective is worse than the median of the others' running averages.
+
+    Compared at the same epoch with completed jobs. A job that has trained as long as the longest of them is left to
+    end by itself: nothing would be saved.
+    """
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Returns whether to stop `trial` at its latest report."""
+        step = trial.last_step
+        if step is None:
+            return False
+        completed = [
+            values
+            for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if (values := list(other.intermediate_values.values()))
+        ]
+        longest = max(map(len, completed), default=0)
+        averages = [statistics.fmean(values[:step]) for values in completed if len(values) >= step]
+        if len(averages) < MIN_PREVIOUS_JOBS or step >= longest:
+            return False
+        value, median = trial.intermediate_values[step], statistics.median(averages)
+        return value > median if study.direction == optuna.study.StudyDirection.MINIMIZE else value < median
+
+
+class Search:
+    """The strategy of one tuning job.
+
+    Args:
+        config: the request's HyperParameterTuningJobConfig.
+        static: the definition's StaticHyperParameters; Hyperband may infer MaxResource from them.
+        past: the jobs of the warm start's parents; what they found is known to the search.
+        same_data: whether they trained on the same data by the same algorithm: then no point of theirs is repeated,
+            and the interrupted ones are tried first.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        static: Mapping[str, str] | None = None,
+        past: Sequence[PastJob] = (),
+        same_data: bool = False,
+    ):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.space: Space = parse_ranges(config["ParameterRanges"])
+        seed = config.get("RandomSeed")
+        self._random = random.Random(seed)
+        self._max_resource = _max_resource(config, static or {})
+        goal = config["HyperParameterTuningJobObjective"]["Type"]
+        self._study = optuna.create_study(
+            study_name="tuning",  # Hyperband draws its brackets from the name: the same seed must give the same ones
+            direction="minimize" if goal == "Minimize" else "maximize",
+            sampler=_sampler(config, seed),
+            pruner=_pruner(config, self._max_resource),
+        )
+        self._trials: dict[int, optuna.Trial] = {}
+        self._steps: Counter[int] = Counter()
+        self._tried: set[tuple[str, ...]] = set()
+        self._learn(past, same_data)
+        if config["Strategy"] == "Grid":
+            for values in self.space.points():
+                self._study.enqueue_trial(values)
+
+    def ask(self) -> Proposal | None:
+        """Returns the next point, none tried before; None when the space has no other."""
+        for _ in range(len(self._tried) + 100):
+            if len(self._tried) >= self.space.size:
+                return None
+            proposal = self._propose()
+            if proposal is not None:
+                return proposal
+        return self._propose_untried()
+
+    def report(self, number: int, value: float) -> str | None:
+        """Takes the next objective value of a running job; returns why to stop it, or None to let it go on."""
+        trial = self._trials[number]
+        self._steps[number] += 1
+        step = self._steps[number]
+        trial.report(value, step)
+        if self._max_resource is not None and step >= self._max_resource:
+            # A job of just MaxResource epochs is left to test and save its model; one that goes on is stopped.
+            return (
+                f"Hyperband: it passed MaxResource, {self._max_resource} epochs" if step > self._max_resource else None
+            )
+        if trial.should_prune():
+            rule = "Early stopping" if self._max_resource is None else "Hyperband"
+            return f"{rule}: its objective after epoch {step}, {value:g}, is behind that of the others"
+        return None
+
+    def tell(self, number: int, value: float | None, completed: bool) -> None:
+        """Takes the end of a job.
+
+        Args:
+            number: of its proposal.
+            value: its final objective; None where it has none.
+            completed: whether it ran to its own end; otherwise it was stopped.
+        """
+        trial = self._trials.pop(number)
+        if value is None:
+            self._study.tell(trial, state=TrialState.FAIL)
+        elif completed:
+            self._study.tell(trial, value)
+        else:
+            self._study.tell(trial, state=TrialState.PRUNED)
+
+    def _learn(self, past: Sequence[PastJob], same_data: bool) -> None:
+        for job in past:
+            values = self.space.parse(job.point)
+            if values is None or job.interrupted:
+                continue
+            if same_data:
+                self._tried.add(self._key(self.space.texts(values)))
+            if job.value is not None:
+                known = optuna.create_trial(params=values, distributions=self.space.distributions, value=job.value)
+                self._study.add_trial(known)
+        for job in past:
+            values = self.space.parse(job.point)
+            if same_data and job.interrupted and values is not None:
+                self._study.enqueue_trial(values)
+
+    def _propose(self) -> Proposal | None:
+        """Returns the sampler's next point, None where it was tried before."""
+        trial = self._study.ask(self.space.distributions)
+        point = self.space.texts(trial.params)
+        if self._key(point) in self._tried:
+            self._study.tell(trial, state=TrialState.FAIL)
+            return None
+        self._tried.add(self._key(point))
+        self._trials[trial.number] = trial
+        return Proposal(trial.number, point)
+
+    def _propose_untried(self) -> Proposal | None:
+        """Returns one of the last untried points of a small space, drawn evenly."""
+        if self.space.size > MAX_LISTED_POINTS:
+            return None
+        untried = [v for v in self.space.points() if self._key(self.space.texts(v)) not in self._tried]
+        if not untried:
+            return None
+        self._study.enqueue_trial(self._random.choice(untried))
+        return self._propose()
+
+    def _key(self, point: Point) -> tuple[str, ...]:
+        return tuple(point[parameter.name] for parameter in self.space.parameters)
+
+
+def _sampler(config: Mapping[str, Any], seed: int | None) -> optuna.samplers.BaseSampler:
+    if config["Strategy"] in {"Random", "Grid"}:
+        return optuna.samplers.RandomSampler(seed)
+    jobs = config["ResourceLimits"]["MaxNumberOfTrainingJobs"]
+    # A third of the jobs at random first, so that a sweep of six is searched at all; Optuna's own ten at most.
+    startup = min(10, max(2, jobs // 3))
+    return optuna.samplers.TPESampler(n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed)
+
+
+def _pruner(config: Mapping[str, Any], max_resource: int | None) -> optuna.pruners.BasePruner:
+    if max_resource is not None:
+        least = _hyperband(config).get("MinResource", 1)
+        return optuna.pruners.HyperbandPruner(least, max_resource, REDUCTION_FACTOR)
+    if config.get("TrainingJobEarlyStoppingType") == "Auto":
+        return MedianOfRunningAverages()
+    return optuna.pruners.NopPruner()
+
+
+def _hyperband(config: Mapping[str, Any]) -> Mapping[str, int]:
+    settings: Mapping[str, int] = config.get("StrategyConfig", {}).get("HyperbandStrategyConfig", {})
+    return settings
+
+
+def _max_resource(config: Mapping[str, Any], static: Mapping[str, str]) -> int | None:
+    """Returns Hyperband's MaxResource, given or inferred from a static number of epochs; None for other strategies."""
+    if config["Strategy"] != "Hyperband":
+        return None
+    inferred = [static[name] for name in EPOCH_NAMES if name in static]
+    return int(_hyperband(config).get("MaxResource") or inferred[0])

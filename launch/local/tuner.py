@@ -1,0 +1,175 @@
+"""The supervisor of one tuning job: asks the search for points, runs them as training jobs, and keeps the limits.
+
+    python -m launch.local.tuner FOLDER LOCK
+
+It alone imports Optuna. Everything it knows lies in files, so any other process can look, stop the job or resume it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+from launch.local.completion import Completion
+from launch.local.folder import METRICS, REQUEST, STATE, STOP, read_json, write_json
+from launch.local.metrics import LineTail, parse_metrics
+from launch.local.search import PastJob, Search
+from launch.local.state import FINAL, ask_to_stop, look
+from launch.local.trials import INTERRUPTED, ancestors, final_objective, start_trial, trial_states
+
+POLL_S = 0.1
+Json = dict[str, Any]
+
+
+@dataclass
+class Running:
+    """A training job under way."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+    number: int
+    """By which the search knows it."""
+    metrics: LineTail
+    stopping: bool = False
+
+
+class End(NamedTuple):
+    """How a tuning job ends."""
+
+    status: str
+    kind: str
+    """Of the stop for the jobs still running."""
+    because: str
+
+
+class Tuner:
+    """The tuning job in `folder`, whose lock this process holds."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.request = read_json(folder / REQUEST)
+        self.state = read_json(folder / STATE)
+        config = self.request["HyperParameterTuningJobConfig"]
+        self.objective: Json = config["HyperParameterTuningJobObjective"]
+        static = self.request["TrainingJobDefinition"].get("StaticHyperParameters", {})
+        warm_start = self.request.get("WarmStartConfig", {}).get("WarmStartType")
+        past = past_jobs(folder, self.request, self.objective)
+        self.search = Search(config, static, past, same_data=warm_start == "IdenticalDataAndAlgorithm")
+        limits = config["ResourceLimits"]
+        self.max_jobs: float = limits.get("MaxNumberOfTrainingJobs", self.search.space.size)
+        self.max_parallel: int = limits["MaxParallelTrainingJobs"]
+        self.completion = Completion(config)
+        self.running: list[Running] = []
+        self.launched = 0
+        self._exhausted = False
+        self._told_to_end = False
+        self._deadline = self.state["created"] + limits.get("MaxRuntimeInSeconds", float("inf"))
+
+    def run(self) -> None:
+        """Runs the tuning job to its end."""
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._save(supervisor_pid=os.getpid())
+        try:
+            while (end := self._end()) is None:
+                self._launch()
+                time.sleep(POLL_S)
+                self._collect()
+            for job in self.running:
+                ask_to_stop(job.folder, end.kind, f"Its tuning job ends: {end.because}")
+            while self.running:
+                time.sleep(POLL_S)
+                self._collect()
+        except OSError as error:  # a full disk; the jobs see their owner gone and stop
+            end = End("Failed", "sweep_stopped", f"InternalServerError: {error}")
+        if end.status == "Failed":
+            self.state["failure"] = end.because
+        self._save(status=end.status, ended=time.time(), note=end.because)
+        print(f"{end.status}: {end.because}", flush=True)
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        self._told_to_end = True
+
+    def _end(self) -> End | None:
+        """Returns how the tuning job ends, None while it goes on."""
+        asked = read_json(self.folder / STOP)
+        if asked or self._told_to_end:
+            return End("Stopped", "sweep_stopped", asked.get("because", "its supervisor was told to end"))
+        if time.time() > self._deadline:
+            return End("Stopped", "sweep_stopped", "MaxRuntimeInSeconds of the tuning job is over")
+        over = not self.running and (self._exhausted or self.launched >= self.max_jobs)
+        if hopeless := self.completion.hopeless(over):
+            return End("Failed", "sweep_stopped", hopeless)
+        reached = self.completion.reached()
+        if over and not reached:
+            reached = f"all {self.launched} training jobs have ended"
+            if self.launched < self.max_jobs:
+                reached = f"every point of the space was tried after {self.launched} of {self.max_jobs} jobs"
+        return End("Completed", "sweep_completed", reached) if reached else None
+
+    def _launch(self) -> None:
+        """Starts training jobs until the limits are reached or the space is exhausted."""
+        while len(self.running) < self.max_parallel and self.launched < self.max_jobs and not self._exhausted:
+            proposal = self.search.ask()
+            if proposal is None:
+                self._exhausted = True
+                return
+            self.launched += 1
+            folder, process = start_trial(self.folder, self.request, self.launched, proposal.point, self.state)
+            self.running.append(Running(folder, process, proposal.number, LineTail(folder / METRICS)))
+            print(f"{folder.name}: {proposal.point}", flush=True)
+
+    def _collect(self) -> None:
+        """Hands what came from the running jobs to the search, stops the hopeless ones, takes in the ended ones."""
+        for job in list(self.running):
+            ended = job.process.poll() is not None
+            for metric in parse_metrics(job.metrics.read()):
+                if metric["name"] == self.objective["MetricName"]:
+                    because = self.search.report(job.number, metric["value"])
+                    if because and not job.stopping and not ended:
+                        job.stopping = True
+                        ask_to_stop(job.folder, "early_stopping", because)
+            state = look(job.folder) if ended else {}
+            if state.get("status") in FINAL:
+                self._take_in(job, state)
+
+    def _take_in(self, job: Running, state: Json) -> None:
+        value = final_objective(state, self.objective)
+        self.search.tell(job.number, value, state["status"] == "Completed")
+        self.completion.add(state["status"], value)
+        self.running.remove(job)
+        self._save(not_improving=self.completion.not_improving, converged_at=self.completion.converged_at)
+        print(f"{job.folder.name}: {state['status']}, {value} {state.get('failure', '')}", flush=True)
+
+    def _save(self, **changes: Any) -> None:
+        self.state.update(changes, modified=time.time())
+        write_json(self.folder / STATE, self.state)
+
+
+def past_jobs(folder: Path, request: Json, objective: Json) -> list[PastJob]:
+    """Returns the training jobs of the warm start's parents and of their parents."""
+    states = [state for parent in ancestors(folder.parent, request) for state in trial_states(parent)]
+    return [
+        PastJob(
+            state.get("tuned", {}),
+            final_objective(state, objective),
+            interrupted=state.get("status") not in FINAL or state.get("stopped_by") in INTERRUPTED,
+        )
+        for state in states
+    ]
+
+
+def main(folder: Path) -> None:
+    """Runs the tuning job in `folder`."""
+    Tuner(folder).run()
+
+
+if __name__ == "__main__":
+    os.set_inheritable(int(sys.argv[2]), False)
+    main(Path(sys.argv[1]))

@@ -1,0 +1,66 @@
+"""LocalSageMaker behind a boto3 client: methods, arguments, paginators, waiters and exceptions are boto3's own."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import boto3
+import botocore.session
+
+from launch.local.errors import ServiceError
+from launch.local.service import STOP_GRACE_S, LocalSageMaker
+from launch.shapes import model_loader
+
+_PARAMETERS = "local_parameters"
+
+Json = dict[str, Any]
+
+
+class _Http(NamedTuple):
+    """As much of an HTTP response as botocore looks at."""
+
+    status_code: int
+
+
+def local_client(
+    root: Path,
+    command: Sequence[str] = (sys.executable, "-m", "launch.entry"),
+    stop_grace_s: float = STOP_GRACE_S,
+) -> Any:
+    """Returns a boto3 SageMaker client whose requests are answered on this machine; it needs no account or network.
+
+    Args:
+        root: the folder that holds a folder for each job.
+        command: what a training job runs, under the container contract.
+        stop_grace_s: seconds a job has between SIGTERM and SIGKILL.
+    """
+    service = LocalSageMaker(root, command, stop_grace_s)
+    session = botocore.session.Session()
+    session.register_component("data_loader", model_loader())
+    client = boto3.Session(botocore_session=session, region_name="local").client(
+        "sagemaker", aws_access_key_id="local", aws_secret_access_key="local"
+    )
+
+    def keep_parameters(params: Json, context: Json, **_: Any) -> None:
+        context[_PARAMETERS] = params
+
+    def answer(model: Any, context: Json, **_: Any) -> tuple[_Http, Json]:
+        try:
+            return _Http(200), _with_metadata(service.answer(model.name, context[_PARAMETERS]), 200)
+        except ServiceError as error:
+            return _Http(400), _with_metadata({"Error": {"Code": error.code, "Message": str(error)}}, 400)
+
+    # The parameters as the user gave them, before botocore turns them into the body of a request ...
+    client.meta.events.register_last("before-parameter-build.sagemaker", keep_parameters)
+    # ... and what is returned here is taken for the parsed answer: nothing is sent.
+    client.meta.events.register("before-call.sagemaker", answer)
+    return client
+
+
+def _with_metadata(answer: Json, status: int) -> Json:
+    metadata = {"RequestId": str(uuid.uuid4()), "HTTPStatusCode": status, "HTTPHeaders": {}, "RetryAttempts": 0}
+    return {**answer, "ResponseMetadata": metadata}
