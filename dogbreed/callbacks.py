@@ -6,18 +6,21 @@ import logging
 import math
 import signal
 import types
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
 
+from dogbreed.checkpoint import LastCheckpoint
 from dogbreed.objective import metric_line
 
 log = logging.getLogger(__name__)
 
 
-class MetricLines(pl.Callback):
+class MetricLines(Checkpoint):
     """Prints the metric line that a tuning job reads, once an epoch, and keeps the metrics of each epoch.
+
+    A `Checkpoint` by type, because Lightning calls those after the module has logged its epoch, others before.
 
     Attributes:
         history: epoch (from 0) to metric name to value.
@@ -45,14 +48,14 @@ class StopOnSignal(pl.Callback):
     SageMaker sends SIGTERM 120 s before it takes a machine away.
 
     Args:
-        checkpoint: where to leave the state to go on from.
+        last: saves the state to go on from.
 
     Attributes:
         received: the signal, once there was one.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, last: LastCheckpoint) -> None:
+        self.last = last
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -76,6 +79,6 @@ class StopOnSignal(pl.Callback):
         """Saves and stops, if any process of the training was asked to."""
         if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False) and not trainer.should_stop:
             self.received = self.received or signal.SIGTERM
-            trainer.save_checkpoint(self.checkpoint)
+            self.last.save(trainer)
             trainer.should_stop = True
             trainer.limit_val_batches = 0

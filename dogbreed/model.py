@@ -118,12 +118,16 @@ class ImageClassifier(pl.LightningModule):
         return not any(p.requires_grad for p in backbone.split_parameters(self.net)[0])
 
     def on_train_epoch_start(self) -> None:
-        """Unfreezes the backbone when its epoch has come, also when a training is resumed after it."""
-        frozen = self.hparams["finetune"] == "gradual" and self.current_epoch < self.hparams["unfreeze_epoch"]
-        if self.hparams["finetune"] == "gradual" and frozen != self.backbone_is_frozen:
+        """Unfreezes the backbone when its epoch has come, also when a training is resumed after it.
+
+        Lightning leaves the modes of the modules as it finds them, so they are set here.
+        """
+        if self.hparams["finetune"] == "gradual":
+            frozen = self.current_epoch < self.hparams["unfreeze_epoch"]
+            if self.backbone_is_frozen and not frozen:
+                log.info("epoch %d: the backbone is trained too from here on", self.current_epoch)
             backbone.freeze_backbone(self.net, frozen)
-            self.train()
-            log.info("epoch %d: the backbone is trained too from here on", self.current_epoch)
+        self.train()
 
     def _step(self, stage: str, batch: Any) -> Tensor:
         images, labels = batch[0], batch[1]  # (B, 3, H, W) float32, (B,) int64

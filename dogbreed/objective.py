@@ -28,7 +28,7 @@ def metric_line(epoch: int, metrics: Mapping[str, float]) -> str:
     for name in metrics:
         if not re.fullmatch(r"[\w/.-]+", name):
             raise ValueError(f"metric name {name!r} may hold letters, digits and _ / . - only")
-    return " ".join([PREFIX, f"epoch={epoch}", *(f"{name}={value:.8g}" for name, value in metrics.items())])
+    return " ".join([PREFIX, f"epoch={epoch}", *(f"{name}={value:.6g}" for name, value in metrics.items())])
 
 
 def metric_regex(name: str) -> str:

@@ -24,13 +24,14 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
 from dogbreed.backbone import count_parameters
 from dogbreed.callbacks import MetricLines, StopOnSignal
+from dogbreed.checkpoint import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
 from dogbreed.config import compose, run_cli, settle
 from dogbreed.errors import UserError
 from dogbreed.model import ImageClassifier
@@ -50,10 +51,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data)
     model = create_model(cfg, data.classes)
-    _introduce(cfg, model, data)
-    lines, stop = MetricLines(), StopOnSignal(Path(cfg.checkpoint_dir) / "last.ckpt")
-    best = _checkpoint(cfg, "best", monitor=cfg.objective.metric, mode=cfg.objective.goal[:3], save_weights_only=True)
-    trainer = _create_trainer(cfg, output_dir, [lines, stop, best, _checkpoint(cfg, "last")])
+    _introduce(cfg, model)
+    last = LastCheckpoint(Path(cfg.checkpoint_dir) / "last.ckpt")
+    best = best_checkpoint(cfg.checkpoint_dir, cfg.objective.metric, cfg.objective.goal)
+    lines, stop = MetricLines(), StopOnSignal(last)
+    trainer = _create_trainer(cfg, output_dir, [lines, stop, best, last])
     trainer.fit(model, data, ckpt_path=_existing(cfg.resume_from))
     results: dict[str, Any] = {"name": cfg.name, "stopped_by": stop.received.name if stop.received else None}
     if not stop.received:
@@ -109,10 +111,6 @@ def _existing(path: str | None) -> str | None:
     return path
 
 
-def _checkpoint(cfg: DictConfig, filename: str, **kwargs: Any) -> ModelCheckpoint:
-    return ModelCheckpoint(cfg.checkpoint_dir, filename, enable_version_counter=False, **kwargs)
-
-
 def _create_trainer(cfg: DictConfig, output_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Returns the configured trainer; a progress bar is shown to people, not written to log files."""
     people = sys.stderr.isatty()
@@ -125,6 +123,7 @@ def _create_trainer(cfg: DictConfig, output_dir: Path, callbacks: list[pl.Callba
     return instantiate(
         cfg.trainer,
         callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
         logger=loggers,
         default_root_dir=str(output_dir),
         enable_progress_bar=people,
@@ -132,13 +131,13 @@ def _create_trainer(cfg: DictConfig, output_dir: Path, callbacks: list[pl.Callba
     )
 
 
-def _introduce(cfg: DictConfig, model: ImageClassifier, data: Any) -> None:
-    """Says which data and weights are used: nobody should train on random weights without knowing."""
-    counts = ", ".join(f"{sum(count.values())} {split}" for split, count in data.class_counts.items())
+def _introduce(cfg: DictConfig, model: ImageClassifier) -> None:
+    """Says which weights are used: nobody should train on random weights without knowing."""
     total, trained = count_parameters(model.net)
-    log.info("data     %s: %d classes, pictures: %s", cfg.data.url, data.num_classes, counts)
-    log.info("model    %s, weights: %s, finetune: %s", cfg.model.name, cfg.model.weights, cfg.finetune)
-    log.info("         %.1f M parameters, %.2f M of them trained at the start", total / 1e6, trained / 1e6)
+    log.info(
+        "%s: weights %s, finetune %s, %.1f M parameters, %.2f M of them trained at the start",
+        cfg.model.name, cfg.model.weights, cfg.finetune, total / 1e6, trained / 1e6,
+    )  # fmt: skip
 
 
 def _metrics(trainer: pl.Trainer, prefix: str) -> dict[str, float]:
@@ -162,16 +161,24 @@ def _save(cfg: DictConfig, results: dict[str, Any], output_dir: Path) -> None:
     """Writes results.json, leaves the best model for a SageMaker job, prints the objective line and the table."""
     (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     if cfg.model_dir and results["checkpoint"]:
-        Path(cfg.model_dir).mkdir(parents=True, exist_ok=True)
-        shutil.copy2(results["checkpoint"], Path(cfg.model_dir) / "model.ckpt")
+        _leave_model(Path(results["checkpoint"]), Path(cfg.model_dir) / "model.ckpt")
     if results["best_epoch"] is not None:  # last, so that the best epoch's objective is the one the job is judged by
         print(metric_line(results["best_epoch"], results["best"] | results.get("test", {})), flush=True)
     _print_table(results, output_dir)
 
 
+def _leave_model(checkpoint: Path, place: Path) -> None:
+    """Puts the best model in `place`, as a second name of the same file where the disk allows that."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    try:
+        os.link(checkpoint, place)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(checkpoint, place)
+
+
 def _print_table(results: dict[str, Any], output_dir: Path) -> None:
-    table = Table(title=f"{results['name']}: {results['model']} on {results['data']}")
-    table.add_column("metric")
+    table = Table("metric")
     columns = {f"best epoch ({results['best_epoch']})": results["best"], "test": results.get("test", {})}
     for column in columns:
         table.add_column(column, justify="right")
@@ -179,7 +186,8 @@ def _print_table(results: dict[str, Any], output_dir: Path) -> None:
     for kind in [kind for kind in ("accuracy", "top5_accuracy", "f1", "loss") if kind in kinds]:
         cells = [metrics.get(f"val/{kind}", metrics.get(f"test/{kind}")) for metrics in columns.values()]
         table.add_row(kind, *("-" if value is None else f"{value:.4f}" for value in cells))
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console.print(f"\n{results['name']}: {results['model']} on {results['data']}", style="bold", soft_wrap=True)
     console.print(table)
     if results["bad_images"]:
         console.print(f"{len(results['bad_images'])} unreadable pictures were left out; results.json names them")
@@ -193,7 +201,7 @@ def set_up_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("pytorch_lightning", "lightning.pytorch", "timm", "fsspec", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*Checkpoint directory.*exists and is not empty.*"):
+    for message in (".*does not have many workers.*", ".*exists and is not empty.*", ".*LeafSpec.*is deprecated.*"):
         warnings.filterwarnings("ignore", message)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

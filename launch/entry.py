@@ -60,7 +60,7 @@ def main() -> int:
         hyperparameters = json.loads((base / "input" / "config" / "hyperparameters.json").read_text())
         from dogbreed.train import main as train  # here, so that importing this module costs no torch
 
-        return train([*job_overrides(hyperparameters), *folder_overrides(base, os.environ)])
+        status = train([*job_overrides(hyperparameters), *folder_overrides(base, os.environ)])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return _fail(base, str(error))
@@ -68,6 +68,9 @@ def main() -> int:
         traceback.print_exc()
         last = (str(error).strip().splitlines() or [""])[-1]
         return _fail(base, f"{type(error).__name__}: {last}")
+    if status == 0:  # nothing is left to go on with, and the optimizer's state is twice the size of the model
+        (base / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
+    return status
 
 
 def _fail(base: Path, reason: str) -> int:

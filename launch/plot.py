@@ -63,7 +63,7 @@ def _scatter(axis: Any, key: str, trials: Sequence[Trial], sweep: Sweep) -> None
     if as_words:
         axis.set_xticks(range(len(words)), [brief(word) for word in words])
         axis.set_xlim(-0.5, len(words) - 0.5)
-    elif places and min(places) > 0 and max(places) / min(places) > 20:
+    elif key in sweep.log_keys:
         axis.set_xscale("log")
     axis.set_xlabel(key)
     axis.set_ylabel(sweep.metric)
@@ -79,6 +79,8 @@ def _curves(axis: Any, curves: Mapping[str, Mapping[int, float]], sweep: Sweep) 
         axis.plot(
             [epoch + 1 for epoch in sorted(curve)], [curve[e] for e in sorted(curve)], marker=".", label=label, **style
         )
+    last = max((epoch + 1 for curve in curves.values() for epoch in curve), default=1)
+    axis.set_xlim(0.8, max(last, 2) + 0.2)
     axis.set_xlabel("epoch")
     axis.set_ylabel(sweep.metric)
     axis.xaxis.get_major_locator().set_params(integer=True)

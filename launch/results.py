@@ -50,6 +50,8 @@ class Sweep:
     trials: tuple[Trial, ...]
     """In the order of their creation."""
     reason: str = ""
+    log_keys: frozenset[str] = frozenset()
+    """Keys that are searched on a logarithmic scale."""
 
     @property
     def ranked(self) -> list[Trial]:
@@ -97,7 +99,13 @@ def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
         max_jobs=config["ResourceLimits"].get("MaxNumberOfTrainingJobs", len(jobs)) + len(trials) - len(jobs),
         trials=tuple(trials),
         reason=described.get("FailureReason", ""),
+        log_keys=frozenset(keys.get(name, name) for name in _log_names(config["ParameterRanges"])),
     )
+
+
+def _log_names(ranges: Mapping[str, Any]) -> list[str]:
+    numbers = [*ranges.get("ContinuousParameterRanges", []), *ranges.get("IntegerParameterRanges", [])]
+    return [r["Name"] for r in numbers if r.get("ScalingType") == "Logarithmic"]
 
 
 def _trial(client: Any, job: Mapping[str, Any], keys: Mapping[str, str], metrics: bool) -> Trial:

@@ -7,6 +7,7 @@ python -m launch.status NAME         the trials of one sweep, or one training
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -15,7 +16,8 @@ from rich.text import Text
 
 from dogbreed.config import compose, run_cli
 from dogbreed.errors import UserError, did_you_mean
-from launch.client import api_errors, make_client
+from launch.client import make_client
+from launch.errors import api_errors
 from launch.results import read_sweep
 from launch.show import STYLES, console, decimal, duration, sweep_table
 
@@ -28,7 +30,7 @@ def main(words: list[str]) -> int:
     cfg = compose("tune", [word for word in words if "=" in word])
     out = console()
     with api_errors():
-        client = make_client(cfg.backend)
+        client = make_client(cfg.backend.name, Path(cfg.backend.root))
         out.print(_one(client, names[0]) if names else _all(client))
     return 0
 
@@ -45,7 +47,7 @@ def _trainings(client: Any) -> list[dict[str, Any]]:
     return [job for page in pages for job in page["TrainingJobSummaries"]]
 
 
-def _all(client: Any) -> Table:
+def _all(client: Any) -> Table | str:
     """Returns a line for each sweep, and for each training that is not a sweep's."""
     table = Table(title="sweeps and trainings", title_justify="left")
     for column in ("name", "kind", "status", "trials", "best", "started", "time"):
@@ -64,9 +66,7 @@ def _all(client: Any) -> Table:
             lines.append(_line(job["TrainingJobName"], "training", job, "TrainingJobStatus", ["", ""]))
     for _, cells in sorted(lines, key=lambda line: line[0], reverse=True):
         table.add_row(*cells)
-    if not lines:
-        table.caption = "none yet; start one with: python -m launch.tune model=resnet34 lr=range"
-    return table
+    return table if lines else "nothing yet; start a sweep with: python -m launch.tune model=resnet34 lr=range"
 
 
 def _line(name: str, kind: str, job: dict[str, Any], status_key: str, cells: list[str]) -> tuple[datetime, list[Any]]:

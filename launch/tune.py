@@ -25,7 +25,8 @@ from rich.console import Console
 
 from dogbreed.config import compose, run_cli
 from dogbreed.errors import UserError
-from launch.client import api_errors, make_client
+from launch.client import make_client
+from launch.errors import api_errors
 from launch.limits import check_request
 from launch.plan import Plan, make_plan
 from launch.request import LOCAL_SITE, OVERRIDES, resume_request, tuning_request
@@ -54,7 +55,7 @@ def main(overrides: list[str]) -> int:
         print(json.dumps(request, indent=2))
         return 0
     with api_errors():
-        return _run(make_client(cfg.backend), cfg, request, out)
+        return _run(make_client(cfg.backend.name, Path(cfg.backend.root)), cfg, request, out)
 
 
 def _print_plan(plan: Plan, out: Console) -> None:
@@ -67,7 +68,7 @@ def _print_plan(plan: Plan, out: Console) -> None:
 def _resume(cfg: DictConfig, name: str, more: bool) -> dict[str, Any]:
     """Returns the request that goes on with sweep `name`, `more`: to a new number of trials in all."""
     with api_errors():
-        client = make_client(cfg.backend)
+        client = make_client(cfg.backend.name, Path(cfg.backend.root))
         sweep = read_sweep(client, name)
         described = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
     if not sweep.ended:

@@ -1,0 +1,87 @@
+"""How a training keeps its state: written atomically, without a copy in memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from dogbreed.errors import UserError
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there when it is whole.
+
+    Lightning's own writer builds the file in memory first, which doubles a trial's peak; and a process killed while
+    it writes must not leave half a `last.ckpt` in place of the whole one before.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes `checkpoint` to the local file `path`.
+
+        Raises:
+            UserError: it can not be written, for instance because the disk is full; what was there before is kept.
+        """
+        path = Path(path)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(checkpoint, part)
+            part.replace(path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"checkpoint {path} can not be written ({reason}): free some space, or give another output_dir"
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def best_checkpoint(folder: str, metric: str, goal: str) -> ModelCheckpoint:
+    """Returns the callback that keeps the weights of the best epoch in `folder/best.ckpt`.
+
+    Args:
+        folder: where to.
+        metric: name of the logged metric that decides.
+        goal: `maximize` or `minimize`.
+    """
+    return ModelCheckpoint(
+        folder, "best", monitor=metric, mode=goal[:3], save_weights_only=True, enable_version_counter=False
+    )
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps the whole state, optimizer included, in one file to go on from: now and then, and at the end.
+
+    Args:
+        path: of the file.
+        every_s: seconds between two of them; an epoch of a few seconds is sooner trained again than written.
+    """
+
+    def __init__(self, path: Path, every_s: float = 60.0) -> None:
+        self.path = path
+        self.every_s = every_s
+        self._saved_at = time.monotonic()
+        self._saved_step = -1
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves if it is time."""
+        if time.monotonic() - self._saved_at >= self.every_s:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves what came after the last one."""
+        if trainer.global_step != self._saved_step:
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Saves now; under DDP all processes must call it."""
+        if not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.path)
+            self._saved_at, self._saved_step = time.monotonic(), trainer.global_step

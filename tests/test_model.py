@@ -1,0 +1,205 @@
+"""What a classifier trains, what it leaves alone, where its weights come from."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import pytorch_lightning as pl
+import safetensors.torch
+import timm
+import torch
+from torch.utils.data import DataLoader
+
+from dogbreed import ImageClassifier, backbone
+from dogbreed.errors import UserError
+
+CLASSES = ["001.Pug", "002.French_bulldog", "003.Collie"]
+TINY = "test_resnet"
+
+
+def classifier(**kwargs):
+    return ImageClassifier(kwargs.pop("model", TINY), CLASSES, **({"weights": "random"} | kwargs))
+
+
+def batches(num=2, size=32):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8 * num, 3, size, size, generator=generator)
+    return DataLoader(list(zip(images, torch.arange(8 * num) % 3, strict=True)), batch_size=8)
+
+
+def fit(model, epochs=1):
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(model, batches(), batches())
+    return trainer
+
+
+def moved(model, before):
+    after = model.net.state_dict()
+    return {key for key, value in before.items() if not torch.equal(value, after[key])}
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit", "test_efficientnet", "mobilenetv2_050"])
+def test_any_timm_model_gives_a_logit_a_class_and_trains_its_head_alone(name):
+    model = classifier(model=name, lr=0.1)
+    size = model.data_config["input_size"][-1] if name == "test_vit" else 64
+    assert model(torch.randn(2, 3, size, size)).shape == (2, 3)
+    body, head = backbone.split_parameters(model.net)
+    assert not any(p.requires_grad for p in body)
+    assert head and all(p.requires_grad for p in head)
+    assert len(body) + len(head) == len(list(model.net.parameters()))
+
+
+def test_a_frozen_backbone_does_not_move_not_even_its_batch_norms():
+    model = classifier(finetune="head", lr=0.1)
+    before = copy.deepcopy(model.net.state_dict())
+    fit(model)
+    assert moved(model, before) == {"fc.weight", "fc.bias"}
+
+
+def test_full_finetuning_moves_everything():
+    model = classifier(finetune="full", lr=0.1)
+    before = copy.deepcopy(model.net.state_dict())
+    fit(model)
+    trained = {name for name, _ in model.net.named_parameters()}
+    assert moved(model, before) >= trained
+    assert any("running_mean" in key for key in moved(model, before))
+
+
+def test_gradual_unfreezes_at_its_epoch_with_a_smaller_rate_for_the_backbone():
+    model = classifier(finetune="gradual", unfreeze_epoch=1, lr=0.1, backbone_lr_factor=0.01)
+    before = copy.deepcopy(model.net.state_dict())
+    fit(model, epochs=1)
+    assert moved(model, before) == {"fc.weight", "fc.bias"}
+    trainer = fit(model, epochs=2)
+    assert {name for name, _ in model.net.named_parameters()} <= moved(model, before)
+    rates = {group["name"]: group["initial_lr"] for group in trainer.optimizers[0].param_groups}
+    assert rates == {"head": 0.1, "backbone": pytest.approx(0.001)}
+
+
+def test_the_loss_is_smoothed_cross_entropy():
+    model = classifier(label_smoothing=0.1)
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    logs = logits.log_softmax(dim=1)
+    by_hand = -(0.9 * logs[range(5), labels] + 0.1 * logs.mean(dim=1)).mean()
+    assert model.loss(logits, labels).item() == pytest.approx(by_hand.item(), rel=1e-6)
+
+
+def test_the_metrics_of_a_test_are_those_counted_by_hand():
+    model = classifier()
+    trainer = fit(model, epochs=0)
+    found = trainer.test(model, batches(), verbose=False)[0]
+    model.eval()
+    with torch.no_grad():
+        logits = torch.cat([model(images) for images, _ in batches()])
+    labels = torch.arange(16) % 3
+    right = logits.argmax(dim=1) == labels
+    assert found["test/accuracy"] == pytest.approx(right.float().mean().item())
+    assert found["test/loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert found["test/top5_accuracy"] == 1.0
+    report = model.class_report()
+    assert [row["name"] for row in report] == ["Pug", "French_bulldog", "Collie"]
+    assert [row["accuracy"] for row in report] == pytest.approx(
+        [right[labels == c].float().mean().item() for c in range(3)]
+    )
+
+
+def test_a_checkpoint_loads_by_its_path_alone_without_the_weights_it_began_with(tmp_path):
+    weights = tmp_path / "start.safetensors"
+    safetensors.torch.save_file(timm.create_model(TINY).state_dict(), str(weights))
+    model = classifier(weights=str(weights), lr=0.05)
+    trainer = fit(model)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    weights.unlink()
+    loaded = ImageClassifier.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert loaded.classes == CLASSES
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(loaded.eval()(images), model.eval()(images))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_from_a_file_all_but_a_head_of_another_size(tmp_path, suffix, caplog):
+    source = timm.create_model(TINY, num_classes=1000).state_dict()
+    path = tmp_path / f"weights{suffix}"
+    safetensors.torch.save_file(source, str(path)) if suffix == ".safetensors" else torch.save(source, path)
+    with caplog.at_level("INFO"):
+        model = classifier(weights=str(path))
+    first = next(name for name, _ in model.net.named_parameters())
+    assert torch.equal(model.net.state_dict()[first], source[first])
+    assert model.net.state_dict()["fc.weight"].shape == (3, source["fc.weight"].shape[1])
+    assert "its head is new" in caplog.text
+
+
+class Bomb:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('pickle was executed')",))
+
+
+def test_a_weights_file_is_never_executed(tmp_path):
+    torch.save({"conv1.weight": Bomb()}, tmp_path / "bomb.pth")
+    with pytest.raises(UserError, match="can not be read as weights"):
+        classifier(weights=str(tmp_path / "bomb.pth"))
+
+
+def test_weights_that_are_not_there_or_not_this_networks(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="no such file"):
+        classifier(weights=str(tmp_path / "nowhere.pth"))
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "other.pth")
+    with pytest.raises(UserError, match="are not those of test_resnet"):
+        classifier(weights=str(tmp_path / "other.pth"))
+    (tmp_path / "text.pth").write_text("not weights")
+    with pytest.raises(UserError, match="can not be read as weights"):
+        classifier(weights=str(tmp_path / "text.pth"))
+
+
+def test_without_a_way_to_the_hub_the_error_says_what_to_type(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
+    with pytest.raises(UserError, match=r"model\.weights=PATH\.safetensors") as error:
+        classifier(weights="hub")
+    assert "model.weights=random" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"model": "resnet43"}, "model.name=resnet43 is not a timm model"),
+        ({"finetune": "haed"}, "did you mean head?"),
+        ({"model_kwargs": {"nosuch": 1}}, "nosuch"),
+    ],
+)
+def test_mistakes_are_named(kwargs, message):
+    with pytest.raises(UserError, match=message):
+        classifier(**kwargs)
+    with pytest.raises(UserError, match="two classes"):
+        ImageClassifier(TINY, ["alone"], weights="random")
+
+
+def test_optimizer_and_schedule_come_from_the_config():
+    model = classifier(
+        lr=0.2, weight_decay=0.3, optimizer={"_target_": "torch.optim.SGD", "momentum": 0.8},
+        scheduler={"_target_": "dogbreed.schedules.cosine", "warmup": 0.5},
+    )  # fmt: skip
+    trainer = fit(model, epochs=2)
+    (optimizer,) = trainer.optimizers
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert (optimizer.defaults["momentum"], optimizer.param_groups[0]["weight_decay"]) == (0.8, 0.3)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_schedules_are_pure_functions_of_the_step():
+    from dogbreed.schedules import constant, cosine, step
+
+    rates = [cosine(i, 100, 10, warmup=0.1, floor=0.1) for i in range(101)]
+    assert max(rates) == pytest.approx(1.0) and rates.index(max(rates)) == 10
+    assert all(b > a for a, b in itertools.pairwise(rates[:11]))
+    assert all(b < a for a, b in itertools.pairwise(rates[10:]))
+    assert rates[-1] == pytest.approx(0.1)
+    assert [step(i, 60, 10, every_epochs=2, factor=0.5) for i in (0, 19, 20, 59)] == [1, 1, 0.5, 0.25]
+    assert constant(5, 10, 2) == 1
+    assert not any(math.isnan(rate) for rate in rates)
