@@ -35,6 +35,20 @@ _TRAINING_ECHO = (
 )
 """What describe_training_job repeats from the request."""
 _MAX_RUNTIME = {"MaxRuntimeInSeconds": 86_400}
+_UNREADABLE = {
+    "HyperParameterTuningJobConfig": {
+        "Strategy": "Random",
+        "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": "unknown"},
+        "ResourceLimits": {"MaxParallelTrainingJobs": 1},
+    },
+    "TrainingJobDefinition": {
+        "AlgorithmSpecification": {"TrainingImage": "unknown", "TrainingInputMode": "File"},
+        "RoleArn": "arn:aws:iam::000000000000:role/unknown",
+        "OutputDataConfig": {"S3OutputPath": "s3://local"},
+        "StoppingCondition": _MAX_RUNTIME,
+    },
+}
+"""Stands for a request that can not be read, so that one broken folder does not break whoever lists them all."""
 
 
 def timestamp(seconds: float) -> dt.datetime:
@@ -112,20 +126,22 @@ def tuning_description(state: Json, request: Json, trials: list[Json], parents: 
         trials: the states of its training jobs.
         parents: the states of the training jobs of its warm start's parents.
     """
-    config = request.get("HyperParameterTuningJobConfig", {})
-    objective = config.get("HyperParameterTuningJobObjective", {"Type": "Maximize", "MetricName": ""})
+    unreadable = not request
+    request = request or _UNREADABLE
+    config = request["HyperParameterTuningJobConfig"]
+    objective = config["HyperParameterTuningJobObjective"]
+    definition = request["TrainingJobDefinition"]
+    static = {**definition.get("StaticHyperParameters", {}), OBJECTIVE_HYPERPARAMETER: objective["MetricName"]}
     answer: Json = {
         **_tuning_head(state, trials, objective),
         "HyperParameterTuningJobConfig": config,
-        **{field: request[field] for field in ("WarmStartConfig",) if field in request},
-        **_failure(state),
+        "TrainingJobDefinition": {**definition, "StaticHyperParameters": static},
         "TuningJobCompletionDetails": _completion(state),
         "ConsumedResources": {"RuntimeInSeconds": sum(map(_seconds, trials))},
+        **({"WarmStartConfig": request["WarmStartConfig"]} if "WarmStartConfig" in request else {}),
+        **({"FailureReason": "InternalServerError: its request.json can not be read"} if unreadable else {}),
+        **_failure(state),
     }
-    if "TrainingJobDefinition" in request:
-        definition = request["TrainingJobDefinition"]
-        static = {**definition.get("StaticHyperParameters", {}), OBJECTIVE_HYPERPARAMETER: objective["MetricName"]}
-        answer["TrainingJobDefinition"] = {**definition, "StaticHyperParameters": static}
     best = best_of(trials, objective)
     if best:
         answer["BestTrainingJob"] = trial_summary(best, objective)
@@ -137,10 +153,9 @@ def tuning_description(state: Json, request: Json, trials: list[Json], parents: 
 
 def tuning_summary(state: Json, request: Json, trials: list[Json]) -> Json:
     """Returns a tuning job's entry in list_hyper_parameter_tuning_jobs."""
-    config = request.get("HyperParameterTuningJobConfig", {})
-    objective = config.get("HyperParameterTuningJobObjective", {"Type": "Maximize", "MetricName": ""})
-    limits = {"ResourceLimits": config["ResourceLimits"]} if config else {}
-    return {**_tuning_head(state, trials, objective), "Strategy": config.get("Strategy", "Unknown"), **limits}
+    config = (request or _UNREADABLE)["HyperParameterTuningJobConfig"]
+    head = _tuning_head(state, trials, config["HyperParameterTuningJobObjective"])
+    return {**head, "Strategy": config["Strategy"], "ResourceLimits": config["ResourceLimits"]}
 
 
 def _tuning_head(state: Json, trials: list[Json], objective: Mapping[str, str]) -> Json:

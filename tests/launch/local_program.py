@@ -1,0 +1,49 @@
+"""A training program without training: what it does is told by its hyperparameters."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dogbreed.objective import metric_line
+
+
+def main() -> int:
+    ml = Path(os.environ["SAGEMAKER_BASE_DIR"])
+    asked = json.loads((ml / "input/config/hyperparameters.json").read_text())
+    model, output = Path(os.environ["SM_MODEL_DIR"]), Path(os.environ["SM_OUTPUT_DATA_DIR"])
+    (output / "environment.json").write_text(json.dumps(dict(os.environ)))
+    mode = asked.get("mode", "train")
+    if mode == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: stop(model))
+    if mode == "fail":
+        print("about to fail")
+        return 3
+    if mode == "explain":
+        (ml / "output/failure").write_text("ValueError: lr is too large")
+        return 1
+    if mode == "forking":
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        (output / "child").write_text(str(child.pid))
+    rate = float(asked.get("lr", "0.01"))
+    for epoch in range(int(asked.get("epochs", "3"))):
+        quality = 1 - 0.5 ** (epoch + 1)
+        if mode != "silent":
+            print(metric_line(epoch, {"val/accuracy": quality * rate, "val/loss": 1 - quality * rate}))
+        time.sleep(float(asked.get("epoch_s", "0")))
+    (model / "weights.txt").write_text(f"trained with {rate}")
+    return 0
+
+
+def stop(model: Path) -> None:
+    (model / "weights.txt").write_text("stopped")
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
