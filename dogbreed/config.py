@@ -82,10 +82,11 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(text))
         except HydraException as error:
-            reason = str(error).splitlines()[0].partition("mismatch type")[0]
-            raise UserError(
-                f"can not read '{text}' ({reason.strip(' :')}): type KEY=VALUE, for example lr=0.01"
-            ) from None
+            key, equals, value = text.partition("=")
+            hint = (
+                f"""quote it: '{key}="{value}"'""" if equals and "(" not in value else "type KEY=VALUE, as in lr=0.01"
+            )
+            raise UserError(f"can not read '{text}' ({str(error).splitlines()[0]}); {hint}") from None
     return parsed
 
 

@@ -1,0 +1,253 @@
+"""A sweep from what is typed to the table, the files and the exit status.
+
+Most sweeps here train a stand-in of a few lines in place of a network: a real process under the real container
+contract, which reads its hyperparameters and prints metric lines. One sweep trains the real thing.
+"""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dogbreed.errors import UserError
+from launch import status, tune
+from launch.local import local_client
+
+STAND_IN = """
+import json, math, os, sys, time
+from pathlib import Path
+from dogbreed.objective import metric_line
+base = Path(os.environ["SAGEMAKER_BASE_DIR"])
+hp = json.loads((base / "input/config/hyperparameters.json").read_text())
+fixed = json.loads(hp["overrides"])
+lr = float(hp["lr"])
+if "seed=13" in fixed and lr > 0.01:
+    (base / "output/failure").write_text("this lr is too large for seed 13")
+    sys.exit(1)
+if "seed=14" in fixed:
+    sys.exit("nothing works with seed 14")
+for epoch in range(3):
+    print(metric_line(epoch, {"val/accuracy": 1 / (1 + abs(math.log10(lr) + 3)) * (epoch + 1) / 3}), flush=True)
+    time.sleep(20 if "seed=20" in fixed and lr > 0.003 else 0.02)
+"""
+SMALL = [
+    "model=timm",
+    "model.name=test_resnet",
+    "data.url='demo://?classes=2&train=6&valid=3&test=3&size=32'",
+    "epochs=1",
+]
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """Runs `launch.tune` in this process, jobs being the stand-in; returns its exit status."""
+    program = tmp_path / "stand_in.py"
+    program.write_text(STAND_IN)
+    command = (sys.executable, str(program))
+    monkeypatch.setattr(tune, "make_client", lambda name, root: local_client(root, command=command))
+    return lambda *typed: tune.main([*typed, f"backend.root={tmp_path}/outputs"])
+
+
+def results(tmp_path, name):
+    return json.loads((tmp_path / "outputs" / name / "results.json").read_text())
+
+
+def test_a_sweep_ends_with_a_table_files_a_picture_and_the_command_for_the_best(sweep, tmp_path, capsys):
+    assert sweep("lr=range", "batch_size=16,32", "name=first", "tuner.max_jobs=5", "epochs=7") == 0
+    printed = capsys.readouterr().out
+    assert "search lr" in printed and "at most 10 instance-hours" in printed
+    found = results(tmp_path, "first")
+    assert len(found["trials"]) == 5
+    objectives = [trial["objective"] for trial in found["trials"]]
+    assert objectives == sorted(objectives, reverse=True)
+    best = found["best"]
+    assert best == found["trials"][0]
+    assert f"best: {best['name']}" in printed
+    command = found["train_the_best"]
+    assert command[:3] == ["python", "-m", "dogbreed.train"]
+    assert {"epochs=7", f"lr={best['hyperparameters']['lr']}"} <= set(command)
+    with (tmp_path / "outputs/first/results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["val/accuracy"]) for row in rows] == objectives
+    assert (tmp_path / "outputs/first/sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert len(re.findall(r"\d/5  val/accuracy", printed)) == 5
+
+
+def test_the_same_seed_tries_the_same_points(sweep, tmp_path):
+    for name in ("one", "two"):
+        sweep("lr=range", f"name={name}", "tuner.max_jobs=3")
+    points = [sorted(t["hyperparameters"]["lr"] for t in results(tmp_path, name)["trials"]) for name in ("one", "two")]
+    assert points[0] == points[1]
+
+
+def test_one_failed_trial_is_shown_with_its_reason_and_the_sweep_goes_on(sweep, tmp_path, capsys):
+    assert sweep("lr=choice(0.001,0.1)", "seed=13", "name=mixed") == 0
+    trials = {trial["hyperparameters"]["lr"]: trial for trial in results(tmp_path, "mixed")["trials"]}
+    assert trials["0.001"]["status"] == "Completed"
+    assert (trials["0.1"]["status"], trials["0.1"]["objective"]) == ("Failed", None)
+    assert "too large for seed 13" in trials["0.1"]["reason"]
+    assert "too large for seed 13" in capsys.readouterr().out
+
+
+def test_when_all_fail_the_exit_status_is_1(sweep, tmp_path, capsys):
+    assert sweep("lr=choice(0.001,0.1)", "seed=14", "name=none") == 1
+    printed = capsys.readouterr().out
+    assert "nothing works with seed 14" in printed
+    assert "no trial gave a result" in printed
+
+
+def test_ctrl_c_stops_the_children_keeps_the_results_and_resuming_repeats_nothing(sweep, tmp_path, capsys):
+    typed = ["lr=choice(0.001,0.002,0.01,0.02,0.03,0.04)", "seed=20", "name=broken", "tuner.max_parallel_jobs=2"]
+
+    def interrupt():
+        log = tmp_path / "outputs" / "broken"
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            running = [p for p in log.glob("broken-*/log.txt") if "epoch=0" in p.read_text()]
+            if len(running) >= 3:
+                break
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert sweep(*typed) == 130
+    thread.join()
+    assert "go on with: python -m launch.tune resume=broken" in capsys.readouterr().out
+    before = results(tmp_path, "broken")
+    finished = {t["hyperparameters"]["lr"]: t["name"] for t in before["trials"] if t["status"] == "Completed"}
+    assert 0 < len(finished) < 6
+    assert not [t for t in before["trials"] if t["status"] in ("InProgress", "Stopping")]
+    (tmp_path / "stand_in.py").write_text(STAND_IN.replace("sleep(20", "sleep(0.02"))
+    assert sweep("resume=broken") == 0
+    after = results(tmp_path, "broken-r2")
+    assert sorted(t["hyperparameters"]["lr"] for t in after["trials"] if t["status"] == "Completed") == [
+        "0.001", "0.002", "0.01", "0.02", "0.03", "0.04",
+    ]  # fmt: skip
+    kept = {t["hyperparameters"]["lr"]: t["name"] for t in after["trials"]}
+    assert all(kept[lr] == name for lr, name in finished.items())
+    with pytest.raises(UserError, match=r"has its 6 trials: ask for more with tuner\.max_jobs"):
+        sweep("resume=broken-r2")
+
+
+def test_two_sweeps_at_once_do_not_disturb_each_other(sweep, tmp_path):
+    typed = ["lr=range", "tuner.max_jobs=3"]
+    client = tune.make_client("local", tmp_path / "outputs")
+    from launch.plan import make_plan
+    from launch.request import LOCAL_SITE, tuning_request
+
+    client.create_hyper_parameter_tuning_job(**tuning_request(make_plan([*typed, "name=other"]), LOCAL_SITE))
+    assert sweep(*typed, "name=mine") == 0
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        answer = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName="other")
+        if answer["HyperParameterTuningJobStatus"] == "Completed":
+            break
+        time.sleep(0.2)
+    assert answer["TrainingJobStatusCounters"]["Completed"] == 3
+    assert len(results(tmp_path, "mine")["trials"]) == 3
+
+
+def test_a_name_that_is_taken_and_a_sweep_that_is_not_there(sweep):
+    assert sweep("lr=range", "tuner.max_jobs=1", "name=taken") == 0
+    with pytest.raises(UserError, match=r"taken.*choose another name"):
+        sweep("lr=range", "tuner.max_jobs=1", "name=taken")
+    with pytest.raises(UserError, match="nosuch"):
+        sweep("resume=nosuch")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["lr=interval(1,0)"], "type 'lr=interval(0,1)'"),
+        (["lr=interval(0.1,0.1)"], "type 'lr=0.1'"),
+        (["model=resnet43", "lr=range"], "did you mean resnet34?"),
+        (["batch_size=" + ",".join(map(str, range(1, 32)))], "31 choices"),
+        (["nosuch=1", "lr=range"], "key 'nosuch' is unknown"),
+        (["name=under_score", "lr=range"], "HyperParameterTuningJobName"),
+        (["name=" + "x" * 33, "lr=range"], "HyperParameterTuningJobName"),
+        (["instance.type=ml.g5.xlarg", "lr=range"], "ml.g5.xlarge"),
+    ],
+)
+def test_a_mistake_starts_nothing(sweep, tmp_path, typed, message):
+    with pytest.raises(UserError) as error:
+        sweep(*typed)
+    assert message in str(error.value)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_unwritable_root_is_one_line(sweep, tmp_path):
+    (tmp_path / "outputs").write_text("a file, not a folder")
+    with pytest.raises(UserError, match="outputs"):
+        sweep("lr=range")
+
+
+def test_dry_run_prints_the_exact_request_alone_on_standard_output(capsys):
+    assert tune.main(["lr=range", "name=dry", "dry_run=true"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["HyperParameterTuningJobName"] == "dry"
+    assert "search lr" in printed.err
+
+
+def test_status_lists_sweeps_and_shows_one(sweep, tmp_path, capsys):
+    root = f"backend.root={tmp_path}/outputs"
+    assert status.main([root]) == 0
+    assert "nothing yet" in capsys.readouterr().out
+    sweep("lr=range", "tuner.max_jobs=2", "name=seen")
+    capsys.readouterr()
+    assert status.main([root]) == 0
+    assert re.search(r"seen .*sweep .*Completed .*2/2", capsys.readouterr().out)
+    assert status.main(["seen", root]) == 0
+    assert len(re.findall(r"00[12] .*Completed", capsys.readouterr().out)) == 2
+    trial = results(tmp_path, "seen")["trials"][0]["name"]
+    assert status.main([trial, root]) == 0
+    assert "val/accuracy" in capsys.readouterr().out
+    with pytest.raises(UserError, match="did you mean seen"):
+        status.main(["sen", root])
+
+
+def test_a_real_sweep_through_the_command_line(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "launch.tune",
+        *SMALL,
+        "lr=choice(0.001,0.01)",
+        "name=real",
+        f"backend.root={tmp_path}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "real" / "results.json").read_text())
+    assert [trial["status"] for trial in found["trials"]] == ["Completed", "Completed"]
+    assert all(0 <= trial["metrics"]["test/accuracy"] <= 1 for trial in found["trials"])
+    for trial in found["trials"]:
+        folder = tmp_path / "real" / trial["name"]
+        assert (folder / "output" / "model.tar.gz").is_file()
+        assert (folder / "ml" / "output" / "data" / "metrics.csv").is_file()
+        assert "demo://" in (folder / "log.txt").read_text()
+
+
+def test_own_data_without_pretrained_weights_fails_with_what_to_do(tmp_path):
+    folder = tmp_path / "dogs" / "train"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "x.jpg").write_bytes(b"")
+    command = [
+        sys.executable, "-m", "launch.tune", "lr=0.1,0.01", "data=folder", f"data.url={tmp_path}/dogs", "name=own",
+        f"backend.root={tmp_path}/outputs", "tuner.max_jobs=1",
+    ]  # fmt: skip
+    environ = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environ, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 1
+    assert "model.weights=PATH.safetensors" in done.stdout.replace("\n", " ")

@@ -1,0 +1,162 @@
+"""One training from the command line's overrides to the files it leaves."""
+
+import asyncio
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dogbreed import ImageClassifier
+from dogbreed.config import compose, settle
+from dogbreed.errors import UserError
+from dogbreed.objective import read_metrics
+from dogbreed.train import main, train
+
+DEMO = "data.url='demo://?classes=3&train=12&valid=6&test=6&size=32'"
+TINY = ["model=timm", "model.name=test_resnet", DEMO, "batch_size=8", "trainer=cpu"]
+
+
+def run(tmp_path, *overrides):
+    return train(settle(compose("train", [*TINY, f"output_dir={tmp_path}", *overrides])))
+
+
+def without_times(results):
+    return {key: value for key, value in results.items() if key not in ("seconds", "name", "checkpoint")}
+
+
+def test_what_a_training_leaves(tmp_path, capsys):
+    results = run(tmp_path, "epochs=2", "name=first")
+    printed = capsys.readouterr().out
+    lines = [read_metrics(line) for line in printed.splitlines() if line.startswith("metrics ")]
+    assert [line["epoch"] for line in lines] == [0, 1, results["best_epoch"]]
+    assert lines[-1]["val/accuracy"] == max(line["val/accuracy"] for line in lines)
+    assert lines[-1]["test/accuracy"] == pytest.approx(results["test"]["test/accuracy"], rel=1e-5)
+    assert "top5_accuracy" in printed and "first: test_resnet on demo://" in printed
+    assert json.loads((tmp_path / "results.json").read_text())["epochs"].keys() == {"0", "1"}
+    assert all(row["class"].endswith(f".{row['name']}") and 0 <= row["accuracy"] <= 1 for row in results["classes"])
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["name"] == "test_resnet"
+    with (tmp_path / "metrics.csv").open() as file:
+        epochs = [row for row in csv.DictReader(file) if row["val/accuracy"]]
+    assert [float(row["val/loss"]) for row in epochs] == pytest.approx(
+        [line["val/loss"] for line in lines[:2]], rel=1e-5
+    )
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    best = ImageClassifier.load_from_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
+    assert len(best.classes) == 3
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    assert not list((tmp_path / "checkpoints").glob(".*.part"))
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
+    first, second = (without_times(run(tmp_path / name, "epochs=1")) for name in ("a", "b"))
+    assert first == second
+    assert without_times(run(tmp_path / "c", "epochs=1", "seed=1"))["epochs"] != first["epochs"]
+
+
+def test_a_resumed_training_goes_on_as_if_it_had_never_stopped(tmp_path):
+    straight = run(tmp_path / "straight", "epochs=3", "scheduler=none")
+    run(tmp_path / "begun", "epochs=1", "scheduler=none")
+    resumed = run(
+        tmp_path / "resumed", "epochs=3", "scheduler=none", f"resume_from={tmp_path}/begun/checkpoints/last.ckpt"
+    )
+    for epoch in (1, 2):
+        assert resumed["epochs"][epoch] == pytest.approx(straight["epochs"][epoch], rel=1e-5)
+
+
+def test_sigterm_stops_cleanly_with_a_checkpoint_to_go_on_from(tmp_path):
+    command = [sys.executable, "-m", "dogbreed.train", *TINY, "epochs=500", f"output_dir={tmp_path}", "scheduler=none"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("metrics epoch=1"):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+        assert process.wait(timeout=30) == 143
+    assert "stopped by SIGTERM" in rest and "resume_from=" in rest
+    assert "Traceback" not in rest
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["epoch"] >= 1 and state["optimizer_states"]
+    results = run(
+        tmp_path, f"epochs={state['epoch'] + 2}", "scheduler=none", f"resume_from={tmp_path}/checkpoints/last.ckpt"
+    )
+    assert max(results["epochs"]) == state["epoch"] + 1
+
+
+def test_trainer_debug_runs_a_batch_of_everything(tmp_path, capsys):
+    results = train(settle(compose("train", [*TINY[:-1], "trainer=debug", f"output_dir={tmp_path}"])))
+    assert results["test"]["test/loss"] > 0
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_unreadable_pictures_are_left_out_and_named(tmp_path, demo_folder, caplog):
+    first = sorted((demo_folder / "train").rglob("*.jpg"))[0]
+    first.write_text("not a picture")
+    results = run(tmp_path / "out", "data=folder", f"data.url={demo_folder}", "model.weights=random", "epochs=1")
+    assert list(results["bad_images"]) == [str(first.relative_to(demo_folder))]
+    with pytest.raises(UserError, match=first.name):
+        run(tmp_path / "out", "data=folder", f"data.url={demo_folder}", "model.weights=random", "data.bad_images=raise")
+
+
+@pytest.fixture
+def demo_folder(tmp_path):
+    """A folder of class folders with a few generated pictures."""
+    from dogbreed.data.store import open_store
+
+    store = open_store("demo://?classes=2&train=6&valid=2&test=2&size=32", None)
+    for entry in store.entries():
+        path = tmp_path / "pictures" / entry.key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(asyncio.run(store.fetch(entry.key)))
+    return tmp_path / "pictures"
+
+
+def test_own_pictures_are_never_trained_from_random_weights_unasked(tmp_path, demo_folder, monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
+    with pytest.raises(UserError, match=r"model\.weights=PATH\.safetensors"):
+        run(tmp_path / "out", "data=folder", f"data.url={demo_folder}")
+
+
+def test_a_diverged_training_is_ended_and_says_why(tmp_path, caplog):
+    results = run(tmp_path, "epochs=30", "lr=1e20", "optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false")
+    assert "diverged" in caplog.text
+    assert len(results["epochs"]) < 30
+
+
+def test_an_output_folder_that_can_not_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="can not be written"):
+        run(tmp_path / "file" / "out")
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="resume_from=/no/such"):
+        run(tmp_path, "resume_from=/no/such")
+
+
+def test_a_mistake_on_the_command_line_is_one_line_and_status_2():
+    done = subprocess.run(
+        [sys.executable, "-m", "dogbreed.train", "model=resnet43"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: model 'resnet43' is unknown; did you mean resnet34?")
+    assert done.stderr.count("\n") == 1
+
+
+def test_main_returns_0(tmp_path):
+    started = time.monotonic()
+    assert main([*TINY, "epochs=1", f"output_dir={tmp_path}"]) == 0
+    assert time.monotonic() - started < 60
+    assert Path(tmp_path, "results.json").is_file()
