@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.config import check, choices, compose, parse, settle, unknown_choice
 from dogbreed.errors import UserError
+from launch.settings import check_settings
 from launch.space import Range, encode, split_overrides
 
-LAUNCHER_KEYS = frozenset({"search", "tuner", "backend", "instance", "sweep", "dry_run", "resume", "name"})
+LAUNCHER_KEYS = frozenset(
+    {"search", "tuner", "backend", "instance", "sweep", "dry_run", "resume", "from_tuning", "name"}
+)
 """Keys at the top of the config that the launcher reads itself; no job gets an override of them."""
 
 PATH_KEYS = ("data.url", "model.weights")
@@ -63,16 +66,22 @@ def make_plan(overrides: Sequence[str]) -> Plan:
     typed = _with_experiment(overrides)
     plain = [o for o in typed if not _is_sweep(o)]
     cfg = compose("tune", plain)
+    check_settings(cfg)
     declared = {str(key): str(value) for key, value in cfg.search.items()}
     fixed, ranges = split_overrides(typed, declared, choices, lambda key: isinstance(_value(cfg, key), int))
     _check_ranges(ranges)
     first = [f"{r.key}={r.values[0]}" for r in ranges]
     cfg = settle(compose("tune", [*fixed, *first]))
     _check_values(cfg, ranges)
-    job_overrides = [text for text in fixed if _root(text) not in LAUNCHER_KEYS] + _absolute_paths(cfg, ranges)
+    job_overrides = for_the_job(fixed) + absolute_paths(cfg, {r.key for r in ranges})
     max_jobs = _max_jobs(cfg, ranges)
     parallel = min(int(cfg.tuner.max_parallel_jobs), max_jobs)
     return Plan(str(cfg.name), tuple(job_overrides), tuple(ranges), cfg, max_jobs, parallel)
+
+
+def for_the_job(overrides: Sequence[str]) -> list[str]:
+    """Returns those `overrides` that say what a job does; the others steer the launcher."""
+    return [text for text in overrides if _root(text) not in LAUNCHER_KEYS]
 
 
 def _with_experiment(overrides: Sequence[str]) -> list[str]:
@@ -124,9 +133,8 @@ def _check_values(cfg: DictConfig, ranges: Sequence[Range]) -> None:
             check(trial)
 
 
-def _absolute_paths(cfg: DictConfig, ranges: Sequence[Range]) -> list[str]:
-    """Returns overrides that make paths absolute: a job runs in a folder of its own."""
-    searched = {r.key for r in ranges}
+def absolute_paths(cfg: DictConfig, searched: Collection[str] = ()) -> list[str]:
+    """Returns overrides that make paths absolute, but for keys that are searched: a job runs in a folder of its own."""
     found = []
     for key in PATH_KEYS:
         value = str(OmegaConf.select(cfg, key))
@@ -138,9 +146,6 @@ def _absolute_paths(cfg: DictConfig, ranges: Sequence[Range]) -> list[str]:
 
 def _max_jobs(cfg: DictConfig, ranges: Sequence[Range]) -> int:
     tuner, all_points = cfg.tuner, combinations(ranges)
-    for key in ("max_jobs", "max_parallel_jobs"):
-        if tuner[key] is not None and (not isinstance(tuner[key], int) or tuner[key] < 1):
-            raise UserError(f"tuner.{key}={tuner[key]}: must be a whole number of at least 1")
     if tuner.strategy == "Grid":
         intervals = [r.key for r in ranges if r.kind != "Categorical"]
         if intervals:
