@@ -64,8 +64,8 @@ class Order:
         """Returns this process's batches of an epoch in order, each int64 (B,) positions in the split.
 
         Every picture is in exactly one batch of one process, and no batch exceeds `batch_size`. What does not fill
-        the last round of batches is shared evenly among the last two: a batch of one picture, on which batch norm
-        fails, or a process without a batch, at which the others would wait for ever, does not come about.
+        the last round of batches is shared evenly among the last two, so that from a batch size of 3 on none holds a
+        single picture, on which batch norm fails, and no process waits for ever for the batches of another.
         """
         order = np.arange(self.num_pictures, dtype=np.int64)
         if self.shuffle:
