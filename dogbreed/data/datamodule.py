@@ -218,7 +218,11 @@ class ImageDataModule(pl.LightningDataModule):
             torch.tensor(values, device=batch.images.device).mul_(255).view(3, 1, 1)
             for values in (target.mean, target.std)
         )
-        return batch._replace(images=batch.images.to(torch.float32).sub_(mean).div_(std))
+        images = batch.images.to(torch.float32).sub_(mean).div_(std)
+        if self.trainer is not None:
+            # Lightning casts a batch to the model's own precision before this hook, when it still was uint8.
+            images = self.trainer.precision_plugin.convert_input(images)
+        return batch._replace(images=images)
 
     def teardown(self, stage: str) -> None:
         """Ends the worker processes."""
