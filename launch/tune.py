@@ -49,6 +49,8 @@ def main(overrides: list[str]) -> int:
         plan = make_plan(overrides)
         cfg, request = plan.cfg, tuning_request(plan, LOCAL_SITE)
         _print_plan(plan, out)
+        if not cfg.dry_run:
+            _check_files(cfg, out)
     if problems := check_request(OPERATION, request):
         raise UserError("\n       ".join(problems))
     if cfg.dry_run:
@@ -63,6 +65,21 @@ def _print_plan(plan: Plan, out: Console) -> None:
     if plan.cfg.dry_run:
         out = Console(stderr=True, highlight=False)
     out.print(plan_table(plan))
+
+
+def _check_files(cfg: DictConfig, out: Console) -> None:
+    """Looks at what every trial would need of this machine's files: better one error here than one a trial."""
+    from dogbreed.data.index import SPLITS, build_index
+    from dogbreed.data.store import open_store
+
+    url, weights = str(cfg.data.url), str(cfg.model.weights)
+    if weights not in ("hub", "random") and "://" not in weights and not Path(weights).expanduser().is_file():
+        raise UserError(f"model.weights={weights}: no such file (or type hub or random)")
+    if url.startswith("s3://"):
+        return  # the job lists it, with the job's own credentials
+    index = build_index(open_store(url).entries(), url, seed=cfg.data.seed, valid_fraction=0.1, test_fraction=0.1)
+    counts = ", ".join(f"{len(index.splits.get(name, ()))} {name}" for name in SPLITS)
+    out.print(f"{len(index.classes)} classes; pictures: {counts}", soft_wrap=True)
 
 
 def _resume(cfg: DictConfig, name: str, more: bool) -> dict[str, Any]:

@@ -184,6 +184,21 @@ def test_a_mistake_starts_nothing(sweep, tmp_path, typed, message):
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["data=folder", "data.url=/no/such/place"], "/no/such/place"),
+        (["data=folder", "data.url={folder}"], "no pictures"),
+        (["model.weights=/no/such.pth"], "model.weights=/no/such.pth: no such file"),
+    ],
+)
+def test_files_that_are_not_there_are_missed_before_anything_starts(sweep, tmp_path, typed, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=re.escape(message)):
+        sweep("lr=range", *[word.format(folder=tmp_path / "empty") for word in typed])
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_an_unwritable_root_is_one_line(sweep, tmp_path):
     (tmp_path / "outputs").write_text("a file, not a folder")
     with pytest.raises(UserError, match="outputs"):
