@@ -70,9 +70,9 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     root = tmp_path_factory.mktemp("s3")
     server = S3Server(f"http://127.0.0.1:{port}", root)
     keys = f"{server.access_key},{server.secret_key}"
-    options = ["--addr", f"127.0.0.1:{port}", "--auth-key", keys, "--vfs-cache-mode", "off", "--dir-cache-time", "0s"]
+    options = ["--addr", f"127.0.0.1:{port}", "--auth-key", keys, "--vfs-cache-mode", "off", "--copy-links"]
     process = subprocess.Popen(
-        [rclone, "serve", "s3", str(root), *options],
+        [rclone, "serve", "s3", str(root), *options, "--dir-cache-time", "0s"],
         env={**os.environ, "RCLONE_CONFIG": os.devnull},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -63,7 +63,9 @@ def test_etag_follows_a_change(tmp_path: Path) -> None:
     assert next(iter(store.entries())).etag != before.etag
 
 
-@pytest.mark.parametrize("key", ["a b.jpg", "ü+x.jpg", "p%20q.jpg", "h#1.jpg", "q?x.jpg", "日本/犬.jpg", "it's & [1].jpg"])
+@pytest.mark.parametrize(
+    "key", ["a b.jpg", "ü+x.jpg", "p%20q.jpg", "h#1.jpg", "q?x.jpg", "日本/犬.jpg", "it's & [1].jpg"]
+)
 def test_any_name_can_be_read(tmp_path: Path, key: str) -> None:
     (tmp_path / key).parent.mkdir(exist_ok=True)
     (tmp_path / key).write_bytes(key.encode())
