@@ -98,7 +98,10 @@ def _settled(folder: Path) -> Json:
 
 def _failed(folder: Path, state: Json) -> Json:
     """Returns the state of a job whose supervisor ended without a last word."""
-    reason = "InternalServerError: its supervisor process ended without a word (killed, or the machine stopped)"
+    log = folder / (TUNER_LOG if is_tuning(folder) else LOG)
+    reason = (
+        f"InternalServerError: its supervisor process ended without a word (killed, or the machine stopped); see {log}"
+    )
     if not state:
         reason = f"InternalServerError: {folder / STATE} can not be read"
     seen = [entry.stat().st_mtime for name in (STATE, LOG, TUNER_LOG) if (entry := folder / name).exists()]
@@ -107,6 +110,7 @@ def _failed(folder: Path, state: Json) -> Json:
         **state,
         "status": "Failed",
         "secondary": "Failed",
+        "stopped_by": "lost",
         "failure": reason,
         "ended": ended,
         "modified": ended,

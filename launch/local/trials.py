@@ -15,8 +15,8 @@ from launch.local.state import FINAL, TRAINING, is_job, look, new_state
 
 OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"
 """The hyperparameter by which AMT tells a job what it is judged by."""
-INTERRUPTED = frozenset({"sweep_stopped"})
-"""Kinds of stop after which a resumed tuning job tries the point again."""
+INTERRUPTED = frozenset({"sweep_stopped", "terminated", "lost"})
+"""Kinds of stop that say nothing about the point: a resumed tuning job tries it again."""
 
 _TRIAL_NAME = re.compile(r"(.+)-\d{3,}-[0-9a-f]{8}")
 _SHARED_FIELDS = (
