@@ -85,7 +85,7 @@ def _tuning_config(plan: Plan) -> dict[str, Any]:
     limits = {"MaxNumberOfTrainingJobs": plan.max_jobs, "MaxParallelTrainingJobs": plan.max_parallel_jobs}
     if tuner.max_hours is not None:
         limits["MaxRuntimeInSeconds"] = round(tuner.max_hours * 3600)
-    config = {
+    config: dict[str, Any] = {
         "Strategy": str(tuner.strategy),
         "HyperParameterTuningJobObjective": {
             "Type": str(objective.goal).capitalize(),
