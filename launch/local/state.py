@@ -56,8 +56,11 @@ def is_tuning(folder: Path) -> bool:
 
 
 def is_job(folder: Path) -> bool:
-    """Returns whether the folder holds a job at all."""
-    return (folder / REQUEST).exists()
+    """Returns whether the folder holds a job at all; one that may not be looked into holds none."""
+    try:
+        return (folder / REQUEST).exists()
+    except OSError:
+        return False
 
 
 def look(folder: Path) -> Json:

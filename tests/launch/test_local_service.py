@@ -266,6 +266,24 @@ def test_half_written_folders_break_no_list(client, tmp_path):
     assert job["TrainingJobStatus"] == "Failed"
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_a_folder_that_may_not_be_looked_into_breaks_no_list(client, tmp_path):
+    put_training(tmp_path / "mine")
+    put_training(tmp_path / "theirs")
+    (tmp_path / "theirs").chmod(0)
+    assert training_names(client) == ["mine"]
+    (tmp_path / "theirs").chmod(0o755)
+
+
+def test_a_circle_of_warm_starts_ends(client, tmp_path):
+    for name, parent in (("one", "two"), ("two", "one")):
+        put_tuning(tmp_path / name, objectives=[0.5])
+        request = json.loads((tmp_path / name / "request.json").read_text())
+        (tmp_path / name / "request.json").write_text(json.dumps(request | {"WarmStartConfig": warm_start(parent)}))
+    job = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName="one")
+    assert job["OverallBestTrainingJob"]["TuningJobName"] in {"one", "two"}
+
+
 def test_metrics_cut_short_are_left_out(client, tmp_path):
     put_training(tmp_path / "cut")
     (tmp_path / "cut/metrics.jsonl").write_text('{"name": "val/accuracy", "val')
