@@ -36,6 +36,12 @@ class Trial:
     metrics: dict[str, float] = field(default_factory=dict)
     """Last value of every metric."""
 
+    def is_finished(self, early_stopping: bool) -> bool:
+        """Whether a resumed sweep need not train it again; with early stopping, a stopped trial has had its chance."""
+        return self.status == "Completed" or (
+            early_stopping and self.status == "Stopped" and self.objective is not None
+        )
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -50,6 +56,8 @@ class Sweep:
     trials: tuple[Trial, ...]
     """In the order of their creation."""
     reason: str = ""
+    early_stopping: bool = False
+    """Whether trials are stopped for being behind the others."""
     log_keys: frozenset[str] = frozenset()
     """Keys that are searched on a logarithmic scale."""
 
@@ -80,9 +88,13 @@ def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
     """
     described = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
     config = described["HyperParameterTuningJobConfig"]
+    early = config["Strategy"] == "Hyperband" or config.get("TrainingJobEarlyStoppingType") == "Auto"
     keys = json.loads(described["TrainingJobDefinition"]["StaticHyperParameters"].get(KEYS, "{}"))
     pages = client.get_paginator("list_training_jobs_for_hyper_parameter_tuning_job").paginate(
-        HyperParameterTuningJobName=name, SortBy="CreationTime", SortOrder="Ascending"
+        HyperParameterTuningJobName=name,
+        SortBy="CreationTime",
+        SortOrder="Ascending",
+        PaginationConfig={"PageSize": 100},
     )
     jobs = [job for page in pages for job in page["TrainingJobSummaries"]]
     trials = [_trial(client, job, keys, metrics) for job in jobs]
@@ -90,7 +102,7 @@ def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
     if warm.get("WarmStartType") == "IdenticalDataAndAlgorithm":
         for parent in warm["ParentHyperParameterTuningJobs"]:
             earlier = read_sweep(client, parent["HyperParameterTuningJobName"], metrics).trials
-            trials = [trial for trial in earlier if trial.status == "Completed"] + trials
+            trials = [trial for trial in earlier if trial.is_finished(early)] + trials
     return Sweep(
         name=name,
         status=described["HyperParameterTuningJobStatus"],
@@ -99,6 +111,7 @@ def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
         max_jobs=config["ResourceLimits"].get("MaxNumberOfTrainingJobs", len(jobs)) + len(trials) - len(jobs),
         trials=tuple(trials),
         reason=described.get("FailureReason", ""),
+        early_stopping=early,
         log_keys=frozenset(keys.get(name, name) for name in _log_names(config["ParameterRanges"])),
     )
 

@@ -90,7 +90,7 @@ def _resume(cfg: DictConfig, name: str, more: bool) -> dict[str, Any]:
         described = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
     if not sweep.ended:
         raise UserError(f"sweep {name} is still {sweep.status}: wait, or stop it with Ctrl-C where it runs")
-    finished = sum(trial.status == "Completed" for trial in sweep.trials)
+    finished = sum(trial.is_finished(sweep.early_stopping) for trial in sweep.trials)
     left = (int(cfg.tuner.max_jobs) if more else sweep.max_jobs) - finished
     if left < 1:
         raise UserError(f"sweep {name} has its {finished} trials: ask for more with tuner.max_jobs={finished + 4}")
