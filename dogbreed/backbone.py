@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.data.config import resolve_model_data_config
 from timm.models import load_state_dict
 from torch import nn
 
@@ -123,7 +124,7 @@ def train_head_only(net: nn.Module) -> None:
 
 def data_config(net: nn.Module) -> dict[str, Any]:
     """Returns what `net` expects of a picture: input_size, mean, std, interpolation, crop_pct, as timm has it."""
-    config = timm.data.resolve_model_data_config(net)
+    config = resolve_model_data_config(net)
     return {key: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
             for key, value in config.items()}  # fmt: skip
 

@@ -82,6 +82,6 @@ class LastCheckpoint(Checkpoint):
 
     def save(self, trainer: pl.Trainer) -> None:
         """Saves now; under DDP all processes must call it."""
-        if not trainer.fast_dev_run:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.path)
             self._saved_at, self._saved_step = time.monotonic(), trainer.global_step

@@ -6,6 +6,7 @@ the same thing everywhere and a mistake gives the same single line.
 
 from __future__ import annotations
 
+import math
 import secrets
 import sys
 import time
@@ -124,8 +125,8 @@ def check(cfg: DictConfig) -> None:
     """
     for key, (kind, low, high) in NUMBERS.items():
         value = _select(cfg, key)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or (kind is int and value != int(value)) or not low <= value <= high:
+        number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+        if not low <= number <= high or (kind is int and number != int(number)):
             bounds = f"of at least {low}" if high == float("inf") else f"from {low} to {high}"
             raise UserError(f"{key}={value}: must be a {'whole ' if kind is int else ''}number {bounds}")
     for key, allowed in CHOICES.items():

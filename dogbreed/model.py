@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import get_method, instantiate
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
@@ -84,7 +85,7 @@ class ImageClassifier(pl.LightningModule):
         self.net = backbone.create(model, len(classes), weights, model_kwargs)
         self.data_config = backbone.data_config(self.net)
         if channels_last:
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.net.to(memory_format=torch.channels_last)
         backbone.freeze_backbone(self.net, frozen=finetune != "full")
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.metrics = nn.ModuleDict({f"{stage}_metrics": self._metrics(stage) for stage in ("train", "val", "test")})
@@ -187,7 +188,7 @@ class ImageClassifier(pl.LightningModule):
         self.per_class.reset()
         self.per_class_f1.reset()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Returns the optimizer over backbone and head groups, and its schedule by step."""
         hp = self.hparams
         body, head = backbone.split_parameters(self.net)

@@ -130,7 +130,7 @@ def _tell(sweep: Sweep, told: set[str], seen: set[str] | None, out: Console) -> 
 
 
 def follow_training(
-    client: Any, name: str, log: LogTail, out: Console, poll_s: float, detach: bool = False
+    client: Any, name: str, log: LogTail, out: Console, *, poll_s: float, detach: bool = False
 ) -> tuple[dict[str, Any] | None, signal.Signals | None]:
     """Follows training job `name` to its end: what it is doing, and its log. Signals as in `follow`.
 

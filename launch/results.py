@@ -38,6 +38,12 @@ class Trial:
     billable_s: float | None = None
     """What AWS charges for, all instances together; None where that was not asked or is not known yet."""
 
+    def is_finished(self, early_stopping: bool) -> bool:
+        """Whether a resumed sweep need not train it again; with early stopping, a stopped trial has had its chance."""
+        return self.status == "Completed" or (
+            early_stopping and self.status == "Stopped" and self.objective is not None
+        )
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -52,6 +58,8 @@ class Sweep:
     trials: tuple[Trial, ...]
     """In the order of their creation."""
     reason: str = ""
+    early_stopping: bool = False
+    """Whether trials are stopped for being behind the others."""
     log_keys: frozenset[str] = frozenset()
     """Keys that are searched on a logarithmic scale."""
     fixed: tuple[str, ...] = ()
@@ -67,10 +75,8 @@ class Sweep:
     @property
     def billable_hours(self) -> float:
         """Instance-hours that AWS charges for its own trials; of running ones, those until now."""
-        seconds = [
-            t.billable_s if t.billable_s is not None else (t.seconds or 0) * self.instances for t in self.own_trials
-        ]
-        return sum(seconds) / 3600
+        running = [(trial.seconds or 0) * self.instances for trial in self.own_trials if trial.billable_s is None]
+        return (sum(running) + sum(trial.billable_s or 0 for trial in self.own_trials)) / 3600
 
     @property
     def ranked(self) -> list[Trial]:
@@ -102,8 +108,12 @@ def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
     definition = described["TrainingJobDefinition"]
     static = definition.get("StaticHyperParameters", {})
     keys = json.loads(static.get(KEYS, "{}"))
+    early = config["Strategy"] == "Hyperband" or config.get("TrainingJobEarlyStoppingType") == "Auto"
     pages = client.get_paginator("list_training_jobs_for_hyper_parameter_tuning_job").paginate(
-        HyperParameterTuningJobName=name, SortBy="CreationTime", SortOrder="Ascending"
+        HyperParameterTuningJobName=name,
+        SortBy="CreationTime",
+        SortOrder="Ascending",
+        PaginationConfig={"PageSize": 100},
     )
     jobs = [job for page in pages for job in page["TrainingJobSummaries"]]
     trials = [_trial(client, job, keys, metrics) for job in jobs]
@@ -111,7 +121,7 @@ def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
     if warm.get("WarmStartType") == "IdenticalDataAndAlgorithm":
         for parent in warm["ParentHyperParameterTuningJobs"]:
             earlier = read_sweep(client, parent["HyperParameterTuningJobName"], metrics).trials
-            trials = [trial for trial in earlier if trial.status == "Completed"] + trials
+            trials = [trial for trial in earlier if trial.is_finished(early)] + trials
     return Sweep(
         name=name,
         status=described["HyperParameterTuningJobStatus"],
@@ -120,6 +130,7 @@ def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
         max_jobs=config["ResourceLimits"].get("MaxNumberOfTrainingJobs", len(jobs)) + len(trials) - len(jobs),
         trials=tuple(trials),
         reason=described.get("FailureReason", ""),
+        early_stopping=early,
         log_keys=frozenset(keys.get(name, name) for name in _log_names(config["ParameterRanges"])),
         fixed=tuple(json.loads(static.get(OVERRIDES, "[]"))),
         instances=_instances(definition),

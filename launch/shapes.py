@@ -58,7 +58,7 @@ def check_shape(shape: Any, value: Any, path: str = "") -> list[str]:
         for key, item in value.items():
             problems += check_shape(shape.key, key, f"{path}[{key!r}] (its name)")
             problems += check_shape(shape.value, item, f"{path}[{key!r}]")
-    elif shape.type_name == "string":
+    elif shape.type_name == "string" and not problems:
         problems += _check_text(shape, value, path)
     return problems
 

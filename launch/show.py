@@ -83,7 +83,8 @@ def sweep_table(sweep: Sweep) -> Table:
 
 def trial_line(trial: Trial, done: int, sweep: Sweep) -> str:
     """Returns the line printed when a trial ends: `3/6  val/accuracy 0.8125  lr=0.00123  21 s`."""
-    what = f"{sweep.metric} {decimal(trial.objective)}" if trial.objective is not None else trial.status
+    what = "" if trial.objective is None else f"{sweep.metric} {decimal(trial.objective)}"
+    what = what if trial.status == "Completed" else f"{trial.status} {what}".rstrip()
     values = " ".join(f"{key}={brief(value)}" for key, value in trial.hyperparameters.items())
     reason = f"  {explain_failure(trial.reason)}" if trial.reason else ""
     return f"{done:>3}/{sweep.max_jobs}  {what}  {values}  {duration(trial.seconds)}{reason}"

@@ -18,6 +18,7 @@ from launch.archive import code_archive, code_key
 from launch.definition import LOCAL_SITE, Site
 from launch.errors import api_errors
 from launch.managed import wants_managed_rules
+from launch.preflight import check_reachable
 
 INSTALL_SDK = "install it: pip install 'dogbreed[sagemaker]'"
 
@@ -58,36 +59,6 @@ def find_site(cfg: DictConfig, app: Path | None = None) -> tuple[Site, Callable[
             session.put(bucket, key, archive)
 
     return site, upload
-
-
-def check_reachable(cfg: DictConfig) -> None:
-    """Checks that a job at AWS can reach the pictures, the weights and its requirements.
-
-    Raises:
-        UserError: it can not; the message says what to type.
-    """
-    url, weights, backend = str(cfg.data.url), str(cfg.model.weights), cfg.backend
-    if not url.startswith(("s3://", "demo://")):
-        raise UserError(
-            f"data.url={url} is a folder of this machine, which a job at AWS can not read: "
-            f"aws s3 sync {url} s3://BUCKET/PREFIX, then data=s3 data.url=s3://BUCKET/PREFIX"
-        )
-    if weights not in ("hub", "random") and not weights.startswith("s3://"):
-        raise UserError(
-            f"model.weights={weights} is a file of this machine, which a job at AWS can not read: "
-            f"aws s3 cp {weights} s3://BUCKET/PREFIX/, then model.weights=s3://BUCKET/PREFIX/{Path(weights).name}"
-        )
-    if not backend.network_isolation:
-        return
-    if backend.image is None:
-        raise UserError(
-            "backend.network_isolation=true: nothing can be installed in the job; "
-            "give backend.image=URI of an image that holds what requirements.txt lists"
-        )
-    if url.startswith("s3://") and backend.input_mode is None:
-        raise UserError("backend.network_isolation=true: jobs can not stream; add backend.input_mode=FastFile or File")
-    if weights == "hub":
-        raise UserError("backend.network_isolation=true: the hub can not be reached; give model.weights=s3://... too")
 
 
 class Account:
@@ -227,8 +198,8 @@ def _sdk_session(boto: Any, account: str, backend: DictConfig) -> Any:
         from sagemaker.core.helper.session_helper import Session
     except ImportError:
         raise UserError(
-            f"{', '.join(missing)} not given, and the SageMaker SDK, which would know, is not installed: {INSTALL_SDK}, "
-            "or give them"
+            f"{', '.join(missing)} not given, and the SageMaker SDK, which would know, is not installed: "
+            f"{INSTALL_SDK}, or give them"
         ) from None
     name = backend.bucket or f"sagemaker-{boto.region_name}-{account}"
     return Session(boto_session=boto, default_bucket=str(name))

@@ -53,7 +53,7 @@ def _watch(client: Any, cfg: DictConfig, name: str, out: Console) -> int:
         if left and not (sweep and sweep.ended):
             return say_detached(cfg, name, left, out)
         return finish_sweep(client, cfg, name, out)
-    job, left = follow_training(client, name, open_log(cfg.backend, name), out, poll_s, detach=True)
+    job, left = follow_training(client, name, open_log(cfg.backend, name), out, poll_s=poll_s, detach=True)
     if job is None or left:
         return say_detached(cfg, name, left, out) if left else 1
     return finish_training(job, cfg, out)

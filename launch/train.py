@@ -31,6 +31,7 @@ from launch.follow import POLL_S, follow_training
 from launch.limits import check_request
 from launch.logs import open_log
 from launch.plan import absolute_paths, for_the_job
+from launch.preflight import check_files
 from launch.request import training_request
 from launch.results import read_sweep
 from launch.settings import check_settings
@@ -47,6 +48,8 @@ def main(overrides: list[str]) -> int:
     check_settings(typed)
     chosen = merge(_best_of(typed), overrides) if typed.from_tuning else list(overrides)
     cfg = settle(compose("training", chosen))
+    if not cfg.dry_run:
+        check_files(cfg, out)
     fixed = for_the_job(chosen) + absolute_paths(cfg)
     site, upload = find_site(cfg)
     request = training_request(cfg, fixed, site)
@@ -99,7 +102,7 @@ def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) ->
     client.create_training_job(**request)
     out.print(f"\nstarted {name}; look from elsewhere with: {shlex.join(command(cfg, 'status', name))}", soft_wrap=True)
     log = open_log(cfg.backend, name)
-    job, stopped = follow_training(client, name, log, out, POLL_S[cfg.backend.name], detach=at_aws)
+    job, stopped = follow_training(client, name, log, out, poll_s=POLL_S[cfg.backend.name], detach=at_aws)
     if job is None or (stopped and at_aws):
         return say_detached(cfg, name, stopped, out) if stopped else 1
     status = finish_training(job, cfg, out)

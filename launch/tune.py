@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig
@@ -32,6 +31,7 @@ from launch.finish import command, finish_sweep, say_detached
 from launch.follow import POLL_S, follow
 from launch.limits import check_request
 from launch.plan import Plan, make_plan
+from launch.preflight import check_files
 from launch.request import resume_request, tuning_request
 from launch.results import read_sweep
 from launch.settings import check_settings
@@ -45,7 +45,7 @@ def main(overrides: list[str]) -> int:
     """Runs one sweep; returns 0, 1 where no trial gave a result, or 128 + the signal that stopped it."""
     out = console()
     resumed = next((o.partition("=")[2] for o in overrides if o.startswith("resume=")), None)
-    upload: Callable[[], None] = lambda: None
+    upload = None
     if resumed:
         cfg = compose("tune", overrides)
         check_settings(cfg)
@@ -54,6 +54,8 @@ def main(overrides: list[str]) -> int:
         plan = make_plan(overrides)
         cfg = plan.cfg
         _print_plan(plan, out)
+        if not cfg.dry_run:
+            check_files(cfg, out)
         site, upload = find_site(cfg)
         request = tuning_request(plan, site)
     if problems := check_request(OPERATION, request):
@@ -61,7 +63,8 @@ def main(overrides: list[str]) -> int:
     if cfg.dry_run:
         print(json.dumps(request, indent=2, ensure_ascii=False))
         return 0
-    upload()
+    if upload:
+        upload()
     with api_errors(cfg):
         return _run(make_client(cfg.backend), cfg, request, out)
 
@@ -83,7 +86,7 @@ def _resume(cfg: DictConfig, name: str, more: bool) -> dict[str, Any]:
         tags = [tag for page in pages for tag in page["Tags"] if not tag["Key"].startswith("aws:")]
     if not sweep.ended:
         raise UserError(f"sweep {name} is still {sweep.status}: wait, or stop it: python -m launch.stop {name}")
-    finished = sum(trial.status == "Completed" for trial in sweep.trials)
+    finished = sum(trial.is_finished(sweep.early_stopping) for trial in sweep.trials)
     left = (int(cfg.tuner.max_jobs) if more else sweep.max_jobs) - finished
     if left < 1:
         raise UserError(f"sweep {name} has its {finished} trials: ask for more with tuner.max_jobs={finished + 4}")

@@ -43,14 +43,14 @@ class ImageDataModule(pl.LightningDataModule):
         batch_size: Pictures a batch, in each process.
         image_size: Height and width of the pictures for the model, px; None: what the backbone was trained with.
         num_workers: Processes that fetch and decode; None: 0 for small data sets, else up to 4.
-        seed: Of splits, order and augmentation.
+        seed: Of order and augmentation.
         bad_images: `skip` leaves out pictures that can not be read and names them in the log and in `bad_images`;
             `raise` ends the run at the first.
         endpoint_url: Server of an S3-compatible store.
         valid_fraction: Part of each class to validate on, where there is no such split.
         test_fraction: Part of each class to test on, where there is no such split.
+        split_seed: Of the splits that are made; not `seed`, so that runs with other seeds see the same test pictures.
         augment: Random crops and mirroring in training.
-        min_crop: Smallest part of a picture's area that such a crop may show, 0 to 1.
         data_config: As `timm.data.resolve_data_config` gives it; None: the model's `data_config`.
 
     Raises:
@@ -69,8 +69,8 @@ class ImageDataModule(pl.LightningDataModule):
         endpoint_url: str | None = None,
         valid_fraction: float = 0.1,
         test_fraction: float = 0.1,
+        split_seed: int = 0,
         augment: bool = True,
-        min_crop: float = 0.08,
         data_config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -84,17 +84,15 @@ class ImageDataModule(pl.LightningDataModule):
                 f"data.valid_fraction={valid_fraction} and data.test_fraction={test_fraction}: "
                 "neither may be negative, and together they must leave some of train (below 1)"
             )
-        if not 0 < min_crop <= 1:
-            raise UserError(f"data.min_crop={min_crop}: a part of the picture's area, above 0 and up to 1")
         self.store = open_store(url, endpoint_url)
         self.url = str(url)
         self.batch_size = batch_size
         self.image_size = image_size
         self.seed = seed
         self.on_bad_image = bad_images
-        self.fractions = {"valid_fraction": valid_fraction, "test_fraction": test_fraction}
+        self.split_seed = split_seed
+        self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
         self.augment = augment
-        self.min_crop = min_crop
         self.bad_images: dict[str, str] = {}
         """Reason by key, for the pictures that could not be read so far."""
         self._num_workers = num_workers
@@ -104,7 +102,13 @@ class ImageDataModule(pl.LightningDataModule):
     @cached_property
     def index(self) -> Index:
         """The listing: made at first use, and said in the log."""
-        index = build_index(self.store.entries(), self.url, seed=self.seed, **self.fractions)
+        index = build_index(
+            self.store.entries(),
+            self.url,
+            valid_fraction=self.valid_fraction,
+            test_fraction=self.test_fraction,
+            seed=self.split_seed,
+        )
         for note in index.notes:
             log.log(note.level, note.text)
         counts = ", ".join(f"{len(index.splits[name])} {name}" for name in SPLITS)
@@ -181,7 +185,7 @@ class ImageDataModule(pl.LightningDataModule):
             self.store,
             self._splits[split],
             Order(num_pictures, self.batch_size, shuffle, self.seed, rank, world_size),
-            TrainTransform(target, self.min_crop) if augment else EvalTransform(target),
+            TrainTransform(target) if augment else EvalTransform(target),
             (target.height, target.width),
         )
         epoch = (lambda: trainer.current_epoch) if trainer else None
@@ -214,7 +218,11 @@ class ImageDataModule(pl.LightningDataModule):
             torch.tensor(values, device=batch.images.device).mul_(255).view(3, 1, 1)
             for values in (target.mean, target.std)
         )
-        return batch._replace(images=batch.images.to(torch.float32).sub_(mean).div_(std))
+        images = batch.images.to(torch.float32).sub_(mean).div_(std)
+        if self.trainer is not None:
+            # Lightning casts a batch to the model's own precision before this hook, when it still was uint8.
+            images = self.trainer.precision_plugin.convert_input(images)
+        return batch._replace(images=images)
 
     def teardown(self, stage: str) -> None:
         """Ends the worker processes."""

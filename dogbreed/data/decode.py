@@ -17,9 +17,11 @@ from dogbreed.data.store import PictureError
 MAX_PIXELS = 178_956_970
 """Larger pictures are refused, as Pillow refuses them: decoded they would fill half a gigabyte."""
 
+_JPEG_DAMAGE = ("Premature end", "premature end", "bad Huffman code")
+
 _ORIENTATION = 0x0112
 
-# What Pillow's readers let through on damaged files, seen by flipping bytes of every format.
+# What Pillow's readers raise on damaged files, each in its own way.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -51,10 +53,10 @@ def decode(data: bytes) -> torch.Tensor:
 
 
 def _decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
-    """Returns pixels (H, W, 3), or None where Pillow has to look: turned by EXIF, CMYK, or any warning of the decoder.
+    """Returns pixels (H, W, 3), or None where Pillow has to look: turned by EXIF, CMYK, or a warning of the decoder.
 
-    A warning is not yet an error: some cameras and web servers leave stray bytes in good pictures. Pillow accepts
-    those and refuses truncated ones.
+    Most warnings are no damage: some cameras and web servers leave stray bytes in good pictures. But Pillow would
+    also take a picture whose lower half is missing, if only its end marker is there.
     """
     if b"Exif\x00\x00" in data[:65536] and _is_turned(data):
         return None
@@ -63,7 +65,9 @@ def _decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
         if colorspace in ("CMYK", "YCCK") or height * width > MAX_PIXELS:
             return None
         return simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError:
+    except ValueError as error:
+        if any(damage in str(error) for damage in _JPEG_DAMAGE):
+            raise PictureError(f"damaged JPEG: {error}") from error
         return None
 
 
@@ -85,9 +89,10 @@ def _decode_any(data: bytes) -> NDArray[np.uint8]:
             upright = ImageOps.exif_transpose(picture)
             return np.array(_to_rgb(upright))
     except UnidentifiedImageError as error:
-        raise PictureError(f"not a picture, it begins with {data[:12]!r}") from error
+        raise PictureError(f"not a readable picture, it begins with {data[:12]!r}") from error
     except _DAMAGE as error:
-        raise PictureError(str(error).partition("\n")[0] or type(error).__name__) from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise PictureError("truncated" if "truncated" in reason.lower() else f"damaged: {reason}") from error
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

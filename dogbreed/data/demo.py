@@ -51,7 +51,7 @@ class _Breed(NamedTuple):
 def _breed(number: int) -> _Breed:
     """Returns breed `number`, counted from 0; breeds next to each other share a colour or a build, never both."""
     pattern = number % len(_PATTERNS)
-    build = (number * 3 + number // len(_PATTERNS)) % len(_BUILDS)
+    build = (pattern * 3 + number // len(_PATTERNS)) % len(_BUILDS)
     hue = (number % 4) / 4 + number // 4 * 0.077
     folder = f"{number + 1:03d}.{_PATTERNS[pattern]}_{_BUILDS[build]}"
     return _Breed(folder, hue % 1.0, pattern, _Outline(0.8 + 0.18 * build, (2.0, 4.0, 1.3)[build % 3]))

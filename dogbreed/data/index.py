@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,16 +79,16 @@ def build_index(entries: Iterable[Entry], url: str, *, valid_fraction: float, te
     pictures, others = _pictures(entries, notes)
     layout = _Layout.of([*pictures, *others], url)
     members: dict[str, dict[str, str]] = {name: {} for name in SPLITS}
-    outside = 0
+    outside = []
     for key in pictures:
         if place := layout.place(key):
             members[place.split][key] = place.folder
         else:
-            outside += 1
+            outside.append(key)
     if outside:
-        notes.append(Note(logging.WARNING, f"{url}: {outside} pictures outside {layout.expected} are left out"))
+        notes.append(Note(logging.WARNING, f"{url}: left out, as not in {layout.expected}: {_count(outside)}"))
     if not members["train"]:
-        found = f"{len(pictures)} pictures, none of them in {layout.expected}" if pictures else "no pictures"
+        found = f"{_count(pictures)}, but none in a class folder of train" if pictures else "no pictures"
         raise UserError(f"data.url={url!r}: {found}; expected below it: {_LAYOUT} (a class is a folder)")
     classes = sorted(set(members["train"].values()))
     if empty := layout.classes(others) - set(classes):
@@ -143,7 +143,7 @@ class _Layout:
 
     @property
     def expected(self) -> str:
-        return ", ".join(f"{top}/CLASS/" for top in self.folders) or "class folders"
+        return " or ".join(f"{top}/CLASS/" for top in self.folders) or "a class folder"
 
     def place(self, key: str) -> _Place | None:
         """Returns the split and class folder of a key, or None for one outside of them."""
@@ -183,11 +183,15 @@ def _make_missing(splits: dict[str, Split], fractions: dict[str, float], seed: i
     *made, rest = stratified(train.keys, train.labels.tolist(), [fractions[name] for name in missing], seed)
     for name, positions in zip(missing, made, strict=True):
         splits[name] = train.take(positions)
-        part = f"{len(positions)} of {len(train)} pictures"
+        part = f"{len(positions)} of {_count(train.keys)}"
         notes.append(
             Note(logging.INFO, f"no {name} split: made from train, {part} ({fractions[name]:.0%} a class, seed {seed})")
         )
     splits["train"] = train.take(rest)
+
+
+def _count(pictures: Sized) -> str:
+    return f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'}"
 
 
 def _fingerprint(pictures: dict[str, Entry]) -> str:

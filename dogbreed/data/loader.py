@@ -92,11 +92,14 @@ class PictureLoader:
         return self._parcels
 
     def _context(self) -> str | None:
-        """Returns how to start workers: as Python does by default, unless a fork would not survive it."""
-        if self.num_workers == 0:
+        """Returns how to start workers: as Python does by default, unless they would not survive a fork.
+
+        Spawned ones import torch anew, which takes seconds; it is needed only after this very process has read from
+        the store, which with workers it never does.
+        """
+        if self.num_workers == 0 or multiprocessing.get_start_method() != "fork":
             return None
-        forks = multiprocessing.get_start_method() == "fork"
-        return "forkserver" if forks and not self.stream.store.fork_is_safe() else None
+        return None if self.stream.store.fork_is_safe() else "spawn"
 
 
 def _as_it_is(parcel: Any) -> Any:

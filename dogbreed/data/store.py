@@ -102,19 +102,22 @@ class FolderStore:
         if not self.root.is_dir():
             what = "is a file" if self.root.exists() else "does not exist"
             raise UserError(f"data.url={self.url!r}: the folder {what}; give a folder with one sub-folder a class")
-        yield from self._walk(self.root, "")
-
-    def _walk(self, folder: Path, prefix: str) -> Iterator[Entry]:
         try:
-            with os.scandir(folder) as found:
-                items = list(found)
+            yield from self._walk(self.root, "", frozenset())
         except OSError as error:
-            raise UserError(f"data.url={self.url!r}: {folder}: {error.strerror}") from error
+            raise UserError(f"data.url={self.url!r}: {error.filename}: {error.strerror}") from error
+
+    def _walk(self, folder: Path, prefix: str, above: frozenset[Path]) -> Iterator[Entry]:
+        here = folder.resolve()
+        if here in above:
+            return  # a link that leads back up
+        with os.scandir(folder) as found:
+            items = list(found)
         if prefix and not items:
             yield Entry(prefix, 0, "")
         for item in items:
             if item.is_dir():
-                yield from self._walk(Path(item.path), f"{prefix}{item.name}/")
+                yield from self._walk(Path(item.path), f"{prefix}{item.name}/", above | {here})
             elif item.is_file():
                 status = item.stat()
                 yield Entry(prefix + item.name, status.st_size, str(status.st_mtime_ns))

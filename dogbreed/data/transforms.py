@@ -20,7 +20,11 @@ from torchvision.transforms.v2 import functional as F
 _TENSOR_MODES = {"nearest": InterpolationMode.NEAREST, "bilinear": InterpolationMode.BILINEAR}
 """Everything else that timm names (bicubic, lanczos, ...) is bicubic, the nearest that tensors can be resized by."""
 
+_AREA = (0.08, 1.0)
+"""Part of the picture's area that a training crop shows."""
+
 _RATIO = (3 / 4, 4 / 3)
+"""Width over height of a training crop."""
 
 
 @dataclass(frozen=True)
@@ -79,29 +83,26 @@ class TrainTransform:
     """Cuts a random part out, resizes it and mirrors every other one."""
 
     format: PictureFormat
-    min_crop: float
-    """Smallest part of the picture's area that a crop may show, 0 to 1."""
 
     def __call__(self, pixels: torch.Tensor, rng: random.Random) -> torch.Tensor:
         """Returns `pixels` uint8 (3, H, W) as uint8 (3, format.height, format.width), all chance from `rng`."""
         target = self.format
-        top, left, height, width = random_crop(pixels.shape[-2], pixels.shape[-1], self.min_crop, rng)
+        top, left, height, width = random_crop(pixels.shape[-2], pixels.shape[-1], rng)
         crop = pixels[:, top : top + height, left : left + width]
         resized = F.resize(crop, [target.height, target.width], interpolation=target.interpolation, antialias=True)
         return resized.flip(-1) if rng.random() < 0.5 else resized
 
 
-def random_crop(height: int, width: int, min_crop: float, rng: random.Random) -> tuple[int, int, int, int]:
+def random_crop(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
     """Returns top, left, height, width (px) of a random crop, drawn like torchvision's `RandomResizedCrop`.
 
     Args:
         height: Of the picture, px.
         width: Of the picture, px.
-        min_crop: Smallest part of the area that the crop may cover, 0 to 1.
         rng: Where all chance comes from.
     """
     for _ in range(10):
-        area = height * width * rng.uniform(min_crop, 1.0)
+        area = height * width * rng.uniform(*_AREA)
         ratio = math.exp(rng.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
         crop_height, crop_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < crop_height <= height and 0 < crop_width <= width:

@@ -35,7 +35,7 @@ _TRAINING_ECHO = (
 )
 """What describe_training_job repeats from the request."""
 _MAX_RUNTIME = {"MaxRuntimeInSeconds": 86_400}
-_UNREADABLE = {
+_UNREADABLE: Json = {
     "HyperParameterTuningJobConfig": {
         "Strategy": "Random",
         "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": "unknown"},

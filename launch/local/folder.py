@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -72,6 +73,7 @@ def make_folder(folder: Path, request: Json, state: Json, log: str) -> int:
         write_json(folder / REQUEST, request)  # last: a folder counts as a job from here on
     except BaseException:
         os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)  # a full disk: the name stays free for another try
         raise
     return lock
 

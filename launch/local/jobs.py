@@ -118,7 +118,7 @@ class TrainingJob:
         if asked:
             return Stop(asked["kind"], asked["because"])
         if self._told_to_end:
-            return Stop("user", "The supervisor of the job was told to end")
+            return Stop("terminated", "Its supervisor process was told to end")
         if time.time() > deadline:
             return Stop("max_runtime", "The job ran longer than MaxRuntimeInSeconds")
         owner = self._owner()

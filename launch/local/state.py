@@ -56,8 +56,11 @@ def is_tuning(folder: Path) -> bool:
 
 
 def is_job(folder: Path) -> bool:
-    """Returns whether the folder holds a job at all."""
-    return (folder / REQUEST).exists()
+    """Returns whether the folder holds a job at all; one that may not be looked into holds none."""
+    try:
+        return (folder / REQUEST).exists()
+    except OSError:
+        return False
 
 
 def look(folder: Path) -> Json:
@@ -98,7 +101,10 @@ def _settled(folder: Path) -> Json:
 
 def _failed(folder: Path, state: Json) -> Json:
     """Returns the state of a job whose supervisor ended without a last word."""
-    reason = "InternalServerError: its supervisor process ended without a word (killed, or the machine stopped)"
+    log = folder / (TUNER_LOG if is_tuning(folder) else LOG)
+    reason = (
+        f"InternalServerError: its supervisor process ended without a word (killed, or the machine stopped); see {log}"
+    )
     if not state:
         reason = f"InternalServerError: {folder / STATE} can not be read"
     seen = [entry.stat().st_mtime for name in (STATE, LOG, TUNER_LOG) if (entry := folder / name).exists()]
@@ -107,6 +113,7 @@ def _failed(folder: Path, state: Json) -> Json:
         **state,
         "status": "Failed",
         "secondary": "Failed",
+        "stopped_by": "lost",
         "failure": reason,
         "ended": ended,
         "modified": ended,

@@ -15,8 +15,8 @@ from launch.local.state import FINAL, TRAINING, is_job, look, new_state
 
 OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"
 """The hyperparameter by which AMT tells a job what it is judged by."""
-INTERRUPTED = frozenset({"sweep_stopped"})
-"""Kinds of stop after which a resumed tuning job tries the point again."""
+INTERRUPTED = frozenset({"sweep_stopped", "terminated", "lost"})
+"""Kinds of stop that say nothing about the point: a resumed tuning job tries it again."""
 
 _TRIAL_NAME = re.compile(r"(.+)-\d{3,}-[0-9a-f]{8}")
 _SHARED_FIELDS = (
@@ -138,12 +138,17 @@ def best_of(states: list[Json], objective: Mapping[str, str]) -> Json | None:
 def ancestors(root: Path, request: Mapping[str, Any]) -> list[Path]:
     """Returns the folders of a warm start's parents, their own parents among them, each once, the oldest first."""
     found: list[Path] = []
-    parents = request.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", [])
-    for parent in parents:
-        folder = root / parent["HyperParameterTuningJobName"]
-        for each in [*ancestors(root, read_json(folder / REQUEST)), folder]:
-            if each not in found:
-                found.append(each)
+    seen: set[Path] = set()  # a name used anew after its folder was deleted may close a circle
+
+    def visit(made_by: Mapping[str, Any]) -> None:
+        for parent in made_by.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", []):
+            folder = root / parent["HyperParameterTuningJobName"]
+            if folder not in seen:
+                seen.add(folder)
+                visit(read_json(folder / REQUEST))
+                found.append(folder)
+
+    visit(request)
     return found
 
 

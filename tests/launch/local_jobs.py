@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from dogbreed.objective import metric_regex
 from launch.local import local_client
 from launch.shapes import check_shape
@@ -136,6 +138,6 @@ def state_of(folder):
 def is_running(pid):
     """Returns whether the process is there and no zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False

