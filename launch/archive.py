@@ -5,6 +5,7 @@ SageMaker's training toolkit unpacks it, installs its requirements.txt and runs 
 
 from __future__ import annotations
 
+import configparser
 import gzip
 import hashlib
 import importlib.metadata
@@ -15,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dogbreed.config import conf_dir
-from dogbreed.errors import UserError
 from launch.definition import PROGRAM
 
 ARCHIVE = "sourcedir.tar.gz"
@@ -72,20 +72,39 @@ def job_requirements(extra: str = "") -> list[str]:
 
     Args:
         extra: name of one of the project's extras that the job needs too.
-
-    Raises:
-        UserError: the project itself is not installed, so that nobody knows what it needs.
     """
     from packaging.requirements import Requirement
 
-    try:
-        declared = importlib.metadata.requires("dogbreed") or []
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError("dogbreed is not installed, so its requirements are unknown: pip install -e .") from None
-    wanted = [Requirement(text) for text in declared]
-    wanted = [item for item in wanted if item.marker is None or item.marker.evaluate({"extra": extra})]
-    names = {re.sub(r"[-_.]+", "-", item.name).lower() for item in wanted} - IN_IMAGE - LAUNCHER_ONLY
-    return sorted(f"{name}=={importlib.metadata.version(name)}" for name in names)
+    wanted = [Requirement(text) for text in _declared(extra)]
+    found = []
+    for item in wanted:
+        name = re.sub(r"[-_.]+", "-", item.name).lower()
+        if name in IN_IMAGE | LAUNCHER_ONLY or any(line.startswith(f"{name}==") for line in found):
+            continue
+        try:
+            found.append(f"{name}=={importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:  # an extra that only jobs use
+            found.append(f"{name}{item.specifier}")
+    return sorted(found)
+
+
+def _declared(extra: str) -> list[str]:
+    """Returns what the project declares: in the checkout's setup.cfg, or in the metadata of what was installed."""
+    setup = Path(__file__).resolve().parents[1] / "setup.cfg"
+    if setup.is_file():
+        declared = configparser.ConfigParser(interpolation=None)
+        declared.read(setup)
+        text = declared["options"]["install_requires"]
+        text += declared["options.extras_require"][extra] if extra else ""
+        return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    from packaging.requirements import Requirement
+
+    found = [Requirement(line) for line in importlib.metadata.requires("dogbreed") or []]
+    return [
+        f"{item.name}{item.specifier}"
+        for item in found
+        if item.marker is None or item.marker.evaluate({"extra": extra})
+    ]
 
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:

@@ -19,13 +19,10 @@ def check_files(cfg: DictConfig, out: Console) -> None:
     from dogbreed.data.index import SPLITS, build_index
     from dogbreed.data.store import open_store
 
+    if cfg.backend.name != "local":
+        return
     url, weights = str(cfg.data.url), str(cfg.model.weights)
-    if (
-        cfg.backend.name == "local"
-        and weights not in ("hub", "random")
-        and "://" not in weights
-        and not Path(weights).expanduser().is_file()
-    ):
+    if weights not in ("hub", "random") and "://" not in weights and not Path(weights).expanduser().is_file():
         raise UserError(f"model.weights={weights}: no such file (or type hub or random)")
     if url.startswith("s3://"):
         return  # the job lists it, with the job's own credentials

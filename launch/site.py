@@ -187,7 +187,7 @@ def client_config() -> Any:
     """Returns how boto3 talks to AWS: eight attempts, longer and longer apart; AWS asks for that when it throttles."""
     from botocore.config import Config
 
-    return Config(retries={"mode": "standard", "max_attempts": 8}, connect_timeout=10, read_timeout=30)
+    return Config(retries={"mode": "standard", "total_max_attempts": 8}, connect_timeout=10, read_timeout=30)
 
 
 def _sdk_session(boto: Any, account: str, backend: DictConfig) -> Any:
