@@ -49,7 +49,7 @@ def aws(credentials, moto_url, monkeypatch, tmp_path):
     program.write_text(STAND_IN)
     service = Faulty(LocalSageMaker(tmp_path / "cloud", (sys.executable, str(program)), stop_grace_s=2))
     server = make_server(service)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     service.url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto_url)
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", service.url)
