@@ -142,19 +142,23 @@ class ImageClassifier(pl.LightningModule):
             self.per_class_f1.update(logits, labels)
         return loss
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Returns the mean loss of a batch `(images, labels, ...)`."""
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """Returns the mean loss of a batch `(images, labels, ...)`; None, and Lightning goes on, for an empty one."""
+        if not len(batch[1]):  # none of its pictures could be read
+            return None
         loss = self._step("train", batch)
         self.log("train/step_loss", loss.detach(), prog_bar=True, batch_size=len(batch[1]))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Adds a batch to the validation metrics."""
-        self._step("val", batch)
+        if len(batch[1]):
+            self._step("val", batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Adds a batch to the test metrics, also per class."""
-        self._step("test", batch)
+        if len(batch[1]):
+            self._step("test", batch)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns class probabilities (B, num_classes) of a batch `(images, ...)`."""

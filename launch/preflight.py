@@ -26,7 +26,8 @@ def check_files(cfg: DictConfig, out: Console) -> None:
         raise UserError(f"model.weights={weights}: no such file (or type hub or random)")
     if url.startswith("s3://"):
         return  # the job lists it, with the job's own credentials
-    index = build_index(open_store(url).entries(), url, seed=cfg.data.seed, valid_fraction=0.1, test_fraction=0.1)
+    parts = {"valid_fraction": cfg.data.valid_fraction, "test_fraction": cfg.data.test_fraction}
+    index = build_index(open_store(url).entries(), url, seed=0, **parts)
     counts = ", ".join(f"{len(index.splits.get(name, ()))} {name}" for name in SPLITS)
     out.print(f"{len(index.classes)} classes; pictures: {counts}", soft_wrap=True)
 

@@ -107,6 +107,13 @@ def test_the_metrics_of_a_test_are_those_counted_by_hand():
     )
 
 
+def test_a_batch_of_which_no_picture_could_be_read_is_passed_over():
+    model = classifier(finetune="full")
+    empty = (torch.empty(0, 3, 32, 32), torch.empty(0, dtype=torch.int64))
+    assert model.training_step(empty, 0) is None
+    assert model.validation_step(empty, 0) is None
+
+
 def test_a_checkpoint_loads_by_its_path_alone_without_the_weights_it_began_with(tmp_path):
     weights = tmp_path / "start.safetensors"
     safetensors.torch.save_file(timm.create_model(TINY).state_dict(), str(weights))

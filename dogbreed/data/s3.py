@@ -67,17 +67,18 @@ class S3Store:
     async def fetch(self, key: str) -> bytes:
         """Returns an object's content; obstore retries what can be retried."""
         import obstore
+        from botocore.exceptions import BotoCoreError, ClientError
         from obstore.exceptions import BaseError
 
-        if (client := _clients.get((os.getpid(), self))) is None:
-            client = _clients[os.getpid(), self] = self._client()
         try:
+            if (client := _clients.get((os.getpid(), self))) is None:
+                client = _clients[os.getpid(), self] = self._client()
             result = await obstore.get_async(client, self.prefix + key)
             return bytes(await result.bytes_async())
         except FileNotFoundError as error:
             raise PictureError("not in the bucket any more") from error
-        except BaseError as error:
-            raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_first_line(error)}") from error
+        except (BaseError, BotoCoreError, ClientError) as error:
+            raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}") from error
 
     def fork_is_safe(self) -> bool:
         """Returns whether no obstore client, whose threads a fork would lose, was made in this process yet."""

@@ -96,4 +96,3 @@ def test_stores_pickle(tmp_path: Path) -> None:
     for url in (str(tmp_path), "s3://bucket/x", "demo://?classes=3"):
         store = open_store(url)
         assert pickle.loads(pickle.dumps(store)) == store
-        assert store.fork_is_safe()
