@@ -76,7 +76,7 @@ def job_requirements(extra: str = "") -> list[str]:
     from packaging.requirements import Requirement
 
     wanted = [Requirement(text) for text in _declared(extra)]
-    found = []
+    found: list[str] = []
     for item in wanted:
         name = re.sub(r"[-_.]+", "-", item.name).lower()
         if name in IN_IMAGE | LAUNCHER_ONLY or any(line.startswith(f"{name}==") for line in found):

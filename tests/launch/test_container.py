@@ -80,7 +80,8 @@ def steps(ml):
 KEEP_LAST = """
 import pathlib, sys
 from launch import entry
-pathlib.Path.unlink = lambda *a, **k: None
+unlink = pathlib.Path.unlink
+pathlib.Path.unlink = lambda path, **k: path.name == "last.ckpt" or unlink(path, **k)
 sys.exit(entry.main())
 """
 """Runs the job, but leaves its last checkpoint, so that its steps can be counted."""
