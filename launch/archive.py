@@ -44,8 +44,9 @@ def code_archive(requirements: bool = True, extra: str = "", app: Path | None = 
         extra: name of one of the project's extras that the job needs too.
         app: folder of another application whose files lie beside them at the root.
     """
-    packages = Path(__file__).resolve().parent.parent
-    files = {f"{name}/{path}": data for name in ("dogbreed", "launch") for path, data in _files(packages / name)}
+    home = Path(__file__).resolve().parent.parent
+    packages = ("dogbreed", "launch", "hydra_plugins/hydra_sagemaker_sweeper")
+    files = {f"{name}/{path}": data for name in packages for path, data in _files(home / name)}
     files = {path: data for path, data in files.items() if not path.startswith("dogbreed/conf/")}
     files |= {f"conf/{path}": data for path, data in _files(conf_dir())}
     files |= dict(_files(app)) if app else {}

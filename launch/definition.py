@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.objective import metric_regex
+from launch.plan import RETURNED
 
 METRICS = ("val/accuracy", "val/loss", "val/f1", "val/top5_accuracy", "train/loss", "train/accuracy")
 METRICS_AT_END = ("test/accuracy", "test/loss")
@@ -56,7 +57,9 @@ def job_definition(cfg: DictConfig, site: Site, name: str, output_path: str) -> 
     """
     backend = OmegaConf.to_container(cfg.backend, resolve=True)
     assert isinstance(backend, dict)
-    metrics = dict.fromkeys((str(cfg.objective.metric), *METRICS, *METRICS_AT_END))
+    objective = str(cfg.objective.metric)
+    others = () if objective == RETURNED else (*METRICS, *METRICS_AT_END)
+    metrics = dict.fromkeys((objective, *others))
     definition: Json = {
         "AlgorithmSpecification": {
             "TrainingImage": site.training_image,

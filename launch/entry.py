@@ -115,14 +115,19 @@ def find_processes(cfg: DictConfig, environ: Mapping[str, str]) -> Processes:
     return found
 
 
+def base_dir() -> Path:
+    """Returns `/opt/ml`, or the folder that stands for it on this machine."""
+    return Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+
+
 def main() -> int:
     """Runs the job; returns its exit status. A failure's reason goes to output/failure, where SageMaker reads it."""
-    base = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+    base = base_dir()
     try:
         hyperparameters = json.loads((base / "input" / "config" / "hyperparameters.json").read_text())
         overrides = job_overrides(hyperparameters)
         if APP in hyperparameters:
-            return _run_app(hyperparameters[APP], overrides)
+            return _run_app(hyperparameters[APP], overrides, base)
         overrides += folder_overrides(base, os.environ)
         processes = find_processes(compose("train", overrides), os.environ)
         if processes.overrides and "TORCHELASTIC_RUN_ID" not in os.environ:
@@ -133,26 +138,29 @@ def main() -> int:
         status = train([*overrides, *processes.overrides])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return _fail(base, str(error))
+        return report_failure(base, str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, SageMaker must be told
         traceback.print_exc()
         last = (str(error).strip().splitlines() or [""])[-1]
-        return _fail(base, f"{type(error).__name__}: {last}")
+        return report_failure(base, f"{type(error).__name__}: {last}")
     if status == 0:  # nothing is left to go on with, and the optimizer's state is twice the size of the model
         name = os.environ.get("TRAINING_JOB_NAME", "job")
         (base / "checkpoints" / name / "last.ckpt").unlink(missing_ok=True)
     return status
 
 
-def _run_app(script: str, overrides: list[str]) -> int:
+def _run_app(script: str, overrides: list[str], base: Path) -> int:
     """Becomes another Hydra application, which prints what it returns as the objective."""
     from launch.returned import CALLBACK
 
+    output = os.environ.get("SM_OUTPUT_DATA_DIR", str(base / "output" / "data"))
+    places = ["hydra.mode=RUN", f"hydra.run.dir={encode(output)}", CALLBACK]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, script, *overrides, CALLBACK])
+    os.execv(sys.executable, [sys.executable, script, *overrides, *places])
 
 
-def _fail(base: Path, reason: str) -> int:
+def report_failure(base: Path, reason: str) -> int:
+    """Leaves why the job failed where SageMaker reads it, in one paragraph; returns the exit status."""
     failure = base / "output" / "failure"
     failure.parent.mkdir(parents=True, exist_ok=True)
     failure.write_text(" ".join(reason.split())[:1024])

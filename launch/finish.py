@@ -35,7 +35,7 @@ def finish_sweep(client: Any, cfg: DictConfig, name: str, out: Console) -> int:
     folder = Path(cfg.backend.root) / sweep.name
     folder.mkdir(parents=True, exist_ok=True)
     best = sweep.best
-    train_best = command(cfg, "train", f"from_tuning={name}") if best else []
+    train_best = _for_the_best(cfg, sweep)
     write_results(sweep, folder, train_best)
     out.print()
     out.print(sweep_table(sweep))
@@ -52,6 +52,16 @@ def finish_sweep(client: Any, cfg: DictConfig, name: str, out: Console) -> int:
     out.print(f"train the best: {shlex.join(train_best)}", soft_wrap=True)
     out.print(f"results.csv, results.json and sweep.png are in {folder}", soft_wrap=True)
     return 0
+
+
+def _for_the_best(cfg: DictConfig, sweep: Sweep) -> list[str]:
+    """Returns the command that runs the best trial's settings again; none where there is no best."""
+    if sweep.best is None:
+        return []
+    if sweep.app is None:
+        return command(cfg, "train", f"from_tuning={sweep.name}")
+    found = [f"{key}={value}" for key, value in sweep.best.hyperparameters.items()]
+    return ["python", sweep.app, *sweep.fixed, *found]
 
 
 def finish_training(job: dict[str, Any], cfg: DictConfig, out: Console) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from dogbreed.config import check, choices, compose, parse, settle, unknown_choice
+from dogbreed.config import check, choices, compose, fresh_name, parse, settle, unknown_choice
 from dogbreed.errors import UserError
 from launch.settings import check_settings
 from launch.space import Range, encode, split_overrides
@@ -18,6 +18,9 @@ LAUNCHER_KEYS = frozenset(
     {"search", "tuner", "backend", "instance", "sweep", "dry_run", "resume", "from_tuning", "name"}
 )
 """Keys at the top of the config that the launcher reads itself; no job gets an override of them."""
+
+RETURNED = "objective"
+"""The metric that another application's return value is printed as."""
 
 PATH_KEYS = ("data.url", "model.weights")
 """Keys whose value may be a path on this machine."""
@@ -35,6 +38,8 @@ class Plan:
     """The settled config of tune.yaml, ranges at their first value."""
     max_jobs: int
     max_parallel_jobs: int
+    app: str | None = None
+    """The script of another Hydra application that the trials run; None: they train with dogbreed."""
 
     @property
     def combinations(self) -> int | None:
@@ -77,6 +82,44 @@ def make_plan(overrides: Sequence[str]) -> Plan:
     max_jobs = _max_jobs(cfg, ranges)
     parallel = min(int(cfg.tuner.max_parallel_jobs), max_jobs)
     return Plan(str(cfg.name), tuple(job_overrides), tuple(ranges), cfg, max_jobs, parallel)
+
+
+def make_app_plan(
+    overrides: Sequence[str],
+    launcher: Sequence[str],
+    app: str,
+    *,
+    declared: Mapping[str, str],
+    options: Callable[[str], Sequence[str]],
+    value: Callable[[str], object],
+) -> Plan:
+    """Returns the plan of a sweep of another Hydra application.
+
+    Args:
+        overrides: of the application, ranges among them.
+        launcher: of tune.yaml: tuner, backend, instance.
+        app: path of the application's script.
+        declared: key to range, for `KEY=range`.
+        options: the choices of one of the application's config groups.
+        value: the application's own value of a key.
+
+    Raises:
+        UserError: nothing is searched, or a range or a setting of the launcher is not allowed.
+    """
+    cfg = compose("tune", [f"objective.metric={RETURNED}", *launcher])
+    check_settings(cfg)
+    if cfg.name is None:
+        cfg.name = fresh_name(Path(app).stem)
+    fixed, ranges = split_overrides(overrides, declared, options, lambda key: _is_whole(value(key)))
+    if not ranges:
+        raise UserError("nothing is searched: give at least one range, for example lr=interval(0.1,1) or size=1,2,3")
+    max_jobs = _max_jobs(cfg, ranges)
+    parallel = min(int(cfg.tuner.max_parallel_jobs), max_jobs)
+    return Plan(str(cfg.name), tuple(fixed), tuple(ranges), settle(cfg), max_jobs, parallel, app)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def for_the_job(overrides: Sequence[str]) -> list[str]:

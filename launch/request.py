@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -178,6 +179,8 @@ def parameter_ranges(ranges: Sequence[Range]) -> dict[str, list[dict[str, Any]]]
 def _training_definition(plan: Plan, site: Site) -> dict[str, Any]:
     cfg = plan.cfg
     static = {OVERRIDES: json.dumps(list(plan.fixed), ensure_ascii=False)}
+    if plan.app is not None:  # at AWS the archive holds it at its root
+        static[APP] = Path(plan.app).name if site.code_uri else plan.app
     keys = {r.name: r.key for r in plan.ranges if r.name != r.key}
     if keys:
         static[KEYS] = json.dumps(keys)

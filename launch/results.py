@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dogbreed.objective import read_metrics
-from launch.request import KEYS, OVERRIDES
+from launch.request import APP, KEYS, OVERRIDES
 
 ENDED = frozenset({"Completed", "Failed", "Stopped", "DeleteFailed"})
 """Statuses that a sweep or a job does not leave again."""
@@ -66,6 +66,8 @@ class Sweep:
     """Overrides of every trial."""
     instances: int = 1
     """Instances of each trial."""
+    app: str | None = None
+    """The script that its trials run, where that is not dogbreed's training."""
 
     @property
     def own_trials(self) -> list[Trial]:
@@ -134,6 +136,7 @@ def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
         log_keys=frozenset(keys.get(name, name) for name in _log_names(config["ParameterRanges"])),
         fixed=tuple(json.loads(static.get(OVERRIDES, "[]"))),
         instances=_instances(definition),
+        app=static.get(APP),
     )
 
 

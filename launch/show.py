@@ -29,8 +29,11 @@ def plan_table(plan: Plan) -> Table:
     table = Table(title=f"sweep {plan.name}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("data", str(cfg.data.url))
-    table.add_row("weights", f"{cfg.model.weights}, finetune {cfg.finetune}, {cfg.epochs} epochs")
+    if plan.app is None:
+        table.add_row("data", str(cfg.data.url))
+        table.add_row("weights", f"{cfg.model.weights}, finetune {cfg.finetune}, {cfg.epochs} epochs")
+    else:
+        table.add_row("runs", plan.app)
     table.add_row("fixed", " ".join(plan.fixed) or "all defaults")
     for r in plan.ranges:
         table.add_row(f"search {r.key}", str(r))

@@ -18,6 +18,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -43,30 +45,39 @@ OPERATION = "CreateHyperParameterTuningJob"
 
 def main(overrides: list[str]) -> int:
     """Runs one sweep; returns 0, 1 where no trial gave a result, or 128 + the signal that stopped it."""
-    out = console()
     resumed = next((o.partition("=")[2] for o in overrides if o.startswith("resume=")), None)
-    upload = None
-    if resumed:
-        cfg = compose("tune", overrides)
-        check_settings(cfg)
-        request = _resume(cfg, resumed, any(o.startswith("tuner.max_jobs=") for o in overrides))
-    else:
-        plan = make_plan(overrides)
-        cfg = plan.cfg
-        _print_plan(plan, out)
-        if not cfg.dry_run:
-            check_files(cfg, out)
-        site, upload = find_site(cfg)
-        request = tuning_request(plan, site)
+    if resumed is None:
+        return run_plan(make_plan(overrides))
+    cfg = compose("tune", overrides)
+    check_settings(cfg)
+    request = _resume(cfg, resumed, any(o.startswith("tuner.max_jobs=") for o in overrides))
+    return _submit(cfg, request, lambda: None)
+
+
+def run_plan(plan: Plan, app: Path | None = None) -> int:
+    """Runs the sweep of `plan`; returns as `main` does.
+
+    Args:
+        plan: what to do.
+        app: folder of another application, whose code goes to the jobs.
+    """
+    out, cfg = console(), plan.cfg
+    _print_plan(plan, out)
+    if not cfg.dry_run and app is None:
+        check_files(cfg, out)
+    site, upload = find_site(cfg, app)
+    return _submit(cfg, tuning_request(plan, site), upload)
+
+
+def _submit(cfg: DictConfig, request: dict[str, Any], upload: Callable[[], None]) -> int:
     if problems := check_request(OPERATION, request):
         raise UserError("\n       ".join(problems))
     if cfg.dry_run:
         print(json.dumps(request, indent=2, ensure_ascii=False))
         return 0
-    if upload:
-        upload()
+    upload()
     with api_errors(cfg):
-        return _run(make_client(cfg.backend), cfg, request, out)
+        return _run(make_client(cfg.backend), cfg, request, console())
 
 
 def _print_plan(plan: Plan, out: Console) -> None:

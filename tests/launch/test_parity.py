@@ -8,6 +8,7 @@ Every difference has its reason below, and no reason stands without a difference
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cloud import BUCKET, IMAGE, ROLE
@@ -17,49 +18,6 @@ from launch.definition import Site
 from launch.plan import make_plan
 from launch.request import training_request, tuning_request
 
-SDK = """
-import json, sys
-from sagemaker.core.helper.session_helper import Session
-from sagemaker.core.parameter import ContinuousParameter
-from sagemaker.core.shapes import (HyperParameterTuningJobWarmStartConfig, RetryStrategy, Tag, TuningJobCompletionCriteria,
-    BestObjectiveNotImproving, MetricDefinition)
-from sagemaker.core.training.configs import (CheckpointConfig, Compute, InputData, Networking, OutputDataConfig, SourceCode,
-    StoppingCondition)
-from sagemaker.train import ModelTrainer
-from sagemaker.train.tuner import HyperparameterTuner
-what, source, role, image, bucket, names, regexes = sys.argv[1], *sys.argv[2:6], *map(json.loads, sys.argv[6:])
-metrics = [{"Name": n, "Regex": r} for n, r in zip(names, regexes)]
-trainer = ModelTrainer(
-    training_image=image, role=role, sagemaker_session=Session(default_bucket=bucket), base_job_name="dogs",
-    source_code=SourceCode(source_dir=source, entry_script="run_job.py"),
-    compute=Compute(instance_type="ml.m5.xlarge", instance_count=1, volume_size_in_gb=30, volume_kms_key_id="k2",
-        enable_managed_spot_training=True),
-    stopping_condition=StoppingCondition(max_runtime_in_seconds=7200, max_wait_time_in_seconds=14400),
-    networking=Networking(subnets=["subnet-1"], security_group_ids=["sg-1"],
-        enable_inter_container_traffic_encryption=True),
-    checkpoint_config=CheckpointConfig(s3_uri=f"s3://{bucket}/dogbreed/dogs/checkpoints", local_path="/opt/ml/checkpoints"),
-    output_data_config=OutputDataConfig(s3_output_path=f"s3://{bucket}/dogbreed/dogs", kms_key_id="k1"),
-    environment={"A": "1"}, tags=[Tag(key="team", value="dogs")], training_input_mode="File",
-    hyperparameters={"overrides": json.dumps(["model=resnet34", "data=s3", "data.url=s3://b/dogs"]), "pretrained": True},
-).with_retry_strategy(RetryStrategy(maximum_retry_attempts=2)).with_metric_definitions(
-    [MetricDefinition(name=m["Name"], regex=m["Regex"]) for m in metrics])
-data = [InputData(channel_name="data", data_source="s3://b/dogs")]
-try:
-    if what == "train":
-        trainer.train(input_data_config=data, wait=False, logs=False)
-    else:
-        HyperparameterTuner(
-            trainer, "val/accuracy", {"lr": ContinuousParameter(0.0001, 0.1, scaling_type="Logarithmic")}, metrics,
-            strategy="Bayesian", objective_type="Maximize", max_jobs=6, max_parallel_jobs=2, max_runtime_in_seconds=7200,
-            tags=[Tag(key="team", value="dogs")], early_stopping_type="Auto", random_seed=0,
-            warm_start_config=HyperParameterTuningJobWarmStartConfig(warm_start_type="TransferLearning",
-                parent_hyper_parameter_tuning_jobs=[{"hyper_parameter_tuning_job_name": "earlier"}]),
-            completion_criteria_config=TuningJobCompletionCriteria(best_objective_not_improving=
-                BestObjectiveNotImproving(max_number_of_training_jobs_not_improving=3)),
-        ).tune(inputs=data, job_name="dogs", wait=False)
-except Exception as error:  # this machine refuses the S3 channel; the request is what counts
-    print(type(error).__name__, str(error)[:300], file=sys.stderr)
-"""
 OURS = [
     "model=resnet34", "lr=tag(log,interval(1e-4,1e-1))", "name=dogs", "tuner=bayesian", "tuner.max_hours=2",
     "tuner.early_stopping=true", "tuner.seed=0", "tuner.warm_start=[earlier]", "tuner.patience=3",
@@ -76,14 +34,16 @@ def flat(value, path=""):
     if isinstance(value, dict) and value:
         return {k: v for key, item in value.items() for k, v in flat(item, f"{path}.{key}" if path else key).items()}
     if isinstance(value, list) and value:
-        names = [next((str(i[n]) for n in ("Name", "ChannelName", "Key") if n in i), None) if isinstance(i, dict) else None
-                 for i in value]  # fmt: skip
         return {
-            k: v
-            for number, (name, item) in enumerate(zip(names, value, strict=True))
-            for k, v in flat(item, f"{path}[{name or number}]").items()
+            k: v for number, item in enumerate(value) for k, v in flat(item, f"{path}[{label(item, number)}]").items()
         }
     return {path: value}
+
+
+def label(item, number):
+    """Returns the name of a list's item, or its number."""
+    names = ("Name", "ChannelName", "Key")
+    return next((item[name] for name in names if isinstance(item, dict) and name in item), number)
 
 
 def differences(ours, theirs):
@@ -111,7 +71,8 @@ def sdk_request(aws, operation, what, tmp_path):
     metrics = ours_tuning()["TrainingJobDefinition"]["AlgorithmSpecification"]["MetricDefinitions"]
     lists = [json.dumps([m["Name"] for m in metrics]), json.dumps([m["Regex"] for m in metrics])]
     words = [what, str(source), ROLE, IMAGE, BUCKET, *lists]
-    done = subprocess.run([sys.executable, "-c", SDK, *words], capture_output=True, text=True, check=False)
+    program = Path(__file__).with_name("sdk_sweep.py")
+    done = subprocess.run([sys.executable, str(program), *words], capture_output=True, text=True, check=False)
     assert aws.sent(operation), done.stderr
     return aws.sent(operation)[0]
 
@@ -142,7 +103,7 @@ TUNING = {
     f"{DEFINITION}.StaticHyperParameters.pretrained": f'{ASKED}: "True" here, "true" in a training job; ours are text',
     f"{DEFINITION}.StaticHyperParameters.sagemaker_container_log_level": LEVEL,
     f"{DEFINITION}.StaticHyperParameters.sagemaker_region": "the toolkit needs it to download the code from S3",
-    f"{DEFINITION}.StaticHyperParameters.sagemaker_submit_directory": "our archive is named by its content, uploaded once",
+    f"{DEFINITION}.StaticHyperParameters.sagemaker_submit_directory": "ours is named by its content, uploaded once",
 }
 TRAINING = {
     "AlgorithmSpecification.Container": f"{DRIVERS}, and the toolkit starts it, as in a sweep's trials",
