@@ -146,7 +146,9 @@ def follow_training(
                 out.print(line, soft_wrap=True, markup=False)
             transitions = [] if job is None else job.get("SecondaryStatusTransitions", [])
             for entry in transitions[told:]:
-                out.print(f"[{entry['Status']}] {entry.get('StatusMessage', '')}", soft_wrap=True, markup=False)
+                out.print(
+                    f"[{entry['Status']}] {entry.get('StatusMessage', '')}".rstrip(), soft_wrap=True, markup=False
+                )
             told = len(transitions)
             if ended or (interrupted.signal and detach):
                 return job, interrupted.signal

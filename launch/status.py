@@ -1,6 +1,6 @@
 """Shows sweeps and trainings, running or ended, of this machine or of AWS.
 
-    python -m launch.status                  all of them, newest first
+    python -m launch.status                  all of them, newest first, 50 sweeps at most
     python -m launch.status NAME             the trials of one sweep, or one training
     python -m launch.status NAME --follow    until it ends: trials, log lines, then the results
 
@@ -10,6 +10,7 @@ is 0 where it completed (a sweep: with a best trial), 1 where it did not, 130 af
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 from typing import Any
 
@@ -28,6 +29,12 @@ from launch.follow import POLL_S, follow, follow_training
 from launch.logs import open_log
 from launch.results import read_sweep
 from launch.show import STYLES, console, decimal, duration, sweep_table
+
+NEWEST = 50
+"""Sweeps that are listed; an account may have thousands."""
+
+TRIAL_NAME = re.compile(r".+-\d{3,}-[0-9a-f]{8}")
+"""How tuning jobs call their training jobs."""
 
 
 def main(words: list[str]) -> int:
@@ -83,13 +90,15 @@ def describe(client: Any, name: str) -> tuple[str, dict[str, Any]]:
 
 def _sweeps(client: Any) -> list[dict[str, Any]]:
     pages = client.get_paginator("list_hyper_parameter_tuning_jobs").paginate(
-        SortBy="CreationTime", SortOrder="Descending"
+        SortBy="CreationTime", SortOrder="Descending", PaginationConfig={"MaxItems": NEWEST}
     )
     return [job for page in pages for job in page["HyperParameterTuningJobSummaries"]]
 
 
 def _trainings(client: Any) -> list[dict[str, Any]]:
-    pages = client.get_paginator("list_training_jobs").paginate(SortBy="CreationTime", SortOrder="Descending")
+    pages = client.get_paginator("list_training_jobs").paginate(
+        SortBy="CreationTime", SortOrder="Descending", PaginationConfig={"MaxItems": 10 * NEWEST, "PageSize": 100}
+    )
     return [job for page in pages for job in page["TrainingJobSummaries"]]
 
 
@@ -99,20 +108,24 @@ def _all(client: Any) -> Table | str:
     for column in ("name", "kind", "status", "trials", "best", "started", "time"):
         table.add_column(column, justify="right" if column in ("trials", "best", "time") else "left")
     sweeps = _sweeps(client)
-    prefixes = tuple(f"{job['HyperParameterTuningJobName']}-" for job in sweeps)
     lines: list[tuple[datetime, list[Any]]] = []
     for job in sweeps:
         counts = job["TrainingJobStatusCounters"]
         limit = job.get("ResourceLimits", {}).get("MaxNumberOfTrainingJobs", "?")
-        best = read_sweep(client, job["HyperParameterTuningJobName"]).best
-        cells = [f"{counts.get('Completed', 0)}/{limit}", "-" if best is None else decimal(best.objective)]
+        cells = [f"{counts.get('Completed', 0)}/{limit}", decimal(_best(client, job["HyperParameterTuningJobName"]))]
         lines.append(_line(job["HyperParameterTuningJobName"], "sweep", job, "HyperParameterTuningJobStatus", cells))
     for job in _trainings(client):
-        if not job["TrainingJobName"].startswith(prefixes):
+        if not TRIAL_NAME.fullmatch(job["TrainingJobName"]):
             lines.append(_line(job["TrainingJobName"], "training", job, "TrainingJobStatus", ["", ""]))
     for _, cells in sorted(lines, key=lambda line: line[0], reverse=True):
         table.add_row(*cells)
     return table if lines else "nothing yet; start a sweep with: python -m launch.tune model=resnet34 lr=range"
+
+
+def _best(client: Any, name: str) -> float | None:
+    job = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+    best = job.get("OverallBestTrainingJob") or job.get("BestTrainingJob") or {}
+    return best.get("FinalHyperParameterTuningJobObjectiveMetric", {}).get("Value")
 
 
 def _line(name: str, kind: str, job: dict[str, Any], status_key: str, cells: list[str]) -> tuple[datetime, list[Any]]:

@@ -48,12 +48,12 @@ def main(overrides: list[str]) -> int:
     check_settings(typed)
     chosen = merge(_best_of(typed), overrides) if typed.from_tuning else list(overrides)
     cfg = settle(compose("training", chosen))
-    if not cfg.dry_run:
-        check_files(cfg, out)
     fixed = for_the_job(chosen) + absolute_paths(cfg)
     site, upload = find_site(cfg)
     request = training_request(cfg, fixed, site)
     (Console(stderr=True, highlight=False) if cfg.dry_run else out).print(_plan_table(cfg, fixed))
+    if not cfg.dry_run:
+        check_files(cfg, out)
     if problems := check_request(OPERATION, request):
         raise UserError("\n       ".join(problems))
     if cfg.dry_run:

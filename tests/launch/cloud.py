@@ -37,9 +37,11 @@ class Faulty:
         self.service = service
         self.faults = {}
         self.requests = []
+        self.times = []
 
     def answer(self, operation, request):
         self.requests.append((operation, request))
+        self.times.append(time.time())
         fault = self.faults[operation].pop(0) if self.faults.get(operation) else None
         if isinstance(fault, (int, float)):
             time.sleep(fault)
