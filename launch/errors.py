@@ -36,7 +36,7 @@ FAILURES = (
     (r"CapacityError|InsufficientCapacity", "AWS has no such machine free: another instance.type, instance.alternatives"
      "=[TYPE,TYPE] for a sweep, another backend.region, or the same again later"),
     (r"ResourceLimitExceeded", "ask for a higher quota in the Service Quotas console, or take another instance.type"),
-    (r"Access ?Denied|not authorized|403 Forbidden", "the role of the job (backend.role) lacks this permission"),
+    (r"[Aa]ccess ?[Dd]enied|not authorized|403 Forbidden", "the role of the job (backend.role) lacks this permission"),
     (r"[Oo]ut ?[Oo]f ?[Mm]emory|CUDA error: out of memory|SIGKILL|exit code 137", "a smaller batch_size, or an "
      "instance.type with more memory"),
     (r"[Nn]o space left", "a larger instance.volume_gb, or backend.input_mode=null to stream"),
@@ -48,11 +48,12 @@ FAILURES = (
 
 
 @contextmanager
-def api_errors(cfg: DictConfig | None = None) -> Iterator[None]:
+def api_errors(cfg: DictConfig | None = None, then: str = "") -> Iterator[None]:
     """Turns an error of the API client into a `UserError` with its message and the advice for it.
 
     Args:
         cfg: the config at hand; its instance type and region make the advice on quotas concrete.
+        then: what to type after that, for instance to look again at what goes on at AWS.
     """
     try:
         yield
@@ -61,15 +62,15 @@ def api_errors(cfg: DictConfig | None = None) -> Iterator[None]:
         advice = _quota(message, cfg) if code == "ResourceLimitExceeded" else ADVICE.get(code)
         advice = advice or _matching(REFUSALS, message)
         after = f"; {advice}" if advice else ""
-        raise UserError(f"{message.rstrip('.')} ({error.operation_name}: {code}){after}") from error
+        raise UserError(f"{message.rstrip('.')} ({error.operation_name}: {code}){after}{then}") from error
     except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError) as error:
-        raise UserError(f"no AWS credentials were found ({error}): {LOG_IN}") from error
+        raise UserError(f"no AWS credentials were found ({error}): {LOG_IN}{then}") from error
     except (boto.SSOError, boto.TokenRetrievalError, boto.UnauthorizedSSOTokenError) as error:
-        raise UserError(f"the AWS login has ended ({error}): {LOG_IN}") from error
+        raise UserError(f"the AWS login has ended ({error}): {LOG_IN}{then}") from error
     except boto.ProfileNotFound as error:
         raise UserError(f"{error}; aws configure list-profiles shows them") from error
     except boto.BotoCoreError as error:
-        raise UserError(f"AWS can not be reached: {error}") from error
+        raise UserError(f"AWS can not be reached: {error}{then}") from error
 
 
 def _quota(message: str, cfg: DictConfig | None) -> str:

@@ -99,6 +99,13 @@ def training_table(job: dict[str, Any]) -> Table:
     return table
 
 
+def and_look_again(cfg: DictConfig, name: str) -> str:
+    """Returns what follows an error once `name` was started at AWS: it goes on, and one can look again."""
+    if cfg.backend.name == "local":
+        return ""
+    return f"; {name} goes on, look again: {shlex.join(command(cfg, 'status', name, '--follow'))}"
+
+
 def say_detached(cfg: DictConfig, name: str, number: signal.Signals, out: Console) -> int:
     """Says that `name` goes on and how to look again or stop it; returns 128 + the signal."""
     out.print(f"{number.name}: {name} goes on without you", soft_wrap=True)

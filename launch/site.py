@@ -83,16 +83,18 @@ class Account:
             raise UserError("no AWS region is configured: type backend.region=us-east-1, or set AWS_DEFAULT_REGION")
         self.region: str = self._boto.region_name
         self._sdk: Any = None
+        self._default_bucket = ""
         if not (backend.role and backend.bucket and backend.image):
-            self._sdk = _sdk_session(self._boto, self.identity()["Account"], backend)
+            self._default_bucket = f"sagemaker-{self.region}-{self.identity()['Account']}"
+            self._sdk = _sdk_session(self._boto, self.bucket(), backend)
 
     def identity(self) -> dict[str, str]:
         """Returns Account and Arn of the credentials in use: the cheapest request, so the first."""
         return self._boto.client("sts", config=client_config()).get_caller_identity()
 
     def bucket(self) -> str:
-        """Returns the bucket of code and results; the SDK makes its default one where it does not exist yet."""
-        return str(self._backend.bucket or self._sdk.default_bucket())
+        """Returns the name of the bucket of code and results: the SDK's default one where none is given."""
+        return str(self._backend.bucket or self._default_bucket)
 
     def role(self) -> str:
         """Returns the ARN of the role that jobs run as.
@@ -146,12 +148,16 @@ class Account:
     def check(self, bucket: str) -> None:
         """Checks credentials and bucket, so that whatever is wrong with them is said before anything is uploaded.
 
+        The SDK makes its default bucket where it does not exist yet.
+
         Raises:
             UserError: there is no such bucket, or these credentials may not use it.
         """
         from botocore.exceptions import ClientError
 
         self.identity()
+        if not self._backend.bucket:
+            self._sdk.default_bucket()
         try:
             self._s3().head_bucket(Bucket=bucket)
         except ClientError as error:
@@ -190,8 +196,12 @@ def client_config() -> Any:
     return Config(retries={"mode": "standard", "total_max_attempts": 8}, connect_timeout=10, read_timeout=30)
 
 
-def _sdk_session(boto: Any, account: str, backend: DictConfig) -> Any:
-    """Returns the SDK's session for the default bucket of `account`, or for the bucket that is given."""
+def _sdk_session(boto: Any, bucket: str, backend: DictConfig) -> Any:
+    """Returns the SDK's session for `bucket`.
+
+    Raises:
+        UserError: the SDK is not installed.
+    """
     missing = [f"backend.{name}" for name in ("role", "bucket", "image") if not backend[name]]
     logging.getLogger("sagemaker").setLevel(logging.WARNING)  # it greets with where it looked for its own config
     try:
@@ -201,5 +211,4 @@ def _sdk_session(boto: Any, account: str, backend: DictConfig) -> Any:
             f"{', '.join(missing)} not given, and the SageMaker SDK, which would know, is not installed: "
             f"{INSTALL_SDK}, or give them"
         ) from None
-    name = backend.bucket or f"sagemaker-{boto.region_name}-{account}"
-    return Session(boto_session=boto, default_bucket=str(name))
+    return Session(boto_session=boto, default_bucket=bucket)

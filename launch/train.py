@@ -26,7 +26,7 @@ from dogbreed.errors import UserError
 from launch.client import make_client
 from launch.entry import job_overrides
 from launch.errors import api_errors
-from launch.finish import command, finish_training, say_detached
+from launch.finish import and_look_again, command, finish_training, say_detached
 from launch.follow import POLL_S, follow_training
 from launch.limits import check_request
 from launch.logs import open_log
@@ -102,7 +102,8 @@ def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) ->
     client.create_training_job(**request)
     out.print(f"\nstarted {name}; look from elsewhere with: {shlex.join(command(cfg, 'status', name))}", soft_wrap=True)
     log = open_log(cfg.backend, name)
-    job, stopped = follow_training(client, name, log, out, poll_s=POLL_S[cfg.backend.name], detach=at_aws)
+    with api_errors(cfg, and_look_again(cfg, name)):
+        job, stopped = follow_training(client, name, log, out, poll_s=POLL_S[cfg.backend.name], detach=at_aws)
     if job is None or (stopped and at_aws):
         return say_detached(cfg, name, stopped, out) if stopped else 1
     status = finish_training(job, cfg, out)

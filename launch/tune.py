@@ -29,7 +29,7 @@ from dogbreed.config import compose, run_cli
 from dogbreed.errors import UserError
 from launch.client import make_client
 from launch.errors import api_errors
-from launch.finish import command, finish_sweep, say_detached
+from launch.finish import and_look_again, command, finish_sweep, say_detached
 from launch.follow import POLL_S, follow
 from launch.limits import check_request
 from launch.plan import Plan, make_plan
@@ -110,10 +110,11 @@ def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) ->
     client.create_hyper_parameter_tuning_job(**request)
     look = shlex.join(command(cfg, "status", name))
     out.print(f"\nstarted {name}; look from elsewhere with: {look}", soft_wrap=True)
-    sweep, stopped = follow(client, name, out, POLL_S[cfg.backend.name], detach=at_aws)
-    if stopped and at_aws and not (sweep and sweep.ended):
-        return say_detached(cfg, name, stopped, out)
-    status = finish_sweep(client, cfg, name, out)
+    with api_errors(cfg, and_look_again(cfg, name)):
+        sweep, stopped = follow(client, name, out, POLL_S[cfg.backend.name], detach=at_aws)
+        if stopped and at_aws and not (sweep and sweep.ended):
+            return say_detached(cfg, name, stopped, out)
+        status = finish_sweep(client, cfg, name, out)
     if stopped:
         out.print(f"stopped; go on with: {shlex.join(command(cfg, 'tune', f'resume={name}'))}", soft_wrap=True)
         return 128 + stopped

@@ -95,6 +95,15 @@ def test_boto3_itself_retries_a_throttled_request(aws):
     assert len(aws.sent("CreateHyperParameterTuningJob")) == 4
 
 
+def test_credentials_that_expire_in_the_middle_leave_the_sweep_and_say_how_to_look_again(aws):
+    aws.faults = {"DescribeHyperParameterTuningJob": [None, "ExpiredTokenException"]}
+    with pytest.raises(UserError) as error:
+        tune.main([*SWEEP, "name=long", "seed=20"])
+    assert "log in again" in str(error.value)
+    assert "long goes on, look again: python -m launch.status long --follow backend=sagemaker" in str(error.value)
+    assert stop.main(["long", "backend=sagemaker"]) == 0
+
+
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

@@ -94,6 +94,8 @@ def test_the_sdk_finds_the_image_and_makes_the_bucket_and_says_that_a_person_is_
     import sagemaker.core.helper.session_helper as helper
 
     helper.sts_regional_endpoint = lambda region: os.environ["AWS_ENDPOINT_URL"]
+    assert tune.main([*typed(image="null", bucket="null"), "dry_run=true"]) == 0
+    assert [bucket["Name"] for bucket in aws.s3.list_buckets()["Buckets"]] == [BUCKET]  # a dry run makes none
     assert tune.main(typed(image="null", bucket="null")) == 0
     request = aws.sent("CreateHyperParameterTuningJob")[0]["TrainingJobDefinition"]
     image = request["AlgorithmSpecification"]["TrainingImage"]
