@@ -19,6 +19,9 @@ LAUNCHER_KEYS = frozenset(
 )
 """Keys at the top of the config that the launcher reads itself; no job gets an override of them."""
 
+LAUNCHER_PARTS = frozenset({"debugger.managed_rules"})
+"""Keys within groups of the job that only the launcher reads."""
+
 RETURNED = "objective"
 """The metric that another application's return value is printed as."""
 
@@ -124,7 +127,11 @@ def _is_whole(value: object) -> bool:
 
 def for_the_job(overrides: Sequence[str]) -> list[str]:
     """Returns those `overrides` that say what a job does; the others steer the launcher."""
-    return [text for text in overrides if _root(text) not in LAUNCHER_KEYS]
+    return [
+        text
+        for text in overrides
+        if _root(text) not in LAUNCHER_KEYS and parse([text])[0].key_or_group not in LAUNCHER_PARTS
+    ]
 
 
 def _with_experiment(overrides: Sequence[str]) -> list[str]:

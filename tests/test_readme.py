@@ -68,7 +68,16 @@ def test_the_notebook_snippet_trains_in_a_plain_session(tmp_path):
 
 
 def test_no_command_of_the_readme_goes_unchecked():
-    known = ("python -m launch.", "python -m dogbreed.train", "make ", "git clone", "cd ", "pip install", "aws ")
+    known = (
+        "python examples/",
+        "python -m launch.",
+        "python -m dogbreed.train",
+        "make ",
+        "git clone",
+        "cd ",
+        "pip install",
+        "aws ",
+    )
     assert [line for line in LINES if not line.startswith(known)] == []
 
 

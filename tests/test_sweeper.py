@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,12 @@ def test_the_example_finds_the_lowest_point_and_says_how_to_run_it_again(tmp_pat
         assert trial["objective"] == pytest.approx((x - 1) ** 2 + shift, rel=1e-4)
     assert re.search(rf"train the best: python {APP} shift=[01] x=\S+", done.stdout)
     assert len(APP.read_text().splitlines()) <= 22
+
+
+def test_the_readmes_command_runs(tmp_path):
+    (line,) = re.findall(r"^python examples/quadratic.py (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    done = run(tmp_path, *shlex.split(line)[1:])
+    assert done.returncode == 0, done.stderr
 
 
 def test_at_aws_the_application_travels_in_the_archive(tmp_path):

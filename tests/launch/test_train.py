@@ -16,6 +16,7 @@ from launch.entry import find_processes
 from launch.errors import explain_failure
 from launch.local import local_client
 from launch.logs import CloudWatchLog, FileLog
+from launch.plan import for_the_job
 
 
 @pytest.fixture
@@ -88,6 +89,18 @@ def test_what_is_typed_goes_over_what_the_sweep_found():
     assert train.merge(found, ["model=resnet50", "++model.kwargs.drop_rate=0"]) == [
         "epochs=3", "lr=0.1", "model=resnet50", "++model.kwargs.drop_rate=0",
     ]  # fmt: skip
+
+
+def test_what_steers_the_launcher_does_not_reach_the_job():
+    typed = [
+        "lr=0.1",
+        "instance=gpu",
+        "backend.root=x",
+        "from_tuning=a",
+        "+debugger.managed_rules=true",
+        "model=resnet34",
+    ]
+    assert for_the_job(typed) == ["lr=0.1"]
 
 
 def test_a_file_is_tailed_by_whole_lines(tmp_path):
