@@ -165,7 +165,7 @@ def poor_weight_initialization(
     ratio = _variance_ratio(variance)
     if ratio > threshold:
         evidence.append(Evidence("largest over smallest variance of activation inputs", "", 0, ratio, threshold))
-    first = spread[:1]
+    first = _first_spread(spread)
     low = float(np.nanmin(first)) if np.isfinite(first).any() else np.inf
     if low < distribution_range and stuck:
         evidence.append(Evidence("p95 - p5 of a gradient while the loss does not fall", "", 0, low, distribution_range))
@@ -175,6 +175,18 @@ def poor_weight_initialization(
         summary = f"poor starting weights ({evidence[0].text}: {evidence[0].value:.2g}), {grave}"
         return issue(summary, "model.weights=hub", evidence, datapoints=datapoints)
     return ok(f"variance of activation inputs differs by {ratio:.2g} over layers", datapoints=datapoints)
+
+
+def _first_spread(spread: Array) -> Array:
+    """Returns the first step's p95 - p5 of each gradient; NaN for one that is zero then and no longer zero later.
+
+    A residual branch that ends in a norm with weight zero (timm's and torchvision's `zero_init`) passes no gradient
+    until that norm has moved, which is meant so.
+    """
+    if not len(spread):
+        return spread
+    wakes_up = (spread[0] == 0) & (np.nan_to_num(spread) > 0).any(axis=0)
+    return np.where(wakes_up, np.nan, spread[0])
 
 
 def _variance_ratio(variance: Array) -> float:

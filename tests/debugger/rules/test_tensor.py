@@ -263,6 +263,16 @@ class TestActivationLayers:
         assert poor_weight_initialization(inputs, gradients(1e-5), stuck).status is Status.ISSUE
         assert poor_weight_initialization(inputs, gradients(1e-5), falling).status is Status.OK
 
+    def test_a_branch_that_wakes_up_after_a_zero_initialised_norm_is_meant_so(self):
+        inputs = TensorSeries.of({"act": {0: RANDOM.normal(size=100)}})
+        stuck = Series.of([2.0] * 11)
+        steps = {0: np.zeros(100), 1: 1e-4 * RANDOM.normal(size=100)}
+        healthy = {"gradient/fc": {0: RANDOM.normal(size=100), 1: RANDOM.normal(size=100)}}
+        waking = TensorSeries.of({**healthy, "gradient/conv1": steps})
+        dead = TensorSeries.of({**healthy, "gradient/conv1": {0: np.zeros(100), 1: np.zeros(100)}})
+        assert poor_weight_initialization(inputs, waking, stuck).status is Status.OK
+        assert poor_weight_initialization(inputs, dead, stuck).status is Status.ISSUE
+
     def test_pretrained_network_is_not_judged(self):
         inputs = TensorSeries.of({"act": {0: np.ones(3)}}, {"act": frozenset({"pretrained"})})
         assert poor_weight_initialization(inputs).status is Status.NOT_APPLICABLE
