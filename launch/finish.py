@@ -7,15 +7,19 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import ClientError
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from launch.errors import explain_failure
-from launch.logs import local_log
+from launch.logs import open_log
 from launch.results import Sweep, billable_seconds, learning_curve, read_sweep, write_results
 from launch.show import cost_line, decimal, sweep_table
+
+MOST_CURVES = 20
+"""Trials at AWS whose learning curves are drawn."""
 
 
 def command(cfg: DictConfig, module: str, *words: str) -> list[str]:
@@ -46,7 +50,7 @@ def finish_sweep(client: Any, cfg: DictConfig, name: str, out: Console) -> int:
     if best is None:
         out.print(f"no trial gave a result; {_where_logs_are(cfg, sweep)}", soft_wrap=True)
         return 1
-    plot_sweep(sweep, _curves(sweep, Path(cfg.backend.root)), folder / "sweep.png")
+    plot_sweep(sweep, _curves(cfg, sweep, out), folder / "sweep.png")
     found = " ".join(f"{key}={value}" for key, value in best.hyperparameters.items())
     out.print(f"best: {best.name}  {sweep.metric}={best.objective:.4f}  {found}", soft_wrap=True)
     out.print(f"train the best: {shlex.join(train_best)}", soft_wrap=True)
@@ -121,12 +125,11 @@ def _where_logs_are(cfg: DictConfig, sweep: Sweep) -> str:
     return f"their logs: {shlex.join(command(cfg, 'status', first, '--follow'))}"
 
 
-def _curves(sweep: Sweep, root: Path) -> dict[str, dict[int, float]]:
-    """Returns trial to epoch to objective, from the logs of the trials of this machine."""
-    curves = {}
-    for trial in sweep.trials:
-        log = local_log(root, trial.name)
-        if log.is_file():
-            with log.open(errors="replace") as lines:
-                curves[trial.name] = learning_curve(lines, sweep.metric)
-    return curves
+def _curves(cfg: DictConfig, sweep: Sweep, out: Console) -> dict[str, dict[int, float]]:
+    """Returns trial to epoch to objective, from the logs of the trials; at AWS of the best ones, two requests each."""
+    trials = sweep.trials if cfg.backend.name == "local" else sweep.ranked[:MOST_CURVES]
+    try:
+        return {trial.name: learning_curve(open_log(cfg.backend, trial.name).read(), sweep.metric) for trial in trials}
+    except ClientError as error:
+        out.print(f"sweep.png is without learning curves, the logs can not be read: {error}", soft_wrap=True)
+        return {}
