@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import ClientError
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +19,9 @@ from launch.errors import explain_failure
 from launch.logs import open_log
 from launch.results import Sweep, billable_seconds, found_issues, learning_curve, read_sweep, write_results
 from launch.show import cost_line, decimal, sweep_table
+
+MOST_LOGS = 20
+"""Trials at AWS whose logs are read, for learning curves and findings."""
 
 
 def command(cfg: DictConfig, module: str, *words: str) -> list[str]:
@@ -34,7 +38,7 @@ def finish_sweep(client: Any, cfg: DictConfig, name: str, out: Console) -> int:
     from launch.plot import plot_sweep
 
     sweep = read_sweep(client, name, metrics=True)
-    logs = {trial.name: open_log(cfg.backend, trial.name).read() for trial in sweep.trials}
+    logs = _read_logs(cfg, sweep, out)
     sweep = _with_findings(sweep, logs)
     folder = Path(cfg.backend.root) / sweep.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,6 +130,16 @@ def _where_logs_are(cfg: DictConfig, sweep: Sweep) -> str:
     return f"their logs: {shlex.join(command(cfg, 'status', first, '--follow'))}"
 
 
+def _read_logs(cfg: DictConfig, sweep: Sweep, out: Console) -> dict[str, list[str]]:
+    """Returns trial to the lines of its log; at AWS of the best ones, two requests each."""
+    trials = sweep.trials if cfg.backend.name == "local" else sweep.ranked[:MOST_LOGS]
+    try:
+        return {trial.name: open_log(cfg.backend, trial.name).read() for trial in trials}
+    except ClientError as error:
+        out.print(f"no learning curves and findings, the logs can not be read: {error}", soft_wrap=True)
+        return {}
+
+
 def _with_findings(sweep: Sweep, logs: Mapping[str, Sequence[str]]) -> Sweep:
-    trials = (replace(trial, findings=found_issues(logs[trial.name])) for trial in sweep.trials)
+    trials = (replace(trial, findings=found_issues(logs.get(trial.name, ()))) for trial in sweep.trials)
     return replace(sweep, trials=tuple(trials))

@@ -98,7 +98,6 @@ def test_what_steers_the_launcher_does_not_reach_the_job():
         "backend.root=x",
         "from_tuning=a",
         "+debugger.managed_rules=true",
-        "model=resnet34",
     ]
     assert for_the_job(typed) == ["lr=0.1"]
 
