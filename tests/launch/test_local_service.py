@@ -358,7 +358,7 @@ def test_make_client(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
-    with pytest.raises(UserError, match="no AWS region is configured: type backend.region=us-east-1"):
+    with pytest.raises(UserError, match=r"no AWS region is configured: type backend\.region=us-east-1"):
         make_any_client(backend("sagemaker", tmp_path))
 
 
