@@ -14,7 +14,7 @@ from dogbreed.debugger.predictions import PredictionRecorder
 from dogbreed.debugger.profiler import SystemProfiler
 from dogbreed.errors import UserError, did_you_mean
 
-_PARTS = ("tensors", "predictions", "profiler", "pictures", "smdebug", "rules", "stop_on", "mlflow")
+_PARTS = ("tensors", "predictions", "profiler", "pictures", "smdebug", "rules", "stop_on", "mlflow", "managed_rules")
 
 
 def debugger_callbacks(config: Mapping[str, Any] | None, folder: str | Path) -> list[pl.Callback]:

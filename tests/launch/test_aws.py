@@ -166,7 +166,7 @@ def test_learning_curves_come_from_the_logs_where_they_may_be_read(aws, capsys, 
     monkeypatch.setattr(Log, "read", lambda self: (_ for _ in ()).throw(denied))
     assert status.main(["seen", "--follow", "backend=sagemaker"]) == 0
     assert drawn == [{}]
-    assert "without learning curves" in capsys.readouterr().out
+    assert "no learning curves and findings" in capsys.readouterr().out
 
 
 def test_a_stopped_sweep_is_resumed_with_its_tags_and_its_settings(aws, capsys):

@@ -158,15 +158,14 @@ def test_a_training_has_one_kind_of_instance():
 def test_the_debugger_of_aws_goes_with_a_training_where_it_is_asked_for():
     cfg = settle(compose("training", ["name=n", *EXPLICIT]))
     assert not {"DebugHookConfig", "ProfilerConfig"} & set(training_request(cfg, [], SITE))
-    smdebug = {"enabled": True, "save_interval": 50, "collections": ["weights", "gradients"]}
-    node = {"managed_rules": True, "profiler": {"interval_ms": 500}, "smdebug": smdebug}
-    cfg = OmegaConf.merge({"debugger": node}, cfg)
+    cfg = settle(compose("training", ["name=n", *EXPLICIT, "debugger=smdebug", "debugger.managed_rules=true"]))
     request = training_request(cfg, [], SITE)
     assert check_request("CreateTrainingJob", request) == []
     assert request["DebugHookConfig"]["S3OutputPath"] == f"s3://{BUCKET}/dogbreed/n/debug-output"
     assert [c["CollectionName"] for c in request["DebugHookConfig"]["CollectionConfigurations"]] == [
         "weights",
         "gradients",
+        "losses",
     ]
     assert "VanishingGradient" in [r["RuleConfigurationName"] for r in request["DebugRuleConfigurations"]]
     assert "ProfilerReport" in [r["RuleConfigurationName"] for r in request["ProfilerRuleConfigurations"]]
