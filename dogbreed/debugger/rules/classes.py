@@ -227,7 +227,7 @@ def confident_errors(labels: NDArray[np.int64], probabilities: Array) -> tuple[N
 
 @rule("LikelyLabelErrors", group="data", priority=44)
 def likely_label_errors(
-    predictions: Predictions, *, threshold: float = 0.05, min_accuracy: float = 0.7, min_samples: int = 100
+    predictions: Predictions, *, threshold: float = 0.05, min_accuracy: float = 0.85, min_samples: int = 100
 ) -> Outcome:
     """Labels of validation or test pictures are likely wrong.
 

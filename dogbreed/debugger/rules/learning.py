@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, not_applicable, ok
+from dogbreed.debugger.findings import Evidence, Outcome, Status, insufficient, issue, not_applicable, ok
 from dogbreed.debugger.registry import rule
 from dogbreed.debugger.rules import advice
 from dogbreed.debugger.rules.updates import driven, moving_weights, while_learning
-from dogbreed.debugger.series import Array, TensorSeries
+from dogbreed.debugger.series import Array, Series, TensorSeries
 
 Settings = Mapping[str, Any]
 
@@ -73,22 +73,38 @@ def learning_rate_too_high(
     updates: TensorSeries,
     gradients: TensorSeries | None = None,
     settings: Settings | None = None,
+    losses: Series | None = None,
     *,
     threshold: float = 0.1,
     min_steps: int = 3,
+    learned: float = 0.6,
 ) -> Outcome:
-    """The learning rate is too high: a step rewrites a good part of the weights.
+    """The learning rate is too high: a step rewrites a good part of the weights, and the loss hardly falls.
+
+    Networks with norms learn well at surprisingly high rates from random weights, so large steps alone are no issue.
 
     Args:
         updates: Update statistics.
         gradients: Gradient statistics; updates without a gradient are left out.
         settings: The run's settings, for the suggestion.
         threshold: Median update ratio (over weight tensors, then over recorded steps) above which it is too high.
+        losses: Training loss by optimizer step.
         min_steps: Recorded steps that it takes.
+        learned: Share of the first losses that the last ones must be below for the training to count as learning.
 
     Source: OURS; about 1e-3 a step is the rule of thumb, 0.1 is two decades above it.
     """
-    return _learning_rate(updates, gradients, settings, threshold=threshold, min_steps=min_steps, high=True)
+    outcome = _learning_rate(updates, gradients, settings, threshold=threshold, min_steps=min_steps, high=True)
+    if outcome.status is Status.ISSUE and losses is not None and _falls(losses, learned):
+        return ok("steps are large, and the loss falls well", datapoints=outcome.datapoints)
+    return outcome
+
+
+def _falls(losses: Series, learned: float) -> bool:
+    """Whether the median of the last quarter of the losses is below `learned` of that of the first quarter."""
+    quarter = max(1, len(losses.values) // 4)
+    first, last = np.median(losses.values[:quarter]), np.median(losses.values[-quarter:])
+    return bool(np.isfinite(last) and last < learned * first)
 
 
 @rule("LearningRateTooLow", group="learning", priority=6)

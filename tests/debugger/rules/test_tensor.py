@@ -190,6 +190,11 @@ class TestUpdates:
 
     def test_suggestion_starts_from_the_runs_own_rate(self):
         assert learning_rate_too_high(updates([0.5] * 4), None, {"lr": 0.02}).override == "lr=0.002"
+
+    def test_large_steps_that_learn_well_are_no_issue(self):
+        falling, stuck = Series.of(list(np.linspace(2, 0.5, 20))), Series.of([2.0] * 20)
+        assert learning_rate_too_high(updates([0.5] * 4), None, {"lr": 0.02}, falling).status is Status.OK
+        assert learning_rate_too_high(updates([0.5] * 4), None, {"lr": 0.02}, stuck).status is Status.ISSUE
         assert learning_rate_too_low(updates([1e-9] * 4), None, {"lr": 0.0}).override == "lr=0.001"
 
     def test_a_weight_without_a_gradient_does_not_blame_the_rate(self):
