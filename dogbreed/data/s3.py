@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from dogbreed.data.store import Entry, PictureError
+from dogbreed.data.store import BusyError, Entry, PictureError
 from dogbreed.errors import UserError
 
 _CREDENTIALS_LIVE = timedelta(minutes=10)
 """How long workers use credentials before they ask boto3 again, which by itself renews those that expire."""
 
 _REQUEST_LIMITS: dict[str, Any] = {
-    "client_options": {"allow_http": True, "connect_timeout": "5s", "timeout": "60s"},
-    "retry_config": {"max_retries": 6, "retry_timeout": timedelta(seconds=120)},
+    "client_options": {"allow_http": True, "connect_timeout": "5s", "timeout": "120s"},
+    "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=120)},  # `Patience` does it, for bodies too
 }
+
+_RUN_OUT = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed")
+"""What S3 says with status 400 where credentials are not taken any more."""
 
 _clients: dict[tuple[int, S3Store], Any] = {}
 """obstore clients by process and store. Their Rust threads do not survive a fork: a copied client would hang."""
@@ -65,20 +68,41 @@ class S3Store:
             raise UserError(f"data.url={self.url!r} can not be listed: {_advice(error)}") from error
 
     async def fetch(self, key: str) -> bytes:
-        """Returns an object's content; obstore retries what can be retried."""
-        import obstore
-        from botocore.exceptions import BotoCoreError, ClientError
-        from obstore.exceptions import BaseError
+        """Returns an object's content.
 
-        try:
-            if (client := _clients.get((os.getpid(), self))) is None:
-                client = _clients[os.getpid(), self] = self._client()
-            result = await obstore.get_async(client, self.prefix + key)
-            return bytes(await result.bytes_async())
-        except FileNotFoundError as error:
-            raise PictureError("not in the bucket any more") from error
-        except (BaseError, BotoCoreError, ClientError) as error:
-            raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}") from error
+        A refusal may only mean that the credentials have run out, or were renewed by somebody else: they are looked
+        up anew, once.
+        """
+        from obstore.exceptions import BaseError, GenericError
+
+        refused_client = None
+        while True:
+            client = self._current_client(key, refused_client)
+            try:
+                return await _get(client, self.prefix + key)
+            except FileNotFoundError as error:
+                raise PictureError("not in the bucket any more") from error
+            except BaseError as error:
+                refused = not isinstance(error, GenericError) or any(code in str(error) for code in _RUN_OUT)
+                if not refused:
+                    raise BusyError(_first_line(error)) from error
+                if refused_client is not None:
+                    raise UserError(
+                        f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}"
+                    ) from error
+            refused_client = client
+
+    def _current_client(self, key: str, refused_client: Any) -> Any:
+        """Returns this process's client: a new one where there is none, or only the one that was refused."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        place = (os.getpid(), self)
+        if (client := _clients.get(place)) is None or client is refused_client:
+            try:
+                client = _clients[place] = self._client()
+            except (BotoCoreError, ClientError) as error:
+                raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}") from error
+        return client
 
     def fork_is_safe(self) -> bool:
         """Returns whether no obstore client, whose threads a fork would lose, was made in this process yet."""
@@ -112,6 +136,16 @@ class S3Store:
             credential_provider=_provider(boto3.Session()),  # type: ignore[arg-type]  # any callable will do
             **_REQUEST_LIMITS,
         )
+
+
+async def _get(client: Any, path: str) -> bytes:
+    import obstore
+
+    result = await obstore.get_async(client, path)
+    content = bytes(await result.bytes_async())
+    if len(content) != result.meta["size"]:
+        raise BusyError(f"{len(content)} of {result.meta['size']} bytes came")
+    return content
 
 
 def _provider(session: Any) -> Callable[[], dict[str, Any]]:

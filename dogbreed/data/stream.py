@@ -23,6 +23,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from dogbreed.data.decode import decode
 from dogbreed.data.index import Split
+from dogbreed.data.patience import wait_for
 from dogbreed.data.prefetch import prefetch
 from dogbreed.data.store import PictureError, Store
 from dogbreed.errors import UserError
@@ -116,22 +117,22 @@ class PictureStream(IterableDataset[Parcel]):
         self.order = order
         self.transform = transform
         self.size = size
-        # In shared memory: workers that live through several epochs read it there.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        # Epoch and first batch, in shared memory: workers that live through several epochs read them there.
+        self._start = torch.zeros(2, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order and the augmentation of the next iteration, in this process and in its workers."""
-        self._epoch.fill_(epoch)
+    def start_at(self, epoch: int, batch: int = 0) -> None:
+        """Chooses order, augmentation and first batch of the next iteration, in this process and in its workers."""
+        self._start[0], self._start[1] = epoch, batch
 
     def __iter__(self) -> Iterator[Parcel]:
         """Yields this worker's share of the batches."""
-        epoch = int(self._epoch)
+        epoch, start = self._start.tolist()
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        batches = self.order.batches(epoch)[first::step]
+        batches = self.order.batches(epoch)[start + first :: step]
         keys, sizes = self.split.keys, self.split.sizes
         wanted = ((keys[index], int(sizes[index])) for batch in batches for index in batch)
         contents = prefetch(self.store, wanted)
@@ -149,7 +150,7 @@ class PictureStream(IterableDataset[Parcel]):
         failure = None
         for index in batch.tolist():
             try:
-                pixels = decode(next(contents).result())
+                pixels = decode(wait_for(next(contents), self.split.keys[index]))
             except PictureError as error:
                 problems.append((index, str(error)))
                 continue
