@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -163,7 +163,7 @@ class ImageDataModule(pl.LightningDataModule):
             config = {"input_size": (3, 224, 224)}
         return PictureFormat.from_data_config(config, self.image_size)
 
-    def keys(self, split: str) -> list[str]:
+    def keys(self, split: str) -> Sequence[str]:
         """Returns the keys of a split's pictures, below the URL: a batch's `indices` are positions in this list.
 
         Raises:

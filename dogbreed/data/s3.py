@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from dogbreed.data.store import BusyError, Entry, PictureError
 from dogbreed.errors import UserError
+
+_LISTING_THREADS = 16
 
 _CREDENTIALS_LIVE = timedelta(minutes=10)
 """How long workers use credentials before they ask boto3 again, which by itself renews those that expire."""
@@ -55,17 +58,55 @@ class S3Store:
         return cls(url, bucket, f"{prefix}/" if prefix else "", endpoint_url)
 
     def entries(self) -> Iterator[Entry]:
-        """Yields the objects below the prefix, a thousand a request."""
+        """Yields the objects below the prefix; where they fill more than a page, its folders are listed in parallel."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            pages = self._listing_client().get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix):
-                for item in page.get("Contents", []):
-                    if key := item["Key"][len(self.prefix) :]:
-                        yield Entry(key, item["Size"], item["ETag"].strip('"'))
+            client = self._listing_client()
+            with ThreadPoolExecutor(_LISTING_THREADS) as threads:
+                # A page that a thread has found is either yielded or leads to further pages.
+                pages = {threads.submit(self._list, client, self.prefix)}
+                while pages:
+                    done, pages = wait(pages, return_when=FIRST_COMPLETED)
+                    for entries, more in (page.result() for page in done):
+                        yield from entries
+                        pages |= {threads.submit(self._list, client, **options) for options in more}
         except (BotoCoreError, ClientError) as error:
             raise UserError(f"data.url={self.url!r} can not be listed: {_advice(error)}") from error
+
+    def _list(
+        self, client: Any, prefix: str, token: str = "", split: bool = True
+    ) -> tuple[list[Entry], list[dict[str, Any]]]:
+        """Returns entries of one page below `prefix`, and the arguments of the calls that give those still missing.
+
+        Args:
+            client: boto3's; it may be used by several threads.
+            prefix: What the keys begin with.
+            token: Where an earlier page ended; empty: from the beginning.
+            split: A page that does not hold all is given up for the pages of each folder; else the next one follows.
+        """
+        options = {"ContinuationToken": token} if token else {}
+        page = client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **options)
+        if page["IsTruncated"] and split:
+            return self._list_folders(client, prefix)
+        more = (
+            [{"prefix": prefix, "token": page["NextContinuationToken"], "split": False}] if page["IsTruncated"] else []
+        )
+        return list(self._entries_of(page)), more
+
+    def _list_folders(self, client: Any, prefix: str) -> tuple[list[Entry], list[dict[str, Any]]]:
+        """Returns the objects directly below `prefix`, and how to list each of its folders."""
+        entries: list[Entry] = []
+        more: list[dict[str, Any]] = []
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/"):
+            entries += self._entries_of(page)
+            more += [{"prefix": folder["Prefix"]} for folder in page.get("CommonPrefixes", [])]
+        return entries, more
+
+    def _entries_of(self, page: dict[str, Any]) -> Iterator[Entry]:
+        for item in page.get("Contents", []):
+            if key := item["Key"][len(self.prefix) :]:
+                yield Entry(key, item["Size"], item["ETag"].strip('"'))
 
     async def fetch(self, key: str) -> bytes:
         """Returns an object's content.
@@ -112,7 +153,8 @@ class S3Store:
         import boto3
         from botocore.config import Config
 
-        config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3})
+        retries = {"mode": "standard", "total_max_attempts": 5}
+        config = Config(connect_timeout=5, read_timeout=60, retries=retries, max_pool_connections=_LISTING_THREADS)
         session = boto3.Session()
         # Servers other than AWS take any region, but boto3 insists on one to sign with.
         region = session.region_name or "us-east-1"
