@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +26,8 @@ from dogbreed.data.index import Split
 from dogbreed.data.patience import wait_for
 from dogbreed.data.prefetch import prefetch
 from dogbreed.data.store import PictureError, Store
+from dogbreed.data.transforms import Transform, View
 from dogbreed.errors import UserError
-
-Transform = Callable[[torch.Tensor, random.Random], torch.Tensor]
-"""uint8 (3, H, W) of any size, and the picture's own source of chance, to uint8 (3, height, width)."""
 
 
 class Parcel(NamedTuple):
@@ -150,16 +148,27 @@ class PictureStream(IterableDataset[Parcel]):
         failure = None
         for index in batch.tolist():
             try:
-                pixels = decode(wait_for(next(contents), self.split.keys[index]))
+                content = wait_for(next(contents), self.split.keys[index])
+                images[len(good)] = self._picture(content, f"{self.order.seed}/{epoch}/{index}")
             except PictureError as error:
                 problems.append((index, str(error)))
                 continue
             except UserError as error:
                 failure = str(error)
                 break
-            rng = random.Random(f"{self.order.seed}/{epoch}/{index}")
-            images[len(good)] = self.transform(pixels, rng)
             good.append(index)
         indices = torch.tensor(good, dtype=torch.int64)
         labels = torch.from_numpy(self.split.labels[good])
         return Parcel(images[: len(good)], labels, indices, problems, failure)
+
+    def _picture(self, content: bytes, seed: str) -> torch.Tensor:
+        """Returns uint8 (3, height, width); decoded no larger than it is needed."""
+        views: list[View] = []
+
+        def reduction(height: int, width: int) -> int:
+            view = self.transform.view(height, width, random.Random(seed))
+            views.append(view.reduced(self.transform.spare))
+            return views[-1].reduction
+
+        pixels = decode(content, reduction)
+        return self.transform.render(pixels, views[-1], views[-1].reduction)
