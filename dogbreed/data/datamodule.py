@@ -18,6 +18,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from dogbreed.data.buffers import Buffers
 from dogbreed.data.index import SPLITS, Index, Split, build_index
 from dogbreed.data.loader import Batch, PictureLoader
 from dogbreed.data.store import open_store
@@ -104,6 +105,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._num_workers = num_workers
         self._data_config = data_config
         self._loaders: weakref.WeakSet[PictureLoader] = weakref.WeakSet()
+        self._buffers = Buffers()
         self._train_loader: PictureLoader | None = None
         self._resume: dict[str, Any] | None = None
 
@@ -237,7 +239,11 @@ class ImageDataModule(pl.LightningDataModule):
             torch.tensor(values, device=batch.images.device).mul_(255).view(3, 1, 1)
             for values in (target.mean, target.std)
         )
-        images = batch.images.to(torch.float32).sub_(mean).div_(std)
+        if batch.images.is_cpu:
+            images = self._buffers.empty(batch.images.shape).copy_(batch.images)
+        else:
+            images = batch.images.to(torch.float32)
+        images.sub_(mean).div_(std)
         if self.trainer is not None:
             # Lightning casts a batch to the model's own precision before this hook, when it still was uint8.
             images = self.trainer.precision_plugin.convert_input(images)
