@@ -5,29 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from dogbreed.errors import UserError, did_you_mean
 
 
-def make_client(backend: str, root: Path) -> Any:
+def make_client(backend: DictConfig) -> Any:
     """Returns a boto3 SageMaker client; nothing else in `launch` knows which one it has.
 
     Args:
-        backend: `local` or `sagemaker`.
-        root: the folder of the jobs run on this machine.
+        backend: the `backend` node of the config: its `name`, and the `root` of the jobs on this machine or the
+            `region` at AWS.
 
     Raises:
         UserError: no such backend, or no AWS region is configured.
     """
-    if backend == "local":
+    if backend.name == "local":
         from launch.local import local_client
 
-        return local_client(root)
-    if backend == "sagemaker":
-        import boto3
-        from botocore.exceptions import NoRegionError
+        return local_client(Path(backend.root))
+    if backend.name == "sagemaker":
+        return aws_client("sagemaker", backend)
+    raise UserError(f"backend={backend.name} is unknown{did_you_mean(backend.name, ['local', 'sagemaker'])}")
 
-        try:
-            return boto3.client("sagemaker")
-        except NoRegionError:
-            raise UserError("no AWS region is configured; set AWS_DEFAULT_REGION, such as us-east-1") from None
-    raise UserError(f"backend={backend} is unknown{did_you_mean(backend, ['local', 'sagemaker'])}")
+
+def aws_client(service: str, backend: DictConfig) -> Any:
+    """Returns boto3's client of an AWS service in the backend's region.
+
+    Raises:
+        UserError: no region is configured.
+    """
+    import boto3
+    from botocore.exceptions import NoRegionError
+
+    from launch.site import client_config
+
+    try:
+        return boto3.Session(region_name=backend.region).client(service, config=client_config())
+    except NoRegionError:
+        raise UserError(
+            "no AWS region is configured: type backend.region=us-east-1, or set AWS_DEFAULT_REGION"
+        ) from None

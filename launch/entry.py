@@ -3,7 +3,9 @@
     python -m launch.entry
 
 Runs in SageMaker's container and, unchanged, as a process on this machine under the same contract
-(https://docs.aws.amazon.com/sagemaker/latest/dg/amazon-sagemaker-toolkits.html).
+(https://docs.aws.amazon.com/sagemaker/latest/dg/amazon-sagemaker-toolkits.html). Where the job has several GPUs or
+hosts it starts itself again under torchrun, one process a GPU. A job that tries another Hydra application
+(`hydra/sweeper=sagemaker`) runs that application's script instead.
 """
 
 from __future__ import annotations
@@ -14,10 +16,18 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+from omegaconf import DictConfig
+
+from dogbreed.config import compose
 from dogbreed.errors import UserError
-from launch.request import KEYS, OVERRIDES
+from launch.definition import DATA, WEIGHTS
+from launch.request import APP, KEYS, OVERRIDES
 from launch.space import encode
+
+RENDEZVOUS_PORT = 29500
+"""Where the processes of the hosts find each other: torch's own default."""
 
 
 def job_overrides(hyperparameters: Mapping[str, str]) -> list[str]:
@@ -34,49 +44,126 @@ def job_overrides(hyperparameters: Mapping[str, str]) -> list[str]:
     own = {
         name: value
         for name, value in hyperparameters.items()
-        if name not in (OVERRIDES, KEYS) and not name.startswith(("sagemaker_", "_tuning_"))
+        if name not in (OVERRIDES, KEYS, APP) and not name.startswith(("sagemaker_", "_tuning_"))
     }
     return [*fixed, *(f"{keys.get(name, name)}={value}" for name, value in own.items())]
 
 
 def folder_overrides(base: Path, environ: Mapping[str, str]) -> list[str]:
-    """Returns the overrides that put a training's files where SageMaker collects them."""
-    checkpoints = base / "checkpoints"
-    places = {
-        "name": environ.get("TRAINING_JOB_NAME", "job"),
+    """Returns the overrides that put a training's files where SageMaker collects them, and take what it brought.
+
+    Checkpoints lie in a folder of the job's own: the trials of a sweep share one place in S3.
+    """
+    name = environ.get("TRAINING_JOB_NAME", "job")
+    checkpoints = base / "checkpoints" / name
+    places: dict[str, str | None] = {
+        "name": name,
         "output_dir": environ.get("SM_OUTPUT_DATA_DIR", str(base / "output" / "data")),
         "model_dir": environ.get("SM_MODEL_DIR", str(base / "model")),
         "checkpoint_dir": str(checkpoints),
     }
+    channels = base / "input" / "data"
+    if (channels / DATA).is_dir():
+        places |= {"data.url": str(channels / DATA), "++data.endpoint_url": None}
+    if weights := sorted((channels / WEIGHTS).glob("*")):
+        places["model.weights"] = str(weights[0])
     if (checkpoints / "last.ckpt").is_file():  # a spot instance was taken away: go on where it stopped
         places["resume_from"] = str(checkpoints / "last.ckpt")
     return [f"{key}={encode(value)}" for key, value in places.items()]
 
 
+class Processes(NamedTuple):
+    """How many processes train together."""
+
+    hosts: list[str]
+    this_host: str
+    per_host: int
+
+    @property
+    def overrides(self) -> list[str]:
+        """The trainer's settings for them; none where there is one process."""
+        if len(self.hosts) * self.per_host == 1:
+            return []
+        return [f"trainer.devices={self.per_host}", f"++trainer.num_nodes={len(self.hosts)}", "++trainer.strategy=ddp"]
+
+    @property
+    def command(self) -> list[str]:
+        """torchrun, one process a GPU on this host, each of them this module."""
+        return [
+            sys.executable, "-m", "torch.distributed.run",
+            f"--nnodes={len(self.hosts)}", f"--nproc-per-node={self.per_host}",
+            f"--node-rank={self.hosts.index(self.this_host)}",
+            f"--master-addr={self.hosts[0]}", f"--master-port={RENDEZVOUS_PORT}", "-m", "launch.entry",
+        ]  # fmt: skip
+
+
+def find_processes(cfg: DictConfig, environ: Mapping[str, str]) -> Processes:
+    """Returns the processes for the job's hosts and GPUs, as far as the config's trainer wants them.
+
+    Raises:
+        UserError: the backbone would be unfrozen behind the back of the processes' common gradient.
+    """
+    hosts = json.loads(environ.get("SM_HOSTS", "[]")) or ["localhost"]
+    devices, gpus = cfg.trainer.devices, int(environ.get("SM_NUM_GPUS", "0"))
+    if cfg.trainer.accelerator == "cpu" or gpus == 0:
+        per_host = devices if isinstance(devices, int) and devices > 0 else 1
+    else:
+        per_host = devices if isinstance(devices, int) and devices > 0 else gpus
+    found = Processes(hosts, environ.get("SM_CURRENT_HOST", hosts[0]), per_host)
+    if found.overrides and cfg.finetune == "gradual":
+        raise UserError("finetune=gradual trains in one process only: give finetune=full or head, or one GPU and host")
+    return found
+
+
+def base_dir() -> Path:
+    """Returns `/opt/ml`, or the folder that stands for it on this machine."""
+    return Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+
+
 def main() -> int:
     """Runs the job; returns its exit status. A failure's reason goes to output/failure, where SageMaker reads it."""
-    base = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+    base = base_dir()
     try:
         hyperparameters = json.loads((base / "input" / "config" / "hyperparameters.json").read_text())
+        overrides = job_overrides(hyperparameters)
+        if APP in hyperparameters:
+            return _run_app(hyperparameters[APP], overrides, base)
+        overrides += folder_overrides(base, os.environ)
+        processes = find_processes(compose("train", overrides), os.environ)
+        if processes.overrides and "TORCHELASTIC_RUN_ID" not in os.environ:
+            sys.stdout.flush()
+            os.execv(sys.executable, processes.command)
         from dogbreed.train import main as train  # here, so that importing this module costs no torch
 
-        status = train([*job_overrides(hyperparameters), *folder_overrides(base, os.environ)])
+        status = train([*overrides, *processes.overrides])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return _fail(base, str(error))
+        return report_failure(base, str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, SageMaker must be told
         traceback.print_exc()
         last = (str(error).strip().splitlines() or [""])[-1]
-        return _fail(base, f"{type(error).__name__}: {last}")
+        return report_failure(base, f"{type(error).__name__}: {last}")
     if status == 0:  # nothing is left to go on with, and the optimizer's state is twice the size of the model
-        (base / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
+        name = os.environ.get("TRAINING_JOB_NAME", "job")
+        (base / "checkpoints" / name / "last.ckpt").unlink(missing_ok=True)
     return status
 
 
-def _fail(base: Path, reason: str) -> int:
+def _run_app(script: str, overrides: list[str], base: Path) -> int:
+    """Becomes another Hydra application, which prints what it returns as the objective."""
+    from launch.returned import CALLBACK
+
+    output = os.environ.get("SM_OUTPUT_DATA_DIR", str(base / "output" / "data"))
+    places = ["hydra.mode=RUN", f"hydra.run.dir={encode(output)}", CALLBACK]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, script, *overrides, *places])
+
+
+def report_failure(base: Path, reason: str) -> int:
+    """Leaves why the job failed where SageMaker reads it, in one paragraph; returns the exit status."""
     failure = base / "output" / "failure"
     failure.parent.mkdir(parents=True, exist_ok=True)
-    failure.write_text(reason[:1024])
+    failure.write_text(" ".join(reason.split())[:1024])
     return 1
 
 

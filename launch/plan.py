@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from dogbreed.config import check, choices, compose, parse, settle, unknown_choice
+from dogbreed.config import check, choices, compose, fresh_name, parse, settle, unknown_choice
 from dogbreed.errors import UserError
+from launch.settings import check_settings
 from launch.space import Range, encode, split_overrides
 
-LAUNCHER_KEYS = frozenset({"search", "tuner", "backend", "instance", "sweep", "dry_run", "resume", "name"})
+LAUNCHER_KEYS = frozenset(
+    {"search", "tuner", "backend", "instance", "sweep", "dry_run", "resume", "from_tuning", "name"}
+)
 """Keys at the top of the config that the launcher reads itself; no job gets an override of them."""
+
+LAUNCHER_PARTS = frozenset({"debugger.managed_rules"})
+"""Keys within groups of the job that only the launcher reads."""
+
+RETURNED = "objective"
+"""The metric that another application's return value is printed as."""
 
 PATH_KEYS = ("data.url", "model.weights")
 """Keys whose value may be a path on this machine."""
@@ -32,6 +41,8 @@ class Plan:
     """The settled config of tune.yaml, ranges at their first value."""
     max_jobs: int
     max_parallel_jobs: int
+    app: str | None = None
+    """The script of another Hydra application that the trials run; None: they train with dogbreed."""
 
     @property
     def combinations(self) -> int | None:
@@ -63,16 +74,64 @@ def make_plan(overrides: Sequence[str]) -> Plan:
     typed = _with_experiment(overrides)
     plain = [o for o in typed if not _is_sweep(o)]
     cfg = compose("tune", plain)
+    check_settings(cfg)
     declared = {str(key): str(value) for key, value in cfg.search.items()}
     fixed, ranges = split_overrides(typed, declared, choices, lambda key: isinstance(_value(cfg, key), int))
     _check_ranges(ranges)
     first = [f"{r.key}={r.values[0]}" for r in ranges]
     cfg = settle(compose("tune", [*fixed, *first]))
     _check_values(cfg, ranges)
-    job_overrides = [text for text in fixed if _root(text) not in LAUNCHER_KEYS] + _absolute_paths(cfg, ranges)
+    job_overrides = for_the_job(fixed) + absolute_paths(cfg, {r.key for r in ranges})
     max_jobs = _max_jobs(cfg, ranges)
     parallel = min(int(cfg.tuner.max_parallel_jobs), max_jobs)
     return Plan(str(cfg.name), tuple(job_overrides), tuple(ranges), cfg, max_jobs, parallel)
+
+
+def make_app_plan(
+    overrides: Sequence[str],
+    launcher: Sequence[str],
+    app: str,
+    *,
+    declared: Mapping[str, str],
+    options: Callable[[str], Sequence[str]],
+    value: Callable[[str], object],
+) -> Plan:
+    """Returns the plan of a sweep of another Hydra application.
+
+    Args:
+        overrides: of the application, ranges among them.
+        launcher: of tune.yaml: tuner, backend, instance.
+        app: path of the application's script.
+        declared: key to range, for `KEY=range`.
+        options: the choices of one of the application's config groups.
+        value: the application's own value of a key.
+
+    Raises:
+        UserError: nothing is searched, or a range or a setting of the launcher is not allowed.
+    """
+    cfg = compose("tune", [f"objective.metric={RETURNED}", *launcher])
+    check_settings(cfg)
+    if cfg.name is None:
+        cfg.name = fresh_name(Path(app).stem)
+    fixed, ranges = split_overrides(overrides, declared, options, lambda key: _is_whole(value(key)))
+    if not ranges:
+        raise UserError("nothing is searched: give at least one range, for example lr=interval(0.1,1) or size=1,2,3")
+    max_jobs = _max_jobs(cfg, ranges)
+    parallel = min(int(cfg.tuner.max_parallel_jobs), max_jobs)
+    return Plan(str(cfg.name), tuple(fixed), tuple(ranges), settle(cfg), max_jobs, parallel, app)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def for_the_job(overrides: Sequence[str]) -> list[str]:
+    """Returns those `overrides` that say what a job does; the others steer the launcher."""
+    return [
+        text
+        for text in overrides
+        if _root(text) not in LAUNCHER_KEYS and parse([text])[0].key_or_group not in LAUNCHER_PARTS
+    ]
 
 
 def _with_experiment(overrides: Sequence[str]) -> list[str]:
@@ -124,9 +183,8 @@ def _check_values(cfg: DictConfig, ranges: Sequence[Range]) -> None:
             check(trial)
 
 
-def _absolute_paths(cfg: DictConfig, ranges: Sequence[Range]) -> list[str]:
-    """Returns overrides that make paths absolute: a job runs in a folder of its own."""
-    searched = {r.key for r in ranges}
+def absolute_paths(cfg: DictConfig, searched: Collection[str] = ()) -> list[str]:
+    """Returns overrides that make paths absolute, but for keys that are searched: a job runs in a folder of its own."""
     found = []
     for key in PATH_KEYS:
         value = str(OmegaConf.select(cfg, key))
@@ -138,9 +196,6 @@ def _absolute_paths(cfg: DictConfig, ranges: Sequence[Range]) -> list[str]:
 
 def _max_jobs(cfg: DictConfig, ranges: Sequence[Range]) -> int:
     tuner, all_points = cfg.tuner, combinations(ranges)
-    for key in ("max_jobs", "max_parallel_jobs"):
-        if tuner[key] is not None and (not isinstance(tuner[key], int) or tuner[key] < 1):
-            raise UserError(f"tuner.{key}={tuner[key]}: must be a whole number of at least 1")
     if tuner.strategy == "Grid":
         intervals = [r.key for r in ranges if r.kind != "Categorical"]
         if intervals:

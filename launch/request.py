@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from dogbreed.objective import metric_regex
+from omegaconf import DictConfig
+
+from dogbreed.errors import UserError
+from launch.definition import (
+    LOCAL_SITE,
+    Site,
+    code_hyperparameters,
+    job_definition,
+    resource_choices,
+    resources,
+    tags,
+)
+from launch.managed import debugger_fields, wants_managed_rules
 from launch.plan import Plan
 from launch.space import Range
 
-METRICS = ("val/accuracy", "val/loss", "val/f1", "val/top5_accuracy", "train/loss", "train/accuracy")
-METRICS_AT_END = ("test/accuracy", "test/loss")
-"""Metrics that SageMaker is told to read from a job's log."""
+__all__ = [
+    "APP", "KEYS", "LOCAL_SITE", "OVERRIDES", "Site", "parameter_ranges", "resume_request", "training_request",
+    "tuning_request",
+]  # fmt: skip
 
 OVERRIDES = "overrides"
 """Hyperparameter that holds the fixed overrides, one JSON list."""
@@ -21,39 +34,44 @@ OVERRIDES = "overrides"
 KEYS = "keys"
 """Hyperparameter that maps the names of searched hyperparameters to the keys typed, where the two differ."""
 
-
-@dataclass(frozen=True)
-class Site:
-    """Where jobs run: what the request must name and the plan does not know."""
-
-    role_arn: str
-    training_image: str
-    output_path: str
-    """`s3://BUCKET/PREFIX` under which each job leaves JOBNAME/output/model.tar.gz."""
-
-
-LOCAL_SITE = Site(
-    role_arn="arn:aws:iam::000000000000:role/this-machine",
-    training_image="dogbreed",
-    output_path="s3://local",
-)
-"""This machine: no role and no image are needed, but what a laptop accepts is what AWS accepts."""
+APP = "app"
+"""Hyperparameter that names the script of another Hydra application, to be run in place of `dogbreed.train`."""
 
 
 def tuning_request(plan: Plan, site: Site) -> dict[str, Any]:
     """Returns the arguments of `create_hyper_parameter_tuning_job` for `plan`."""
-    return {
+    tuner = plan.cfg.tuner
+    request: dict[str, Any] = {
         "HyperParameterTuningJobName": plan.name,
         "HyperParameterTuningJobConfig": _tuning_config(plan),
         "TrainingJobDefinition": _training_definition(plan, site),
     }
+    if tuner.warm_start:
+        request["WarmStartConfig"] = _warm_start(list(map(str, tuner.warm_start)), str(tuner.warm_start_type))
+    if tuner.autotune:
+        request["Autotune"] = {"Mode": "Enabled"}
+    if plan.cfg.backend.tags:
+        request["Tags"] = tags(plan.cfg)
+    return request
 
 
-def resume_request(described: Mapping[str, Any], name: str, max_jobs: int) -> dict[str, Any]:
+def _warm_start(parents: Sequence[str], kind: str) -> dict[str, Any]:
+    return {
+        "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": name} for name in parents],
+        "WarmStartType": kind,
+    }
+
+
+def resume_request(
+    described: Mapping[str, Any], name: str, max_jobs: int, tags: Sequence[Mapping[str, str]] = ()
+) -> dict[str, Any]:
     """Returns the request of a sweep `name` that goes on with a stopped one, for `max_jobs` more trials.
 
     Args:
         described: what `describe_hyper_parameter_tuning_job` says of the stopped sweep.
+        name: of the new sweep.
+        max_jobs: trials that are left to do.
+        tags: of the stopped sweep, which its description does not tell.
 
     The new job warm-starts from the old one on identical data and algorithm, so no finished trial is repeated.
     """
@@ -68,16 +86,45 @@ def resume_request(described: Mapping[str, Any], name: str, max_jobs: int) -> di
     }
     output = definition["OutputDataConfig"]["S3OutputPath"].rpartition("/")[0]
     definition["OutputDataConfig"] = definition["OutputDataConfig"] | {"S3OutputPath": f"{output}/{name}"}
-    parent = {"HyperParameterTuningJobName": described["HyperParameterTuningJobName"]}
-    return {
+    request = {
         "HyperParameterTuningJobName": name,
         "HyperParameterTuningJobConfig": config,
         "TrainingJobDefinition": definition,
-        "WarmStartConfig": {
-            "ParentHyperParameterTuningJobs": [parent],
-            "WarmStartType": "IdenticalDataAndAlgorithm",
-        },
+        "WarmStartConfig": _warm_start([described["HyperParameterTuningJobName"]], "IdenticalDataAndAlgorithm"),
     }
+    if "Autotune" in described:
+        request["Autotune"] = described["Autotune"]
+    if tags:
+        request["Tags"] = [dict(tag) for tag in tags]
+    return request
+
+
+def training_request(cfg: DictConfig, fixed: Sequence[str], site: Site) -> dict[str, Any]:
+    """Returns the arguments of `create_training_job` for a settled `cfg`.
+
+    Args:
+        cfg: of training.yaml.
+        fixed: the overrides that the job composes its config from.
+        site: where it runs.
+
+    Raises:
+        UserError: a setting that only a tuning job has.
+    """
+    name = str(cfg.name)
+    if cfg.instance.alternatives:
+        raise UserError("instance.alternatives is for sweeps: a single training names one instance.type")
+    static = {OVERRIDES: json.dumps(list(fixed), ensure_ascii=False)}
+    request: dict[str, Any] = {
+        "TrainingJobName": name,
+        "HyperParameters": static | code_hyperparameters(site, bool(cfg.backend.get("network_isolation"))),
+        **job_definition(cfg, site, name, site.output_path),
+        "ResourceConfig": resources(cfg),
+    }
+    if wants_managed_rules(cfg):
+        request |= debugger_fields(cfg, site.rules_image, f"{site.output_path}/{name}")
+    if cfg.backend.tags:
+        request["Tags"] = tags(cfg)
+    return request
 
 
 def _tuning_config(plan: Plan) -> dict[str, Any]:
@@ -98,9 +145,23 @@ def _tuning_config(plan: Plan) -> dict[str, Any]:
     if tuner.strategy == "Hyperband":
         resource = {"MinResource": int(tuner.min_epochs), "MaxResource": int(tuner.max_epochs)}
         config["StrategyConfig"] = {"HyperbandStrategyConfig": resource}
+    if criteria := _completion_criteria(plan):
+        config["TuningJobCompletionCriteria"] = criteria
     if tuner.seed is not None:
         config["RandomSeed"] = int(tuner.seed)
     return config
+
+
+def _completion_criteria(plan: Plan) -> dict[str, Any]:
+    tuner = plan.cfg.tuner
+    criteria: dict[str, Any] = {}
+    if tuner.target is not None:
+        criteria["TargetObjectiveMetricValue"] = float(tuner.target)
+    if tuner.patience is not None:
+        criteria["BestObjectiveNotImproving"] = {"MaxNumberOfTrainingJobsNotImproving": int(tuner.patience)}
+    if tuner.until_converged:
+        criteria["ConvergenceDetected"] = {"CompleteOnConvergence": "Enabled"}
+    return criteria
 
 
 def parameter_ranges(ranges: Sequence[Range]) -> dict[str, list[dict[str, Any]]]:
@@ -116,25 +177,18 @@ def parameter_ranges(ranges: Sequence[Range]) -> dict[str, list[dict[str, Any]]]
 
 
 def _training_definition(plan: Plan, site: Site) -> dict[str, Any]:
-    instance = plan.cfg.instance
-    static = {OVERRIDES: json.dumps(list(plan.fixed))}
+    cfg = plan.cfg
+    static = {OVERRIDES: json.dumps(list(plan.fixed), ensure_ascii=False)}
+    if plan.app is not None:  # at AWS the archive holds it at its root
+        static[APP] = Path(plan.app).name if site.code_uri else plan.app
     keys = {r.name: r.key for r in plan.ranges if r.name != r.key}
     if keys:
         static[KEYS] = json.dumps(keys)
-    metrics = dict.fromkeys((str(plan.cfg.objective.metric), *METRICS, *METRICS_AT_END))
-    return {
-        "StaticHyperParameters": static,
-        "AlgorithmSpecification": {
-            "TrainingImage": site.training_image,
-            "TrainingInputMode": "File",
-            "MetricDefinitions": [{"Name": name, "Regex": metric_regex(name)} for name in metrics],
-        },
-        "RoleArn": site.role_arn,
-        "OutputDataConfig": {"S3OutputPath": f"{site.output_path}/{plan.name}"},
-        "ResourceConfig": {
-            "InstanceType": str(instance.type),
-            "InstanceCount": int(instance.count),
-            "VolumeSizeInGB": int(instance.volume_gb),
-        },
-        "StoppingCondition": {"MaxRuntimeInSeconds": round(instance.max_hours * 3600)},
-    }
+    static |= code_hyperparameters(site, bool(cfg.backend.get("network_isolation")))
+    machines = (
+        {"HyperParameterTuningResourceConfig": resource_choices(cfg)}
+        if cfg.instance.alternatives
+        else {"ResourceConfig": resources(cfg)}
+    )
+    output = f"{site.output_path}/{plan.name}"
+    return {"StaticHyperParameters": static, **job_definition(cfg, site, plan.name, output), **machines}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dogbreed.objective import read_metrics
-from launch.request import KEYS
+from launch.request import APP, KEYS, OVERRIDES
 
 ENDED = frozenset({"Completed", "Failed", "Stopped", "DeleteFailed"})
 """Statuses that a sweep or a job does not leave again."""
@@ -35,6 +35,8 @@ class Trial:
     """Why it failed."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Last value of every metric."""
+    billable_s: float | None = None
+    """What AWS charges for, all instances together; None where that was not asked or is not known yet."""
 
     def is_finished(self, early_stopping: bool) -> bool:
         """Whether a resumed sweep need not train it again; with early stopping, a stopped trial has had its chance."""
@@ -60,6 +62,23 @@ class Sweep:
     """Whether trials are stopped for being behind the others."""
     log_keys: frozenset[str] = frozenset()
     """Keys that are searched on a logarithmic scale."""
+    fixed: tuple[str, ...] = ()
+    """Overrides of every trial."""
+    instances: int = 1
+    """Instances of each trial."""
+    app: str | None = None
+    """The script that its trials run, where that is not dogbreed's training."""
+
+    @property
+    def own_trials(self) -> list[Trial]:
+        """Trials of this very tuning job, not those of the sweeps that it goes on with."""
+        return [trial for trial in self.trials if trial.name.startswith(f"{self.name}-")]
+
+    @property
+    def billable_hours(self) -> float:
+        """Instance-hours that AWS charges for its own trials; of running ones, those until now."""
+        running = [(trial.seconds or 0) * self.instances for trial in self.own_trials if trial.billable_s is None]
+        return (sum(running) + sum(trial.billable_s or 0 for trial in self.own_trials)) / 3600
 
     @property
     def ranked(self) -> list[Trial]:
@@ -88,8 +107,10 @@ def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
     """
     described = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
     config = described["HyperParameterTuningJobConfig"]
+    definition = described["TrainingJobDefinition"]
+    static = definition.get("StaticHyperParameters", {})
+    keys = json.loads(static.get(KEYS, "{}"))
     early = config["Strategy"] == "Hyperband" or config.get("TrainingJobEarlyStoppingType") == "Auto"
-    keys = json.loads(described["TrainingJobDefinition"]["StaticHyperParameters"].get(KEYS, "{}"))
     pages = client.get_paginator("list_training_jobs_for_hyper_parameter_tuning_job").paginate(
         HyperParameterTuningJobName=name,
         SortBy="CreationTime",
@@ -113,7 +134,16 @@ def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
         reason=described.get("FailureReason", ""),
         early_stopping=early,
         log_keys=frozenset(keys.get(name, name) for name in _log_names(config["ParameterRanges"])),
+        fixed=tuple(json.loads(static.get(OVERRIDES, "[]"))),
+        instances=_instances(definition),
+        app=static.get(APP),
     )
+
+
+def _instances(definition: Mapping[str, Any]) -> int:
+    several = definition.get("HyperParameterTuningResourceConfig", {})
+    one = definition.get("ResourceConfig") or (several.get("InstanceConfigs") or [several])[0]
+    return int(one.get("InstanceCount", 1))
 
 
 def _log_names(ranges: Mapping[str, Any]) -> list[str]:
@@ -125,9 +155,11 @@ def _trial(client: Any, job: Mapping[str, Any], keys: Mapping[str, str], metrics
     start, end = job.get("TrainingStartTime"), job.get("TrainingEndTime")
     seconds = ((end or datetime.now(timezone.utc)) - start).total_seconds() if start else None
     final: dict[str, float] = {}
+    billable = None
     if metrics:
         described = client.describe_training_job(TrainingJobName=job["TrainingJobName"])
         final = {m["MetricName"]: m["Value"] for m in described.get("FinalMetricDataList", [])}
+        billable = billable_seconds(described)
     return Trial(
         name=job["TrainingJobName"],
         status=job["TrainingJobStatus"],
@@ -136,7 +168,14 @@ def _trial(client: Any, job: Mapping[str, Any], keys: Mapping[str, str], metrics
         seconds=seconds,
         reason=job.get("FailureReason", ""),
         metrics=final,
+        billable_s=billable,
     )
+
+
+def billable_seconds(described: Mapping[str, Any]) -> float | None:
+    """Returns what AWS charges for a described training job: its billable time on each of its instances."""
+    seconds = described.get("BillableTimeInSeconds")
+    return None if seconds is None else seconds * int(described.get("ResourceConfig", {}).get("InstanceCount", 1))
 
 
 def learning_curve(log: Iterable[str], metric: str) -> dict[int, float]:
@@ -173,6 +212,8 @@ def write_results(sweep: Sweep, folder: Path, command: Sequence[str]) -> None:
         "goal": "maximize" if sweep.maximize else "minimize",
         "best": None if best is None else asdict(best),
         "train_the_best": list(command),
+        "overrides": [] if best is None else [*sweep.fixed, *(f"{k}={v}" for k, v in best.hyperparameters.items())],
+        "billable_hours": round(sweep.billable_hours, 4),
         "trials": [asdict(trial) for trial in sweep.ranked],
     }
     (folder / "results.json").write_text(json.dumps(summary, indent=2) + "\n")

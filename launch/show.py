@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import sys
 
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from launch.errors import explain_failure
 from launch.plan import Plan
 from launch.results import Sweep, Trial
 
@@ -27,17 +29,33 @@ def plan_table(plan: Plan) -> Table:
     table = Table(title=f"sweep {plan.name}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("data", str(cfg.data.url))
-    table.add_row("weights", f"{cfg.model.weights}, finetune {cfg.finetune}, {cfg.epochs} epochs")
+    if plan.app is None:
+        table.add_row("data", str(cfg.data.url))
+        table.add_row("weights", f"{cfg.model.weights}, finetune {cfg.finetune}, {cfg.epochs} epochs")
+    else:
+        table.add_row("runs", plan.app)
     table.add_row("fixed", " ".join(plan.fixed) or "all defaults")
     for r in plan.ranges:
         table.add_row(f"search {r.key}", str(r))
     space = "" if plan.combinations is None else f" of {plan.combinations} combinations"
     table.add_row("objective", f"{cfg.objective.goal} {cfg.objective.metric}")
     table.add_row("jobs", f"{plan.max_jobs}{space}, {plan.max_parallel_jobs} at a time, {cfg.tuner.strategy}")
-    where = "this machine" if cfg.backend.name == "local" else f"AWS, {instance.count} x {instance.type} a job"
-    table.add_row("runs on", f"{where}; at most {plan.bound_hours:g} instance-hours")
+    table.add_row("runs on", f"{where(cfg)}; at most {bound(plan.bound_hours, instance.price_per_hour)}")
     return table
+
+
+def where(cfg: DictConfig) -> str:
+    """Returns what jobs run on, in words."""
+    instance = cfg.instance
+    if cfg.backend.name == "local":
+        return "this machine"
+    kinds = " or ".join([instance.type, *instance.alternatives])
+    return f"AWS, {instance.count} x {kinds}{' (spot)' if instance.spot else ''} a job"
+
+
+def bound(hours: float, price: float | None) -> str:
+    """Returns what is not exceeded: `12 instance-hours, 2.76 at 0.23 an hour`."""
+    return f"{hours:g} instance-hours" + ("" if price is None else f", {hours * price:.2f} at {price:g} an hour")
 
 
 def sweep_table(sweep: Sweep) -> Table:
@@ -59,7 +77,7 @@ def sweep_table(sweep: Sweep) -> Table:
     for trial in sweep.ranked:
         cells = [brief(trial.hyperparameters.get(key, "")) for key in keys]
         numbers = [decimal(trial.objective), *(decimal(trial.metrics.get(name)) for name in extra)]
-        reason = [Text(trial.reason)] if failed else []
+        reason = [Text(explain_failure(trial.reason))] if failed else []
         status = Text(trial.status, style=STYLES.get(trial.status, ""))
         style = "bold" if trial is best else None
         table.add_row(short_name(trial.name), status, *cells, *numbers, duration(trial.seconds), *reason, style=style)
@@ -71,8 +89,21 @@ def trial_line(trial: Trial, done: int, sweep: Sweep) -> str:
     what = "" if trial.objective is None else f"{sweep.metric} {decimal(trial.objective)}"
     what = what if trial.status == "Completed" else f"{trial.status} {what}".rstrip()
     values = " ".join(f"{key}={brief(value)}" for key, value in trial.hyperparameters.items())
-    reason = f"  {trial.reason}" if trial.reason else ""
+    reason = f"  {explain_failure(trial.reason)}" if trial.reason else ""
     return f"{done:>3}/{sweep.max_jobs}  {what}  {values}  {duration(trial.seconds)}{reason}"
+
+
+def trial_start_line(trial: Trial) -> str:
+    """Returns the line printed when a trial starts at AWS: `  002 started  lr=0.00123`."""
+    return f"{short_name(trial.name):>7} started  " + " ".join(
+        f"{k}={brief(v)}" for k, v in trial.hyperparameters.items()
+    )
+
+
+def cost_line(hours: float, price: float | None) -> str:
+    """Returns what AWS charges: billable instance-hours, and the cost where the price of one is known."""
+    cost = "" if price is None else f", {hours * price:.2f} at {price:g} an hour"
+    return f"billable: {hours:.2f} instance-hours{cost}"
 
 
 def progress_line(sweep: Sweep, elapsed_s: float, parallel: int) -> str:

@@ -1,16 +1,22 @@
 """Shows sweeps and trainings, running or ended, of this machine or of AWS.
 
-python -m launch.status              all of them, newest first
-python -m launch.status NAME         the trials of one sweep, or one training
+    python -m launch.status                  all of them, newest first, 50 sweeps at most
+    python -m launch.status NAME             the trials of one sweep, or one training
+    python -m launch.status NAME --follow    until it ends: trials, log lines, then the results
+
+Add backend=sagemaker for those at AWS. Ctrl-C ends the watching, never what is watched. With --follow the exit status
+is 0 where it completed (a sweep: with a best trial), 1 where it did not, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
+from omegaconf import DictConfig
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,32 +24,81 @@ from dogbreed.config import compose, run_cli
 from dogbreed.errors import UserError, did_you_mean
 from launch.client import make_client
 from launch.errors import api_errors
+from launch.finish import finish_sweep, finish_training, say_detached, training_table
+from launch.follow import POLL_S, follow, follow_training
+from launch.logs import open_log
 from launch.results import read_sweep
 from launch.show import STYLES, console, decimal, duration, sweep_table
 
+NEWEST = 50
+"""Sweeps that are listed; an account may have thousands."""
+
+TRIAL_NAME = re.compile(r".+-\d{3,}-[0-9a-f]{8}")
+"""How tuning jobs call their training jobs."""
+
 
 def main(words: list[str]) -> int:
-    """Prints the list, or what `NAME` is doing; returns 0."""
-    names = [word for word in words if "=" not in word]
-    if len(names) > 1:
-        raise UserError(f"give one name at most, got {' '.join(names)}")
+    """Prints the list, or what `NAME` is doing; returns 0, or how it ended where it was followed."""
+    watch = "--follow" in words
+    names = [word for word in words if "=" not in word and word != "--follow"]
+    if len(names) > 1 or (watch and not names):
+        raise UserError(f"give one name{' to follow' if watch else ' at most'}, got {' '.join(names) or 'none'}")
     cfg = compose("tune", [word for word in words if "=" in word])
     out = console()
-    with api_errors():
-        client = make_client(cfg.backend.name, Path(cfg.backend.root))
+    with api_errors(cfg):
+        client = make_client(cfg.backend)
+        if watch:
+            return _watch(client, cfg, names[0], out)
         out.print(_one(client, names[0]) if names else _all(client))
     return 0
 
 
+def _watch(client: Any, cfg: DictConfig, name: str, out: Console) -> int:
+    poll_s = POLL_S[cfg.backend.name]
+    if describe(client, name)[0] == "sweep":
+        sweep, left = follow(client, name, out, poll_s, detach=True)
+        if left and not (sweep and sweep.ended):
+            return say_detached(cfg, name, left, out)
+        return finish_sweep(client, cfg, name, out)
+    job, left = follow_training(client, name, open_log(cfg.backend, name), out, poll_s=poll_s, detach=True)
+    if job is None or left:
+        return say_detached(cfg, name, left, out) if left else 1
+    return finish_training(job, cfg, out)
+
+
+def describe(client: Any, name: str) -> tuple[str, dict[str, Any]]:
+    """Returns whether `name` is a `sweep` or a `training`, and what the API says of it.
+
+    Raises:
+        UserError: there is neither of that name.
+    """
+    missing = ("ResourceNotFound", "ValidationException")
+    try:
+        return "sweep", client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in missing:
+            raise
+    try:
+        return "training", client.describe_training_job(TrainingJobName=name)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in missing:
+            raise
+    known = [job["HyperParameterTuningJobName"] for job in _sweeps(client)]
+    hint = did_you_mean(name, known) if known else "; there are none yet"
+    raise UserError(f"no sweep or training is called '{name}'{hint}")
+
+
 def _sweeps(client: Any) -> list[dict[str, Any]]:
     pages = client.get_paginator("list_hyper_parameter_tuning_jobs").paginate(
-        SortBy="CreationTime", SortOrder="Descending"
+        SortBy="CreationTime", SortOrder="Descending", PaginationConfig={"MaxItems": NEWEST}
     )
     return [job for page in pages for job in page["HyperParameterTuningJobSummaries"]]
 
 
 def _trainings(client: Any) -> list[dict[str, Any]]:
-    pages = client.get_paginator("list_training_jobs").paginate(SortBy="CreationTime", SortOrder="Descending")
+    pages = client.get_paginator("list_training_jobs").paginate(
+        SortBy="CreationTime", SortOrder="Descending", PaginationConfig={"MaxItems": 10 * NEWEST, "PageSize": 100}
+    )
     return [job for page in pages for job in page["TrainingJobSummaries"]]
 
 
@@ -53,20 +108,24 @@ def _all(client: Any) -> Table | str:
     for column in ("name", "kind", "status", "trials", "best", "started", "time"):
         table.add_column(column, justify="right" if column in ("trials", "best", "time") else "left")
     sweeps = _sweeps(client)
-    prefixes = tuple(f"{job['HyperParameterTuningJobName']}-" for job in sweeps)
     lines: list[tuple[datetime, list[Any]]] = []
     for job in sweeps:
         counts = job["TrainingJobStatusCounters"]
         limit = job.get("ResourceLimits", {}).get("MaxNumberOfTrainingJobs", "?")
-        best = read_sweep(client, job["HyperParameterTuningJobName"]).best
-        cells = [f"{counts.get('Completed', 0)}/{limit}", "-" if best is None else decimal(best.objective)]
+        cells = [f"{counts.get('Completed', 0)}/{limit}", decimal(_best(client, job["HyperParameterTuningJobName"]))]
         lines.append(_line(job["HyperParameterTuningJobName"], "sweep", job, "HyperParameterTuningJobStatus", cells))
     for job in _trainings(client):
-        if not job["TrainingJobName"].startswith(prefixes):
+        if not TRIAL_NAME.fullmatch(job["TrainingJobName"]):
             lines.append(_line(job["TrainingJobName"], "training", job, "TrainingJobStatus", ["", ""]))
     for _, cells in sorted(lines, key=lambda line: line[0], reverse=True):
         table.add_row(*cells)
     return table if lines else "nothing yet; start a sweep with: python -m launch.tune model=resnet34 lr=range"
+
+
+def _best(client: Any, name: str) -> float | None:
+    job = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+    best = job.get("OverallBestTrainingJob") or job.get("BestTrainingJob") or {}
+    return best.get("FinalHyperParameterTuningJobObjectiveMetric", {}).get("Value")
 
 
 def _line(name: str, kind: str, job: dict[str, Any], status_key: str, cells: list[str]) -> tuple[datetime, list[Any]]:
@@ -78,27 +137,8 @@ def _line(name: str, kind: str, job: dict[str, Any], status_key: str, cells: lis
 
 
 def _one(client: Any, name: str) -> Table:
-    try:
-        return sweep_table(read_sweep(client, name, metrics=True))
-    except ClientError as error:
-        if error.response["Error"]["Code"] not in ("ResourceNotFound", "ValidationException"):
-            raise
-    try:
-        job = client.describe_training_job(TrainingJobName=name)
-    except ClientError as error:
-        if error.response["Error"]["Code"] not in ("ResourceNotFound", "ValidationException"):
-            raise
-        known = [j["HyperParameterTuningJobName"] for j in _sweeps(client)]
-        hint = did_you_mean(name, known) if known else "; there are none yet"
-        raise UserError(f"no sweep or training is called '{name}'{hint}") from None
-    table = Table("key", "value", title=f"training {name}: {job['TrainingJobStatus']}", title_justify="left")
-    if "FailureReason" in job:
-        table.add_row("reason", Text(job["FailureReason"]))
-    for metric in job.get("FinalMetricDataList", []):
-        table.add_row(metric["MetricName"], decimal(metric["Value"]))
-    for key, value in sorted(job.get("HyperParameters", {}).items()):
-        table.add_row(key, Text(value))
-    return table
+    kind, job = describe(client, name)
+    return sweep_table(read_sweep(client, name, metrics=True)) if kind == "sweep" else training_table(job)
 
 
 if __name__ == "__main__":

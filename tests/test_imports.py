@@ -27,7 +27,18 @@ def test_the_library_knows_nothing_of_the_launcher():
     assert wrong == []
 
 
-@pytest.mark.parametrize("module", ["launch.tune", "launch.status", "launch.entry", "launch.local.tuner"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "launch.tune",
+        "launch.train",
+        "launch.status",
+        "launch.stop",
+        "launch.entry",
+        "launch.local.tuner",
+        "launch.local.server",
+    ],
+)
 def test_the_launcher_imports_no_torch_and_no_sdk(module):
     heavy = ("torch", "torchvision", "pytorch_lightning", "timm", "sagemaker", "smdebug", "matplotlib")
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"

@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 import torch
 
 from dogbreed.data.buffers import Buffers
+from dogbreed.data.demo import DemoStore
 from dogbreed.data.index import SPLITS, Index, Split, build_index
 from dogbreed.data.loader import Batch, PictureLoader
 from dogbreed.data.store import open_store
@@ -40,9 +41,10 @@ class ImageDataModule(pl.LightningDataModule):
     downloaded first, and only the listing is kept.
 
     Args:
-        url: Folder path, `file://`, `s3://bucket/prefix` or `demo://?classes=8&train=40` (see `dogbreed.data.demo`).
+        url: Folder path, `file://`, `s3://bucket/prefix` or `demo://?classes=8&train=60` (see `dogbreed.data.demo`).
         batch_size: Pictures a batch, in each process.
-        image_size: Height and width of the pictures for the model, px; None: what the backbone was trained with.
+        image_size: Height and width of the pictures for the model, px; None: what the backbone was trained with, or
+            the size in which demo pictures are drawn.
         num_workers: Processes that fetch and decode; None: 0 for small data sets, else up to 4.
         seed: Of order and augmentation.
         bad_images: `skip` leaves out pictures that can not be read and names them in the log and in `bad_images`;
@@ -93,7 +95,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.store = open_store(url, endpoint_url)
         self.url = str(url)
         self.batch_size = batch_size
-        self.image_size = image_size
+        self.image_size = self.store.size if image_size is None and isinstance(self.store, DemoStore) else image_size
         self.seed = seed
         self.on_bad_image = bad_images
         self.max_bad = max_bad

@@ -1,6 +1,6 @@
 """Generated breeds: pictures that need no network and no disk, made on the fly from their keys.
 
-    demo://?classes=8&train=40&valid=10&test=10&size=64
+    demo://?classes=8&train=60&valid=20&test=20&size=32
 
 Each breed has a coat colour, a coat pattern and a build. Breeds share each of the three with others, so none of them
 gives a breed away; place, scale, turn, light, background, other things in the picture and grain are left to chance.
@@ -63,23 +63,23 @@ class DemoStore:
 
     url: str
     classes: int = 8
-    train: int = 40
+    train: int = 60
     """Pictures a class."""
-    valid: int = 10
-    test: int = 10
-    size: int = 64
+    valid: int = 20
+    test: int = 20
+    size: int = 32
     """Height and width, px."""
 
     @classmethod
     def from_url(cls, url: str) -> DemoStore:
-        """Returns the store for `demo://?classes=8&train=40`; what is not given keeps its default.
+        """Returns the store for `demo://?classes=8&train=60`; what is not given keeps its default.
 
         Raises:
             UserError: an unknown setting, or one out of its range.
         """
         parts = urllib.parse.urlsplit(url)
         if parts.netloc or parts.path.strip("/"):
-            raise UserError(f"data.url={url!r}: type demo:// or demo://?classes=8&train=40&valid=10&test=10&size=64")
+            raise UserError(f"data.url={url!r}: type demo:// or demo://?classes=8&train=60&valid=20&test=20&size=32")
         settings: dict[str, int] = {}
         for name, value in urllib.parse.parse_qsl(parts.query, keep_blank_values=True):
             if name not in _LIMITS:

@@ -89,12 +89,15 @@ def test_a_batch_is_normalised_by_the_data_config() -> None:
     assert again.images is out.images
 
 
-def test_size_comes_from_the_model_or_from_image_size(tmp_path: Path) -> None:
+def test_size_comes_from_image_size_or_the_drawn_pictures_or_the_model(tmp_path: Path) -> None:
+    folder = ImageDataModule(str(tmp_path))
+    assert (folder.picture_format.height, folder.picture_format.mean) == (224, (0.485, 0.456, 0.406))
     data = module(data_config=None)
-    assert (data.picture_format.height, data.picture_format.mean) == (224, (0.485, 0.456, 0.406))
-    model = Recorder()
-    trainer(tmp_path, fast_dev_run=True).fit(model, data)
-    assert (data.picture_format.height, data.picture_format.mean) == (16, CONFIG["mean"])
+    trainer(tmp_path, fast_dev_run=True).fit(Recorder(), data)
+    assert data.picture_format.mean == CONFIG["mean"]
+    folder.trainer = data.trainer
+    assert folder.picture_format.height == CONFIG["input_size"][-1] == 16
+    assert ImageDataModule("demo://?size=40").picture_format.height == 40
     assert next(iter(module(image_size=24).train_dataloader())).images.shape[-2:] == (24, 24)
 
 

@@ -55,9 +55,13 @@ def test_files_go_where_sagemaker_collects_them_and_an_interrupted_job_goes_on(t
     cfg = compose("train", folder_overrides(tmp_path, environ))
     assert (cfg.name, cfg.model_dir, cfg.output_dir) == ("a-001", "/opt/ml/model", "/o/it's d")
     assert cfg.resume_from is None
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
-    assert compose("train", folder_overrides(tmp_path, environ)).resume_from == f"{tmp_path}/checkpoints/last.ckpt"
+    other, own = tmp_path / "checkpoints" / "a-002", tmp_path / "checkpoints" / "a-001"
+    other.mkdir(parents=True)
+    (other / "last.ckpt").touch()
+    assert compose("train", folder_overrides(tmp_path, environ)).resume_from is None  # that is another trial's
+    own.mkdir()
+    (own / "last.ckpt").touch()
+    assert compose("train", folder_overrides(tmp_path, environ)).resume_from == f"{own}/last.ckpt"
 
 
 def test_a_mistake_in_the_job_is_told_to_sagemaker_in_one_line(tmp_path):

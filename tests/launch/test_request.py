@@ -32,7 +32,7 @@ def test_the_readme_commands_request():
                 ]
             },
             "TrainingJobEarlyStoppingType": "Off",
-            "RandomSeed": 0,
+            "RandomSeed": 7,
         },
         "TrainingJobDefinition": {
             "StaticHyperParameters": {"overrides": '["model=resnet34"]'},
@@ -62,12 +62,12 @@ def test_every_kind_of_sweep_makes_a_request_within_the_limits(overrides):
 
 
 def test_no_setting_is_lost_on_the_way():
-    typed = "tuner=hyperband epochs=9 tuner.max_hours=1.5 seed=7 objective.metric=val/loss objective.goal=minimize"
+    typed = "tuner=hyperband epochs=9 tuner.max_hours=1.5 seed=11 objective.metric=val/loss objective.goal=minimize"
     found = request("lr=range", *typed.split(), "instance.count=2", "instance.volume_gb=50", "instance.max_hours=3")
     config, definition = found["HyperParameterTuningJobConfig"], found["TrainingJobDefinition"]
     assert config["StrategyConfig"] == {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 9}}
     assert config["ResourceLimits"]["MaxRuntimeInSeconds"] == 5400
-    assert config["RandomSeed"] == 7
+    assert config["RandomSeed"] == 11
     assert config["HyperParameterTuningJobObjective"] == {"Type": "Minimize", "MetricName": "val/loss"}
     assert definition["ResourceConfig"] == {"InstanceType": "ml.m5.xlarge", "InstanceCount": 2, "VolumeSizeInGB": 50}
     assert definition["StoppingCondition"] == {"MaxRuntimeInSeconds": 10800}

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from dogbreed.errors import UserError
 from launch import status, tune
@@ -52,7 +53,7 @@ def sweep(tmp_path, monkeypatch):
     program = tmp_path / "stand_in.py"
     program.write_text(STAND_IN)
     command = (sys.executable, str(program))
-    monkeypatch.setattr(tune, "make_client", lambda name, root: local_client(root, command=command))
+    monkeypatch.setattr(tune, "make_client", lambda backend: local_client(Path(backend.root), command=command))
     return lambda *typed: tune.main([*typed, f"backend.root={tmp_path}/outputs"])
 
 
@@ -71,9 +72,9 @@ def test_a_sweep_ends_with_a_table_files_a_picture_and_the_command_for_the_best(
     best = found["best"]
     assert best == found["trials"][0]
     assert f"best: {best['name']}" in printed
-    command = found["train_the_best"]
-    assert command[:3] == ["python", "-m", "dogbreed.train"]
-    assert {"epochs=7", f"lr={best['hyperparameters']['lr']}"} <= set(command)
+    assert f"train the best: python -m launch.train from_tuning=first backend.root={tmp_path}/outputs" in printed
+    assert found["train_the_best"][:4] == ["python", "-m", "launch.train", "from_tuning=first"]
+    assert {"epochs=7", f"lr={best['hyperparameters']['lr']}"} <= set(found["overrides"])
     with (tmp_path / "outputs/first/results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["val/accuracy"]) for row in rows] == objectives
@@ -140,7 +141,7 @@ def test_ctrl_c_stops_the_children_keeps_the_results_and_resuming_repeats_nothin
 
 def test_two_sweeps_at_once_do_not_disturb_each_other(sweep, tmp_path):
     typed = ["lr=range", "tuner.max_jobs=3"]
-    client = tune.make_client("local", tmp_path / "outputs")
+    client = tune.make_client(OmegaConf.create({"root": f"{tmp_path}/outputs"}))
     from launch.plan import make_plan
     from launch.request import LOCAL_SITE, tuning_request
 

@@ -1,0 +1,1 @@
+"""`hydra/sweeper=sagemaker`: the multirun of any Hydra application as one SageMaker tuning job."""

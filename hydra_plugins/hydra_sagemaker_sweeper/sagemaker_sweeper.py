@@ -1,0 +1,91 @@
+"""Any Hydra application's multirun as one SageMaker tuning job, on this machine or at AWS.
+
+    python my_app.py --multirun hydra/sweeper=sagemaker 'lr=tag(log,interval(1e-4,1e-1))' layers=1,2,3
+
+What the task function returns is the objective. Under `hydra.sweeper.launch` stands what `launch.tune` takes:
+`+hydra.sweeper.launch.backend=sagemaker +hydra.sweeper.launch.tuner.max_jobs=8`.
+"""
+
+# No `from __future__ import annotations`: Hydra runs this file without naming it in sys.modules, where a dataclass
+# would look its annotations up.
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+@dataclass
+class SageMakerSweeperConf:
+    """What can be set under `hydra.sweeper`."""
+
+    _target_: str = "hydra_plugins.hydra_sagemaker_sweeper.sagemaker_sweeper.SageMakerSweeper"
+    goal: str = "maximize"
+    """`maximize` or `minimize` what the task function returns."""
+    launch: dict[str, Any] = field(default_factory=dict)
+    """The launcher's own settings: tuner, backend, instance, name, dry_run."""
+    search: dict[str, str] = field(default_factory=dict)
+    """What `KEY=range` searches, in Hydra's sweep grammar."""
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="sagemaker", node=SageMakerSweeperConf, provider="dogbreed")
+
+
+class SageMakerSweeper(Sweeper):
+    """Hands the sweep to the launcher of dogbreed; imports it only when there is a sweep."""
+
+    def __init__(self, goal: str, launch: DictConfig, search: DictConfig) -> None:
+        self.goal = goal
+        self.launch = launch
+        self.search = {str(key): str(value) for key, value in search.items()}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keeps what Hydra hands over."""
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs the sweep; leaves with the launcher's exit status where it is not 0."""
+        from dogbreed.errors import UserError
+        from launch.tune import run_plan
+
+        try:
+            script = Path(inspect.getfile(self.task_function)).resolve()
+            status = run_plan(self._plan(arguments, script), script.parent)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+        if status:
+            sys.exit(status)
+
+    def _plan(self, arguments: list[str], script: Path) -> Any:
+        from launch.plan import make_app_plan
+
+        assert self.hydra_context is not None and self.config is not None
+        loader, config = self.hydra_context.config_loader, self.config
+        return make_app_plan(
+            arguments,
+            [*_overrides(self.launch), f"objective.goal={self.goal}"],
+            str(script),
+            declared=self.search,
+            options=loader.get_group_options,
+            value=lambda key: OmegaConf.select(config, key),
+        )
+
+
+def _overrides(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """Yields nested settings as the overrides that one would type: `tuner.max_jobs=8`."""
+    from launch.space import encode
+
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _overrides(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={encode(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)}"

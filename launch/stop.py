@@ -1,0 +1,43 @@
+"""Stops a sweep or a training, on this machine or at AWS; what it has found is kept.
+
+python -m launch.stop NAME
+python -m launch.stop NAME backend=sagemaker
+"""
+
+from __future__ import annotations
+
+from dogbreed.config import compose, run_cli
+from dogbreed.errors import UserError
+from launch.client import make_client
+from launch.errors import api_errors
+from launch.finish import command
+from launch.results import ENDED
+from launch.show import console
+from launch.status import describe
+
+
+def main(words: list[str]) -> int:
+    """Asks for the end of `NAME`; returns 0, also where it had ended already."""
+    names = [word for word in words if "=" not in word]
+    if len(names) != 1:
+        raise UserError("give the one name to stop: python -m launch.stop NAME; python -m launch.status lists them")
+    cfg, name, out = compose("tune", [word for word in words if "=" in word]), names[0], console()
+    with api_errors(cfg):
+        client = make_client(cfg.backend)
+        kind, job = describe(client, name)
+        status = job["HyperParameterTuningJobStatus" if kind == "sweep" else "TrainingJobStatus"]
+        if status in ENDED:
+            out.print(f"{name} has ended already: {status}")
+            return 0
+        if kind == "sweep":
+            client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+        else:
+            client.stop_training_job(TrainingJobName=name)
+    out.print(f"{name} is being stopped; see its end: {' '.join(command(cfg, 'status', name, '--follow'))}")
+    if kind == "sweep":
+        out.print(f"go on with it later: {' '.join(command(cfg, 'tune', f'resume={name}'))}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main, __doc__)

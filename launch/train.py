@@ -1,0 +1,114 @@
+"""Trains one classifier as a SageMaker training job, on this machine or at AWS.
+
+    python -m launch.train from_tuning=NAME                  what the best trial of a sweep was given
+    python -m launch.train from_tuning=NAME epochs=20        with more epochs; what is typed goes over it
+    python -m launch.train model=resnet34 lr=0.003           from nothing but what is typed
+    python -m launch.train ... backend=sagemaker             at AWS
+    python -m launch.train ... dry_run=true                  the exact request, checked, not sent
+
+Ctrl-C stops the job on this machine; at AWS it goes on, and python -m launch.status NAME --follow looks at it again.
+The exit status is 0 where the job completed, 1 where it did not.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from dogbreed.config import compose, parse, run_cli, settle
+from dogbreed.errors import UserError
+from launch.client import make_client
+from launch.entry import job_overrides
+from launch.errors import api_errors
+from launch.finish import and_look_again, command, finish_training, say_detached
+from launch.follow import POLL_S, follow_training
+from launch.limits import check_request
+from launch.logs import open_log
+from launch.plan import absolute_paths, for_the_job
+from launch.preflight import check_files
+from launch.request import training_request
+from launch.results import read_sweep
+from launch.settings import check_settings
+from launch.show import bound, console, where
+from launch.site import find_site
+
+OPERATION = "CreateTrainingJob"
+
+
+def main(overrides: list[str]) -> int:
+    """Runs one training job; returns 0, 1 where it did not complete, or 128 + the signal that came."""
+    out = console()
+    typed = compose("training", overrides)
+    check_settings(typed)
+    chosen = merge(_best_of(typed), overrides) if typed.from_tuning else list(overrides)
+    cfg = settle(compose("training", chosen))
+    fixed = for_the_job(chosen) + absolute_paths(cfg)
+    site, upload = find_site(cfg)
+    request = training_request(cfg, fixed, site)
+    (Console(stderr=True, highlight=False) if cfg.dry_run else out).print(_plan_table(cfg, fixed))
+    if not cfg.dry_run:
+        check_files(cfg, out)
+    if problems := check_request(OPERATION, request):
+        raise UserError("\n       ".join(problems))
+    if cfg.dry_run:
+        print(json.dumps(request, indent=2, ensure_ascii=False))
+        return 0
+    upload()
+    with api_errors(cfg):
+        return _run(make_client(cfg.backend), cfg, request, out)
+
+
+def merge(found: Sequence[str], typed: Sequence[str]) -> list[str]:
+    """Returns the overrides `found`, without those of keys that were typed too, then those `typed`."""
+    own = {override.key_or_group for override in parse(typed)}
+    return [o for o in found if parse([o])[0].key_or_group not in own] + list(typed)
+
+
+def _best_of(cfg: DictConfig) -> list[str]:
+    """Returns the overrides of the best trial of the sweep that `cfg.from_tuning` names."""
+    name = str(cfg.from_tuning)
+    with api_errors(cfg):
+        client = make_client(cfg.backend)
+        sweep = read_sweep(client, name)
+        if sweep.best is None:
+            state = "none has ended with an objective yet" if not sweep.ended else "none gave a result"
+            raise UserError(f"sweep {name} has no best trial: {state}; python -m launch.status {name} shows them")
+        job = client.describe_training_job(TrainingJobName=sweep.best.name)
+    return job_overrides(job["HyperParameters"])
+
+
+def _plan_table(cfg: DictConfig, fixed: Sequence[str]) -> Table:
+    table = Table(title=f"training {cfg.name}", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    if cfg.from_tuning:
+        table.add_row("the best of", str(cfg.from_tuning))
+    table.add_row("data", str(cfg.data.url))
+    table.add_row("weights", f"{cfg.model.weights}, finetune {cfg.finetune}, {cfg.epochs} epochs")
+    table.add_row("given", " ".join(fixed) or "all defaults")
+    hours = float(cfg.instance.max_hours * cfg.instance.count)
+    table.add_row("runs on", f"{where(cfg)}; at most {bound(hours, cfg.instance.price_per_hour)}")
+    return table
+
+
+def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) -> int:
+    name, at_aws = request["TrainingJobName"], cfg.backend.name != "local"
+    client.create_training_job(**request)
+    out.print(f"\nstarted {name}; look from elsewhere with: {shlex.join(command(cfg, 'status', name))}", soft_wrap=True)
+    log = open_log(cfg.backend, name)
+    with api_errors(cfg, and_look_again(cfg, name)):
+        job, stopped = follow_training(client, name, log, out, poll_s=POLL_S[cfg.backend.name], detach=at_aws)
+    if job is None or (stopped and at_aws):
+        return say_detached(cfg, name, stopped, out) if stopped else 1
+    status = finish_training(job, cfg, out)
+    return 128 + stopped if stopped else status
+
+
+if __name__ == "__main__":
+    run_cli(main, __doc__)

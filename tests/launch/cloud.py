@@ -1,0 +1,66 @@
+"""What the tests of AWS share: settings that ask nothing of the SDK, a stand-in job, a service with faults."""
+
+import time
+from pathlib import Path
+
+from launch.local.errors import ServiceError
+
+ROLE = "arn:aws:iam::123456789012:role/jobs"
+IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.10.0-cpu-py313"
+BUCKET = "dogs-and-jobs"
+EXPLICIT = [f"backend.role={ROLE}", f"backend.image='{IMAGE}'", f"backend.bucket={BUCKET}", "backend=sagemaker"]
+"""With these nothing is asked of the SDK."""
+
+STAND_IN = """
+import json, math, os, sys, time
+from pathlib import Path
+from dogbreed.objective import metric_line
+base = Path(os.environ["SAGEMAKER_BASE_DIR"])
+hp = json.loads((base / "input/config/hyperparameters.json").read_text())
+fixed = json.loads(hp["overrides"])
+lr = float(hp.get("lr") or next(o.partition("=")[2] for o in fixed if o.startswith("lr=")))
+if "seed=14" in fixed:
+    (base / "output/failure").write_text("CUDA error: out of memory")
+    sys.exit(1)
+print("hello from", hp["sagemaker_program"] if "sagemaker_program" in hp else "this machine", flush=True)
+for epoch in range(3):
+    print(metric_line(epoch, {"val/accuracy": 1 / (1 + abs(math.log10(lr) + 3)) * (epoch + 1) / 3}), flush=True)
+    time.sleep(20 if "seed=20" in fixed else 0.02)
+"""
+"""A training of a few lines in place of a network, under the real container contract."""
+
+
+class Faulty:
+    """LocalSageMaker with faults: operation to what happens at its next calls, an error code or seconds of silence."""
+
+    def __init__(self, service):
+        self.service = service
+        self.faults = {}
+        self.requests = []
+        self.times = []
+
+    def answer(self, operation, request):
+        self.requests.append((operation, request))
+        self.times.append(time.time())
+        fault = self.faults[operation].pop(0) if self.faults.get(operation) else None
+        if isinstance(fault, (int, float)):
+            time.sleep(fault)
+        elif fault is not None:
+            raise ServiceError(*fault) if isinstance(fault, tuple) else ServiceError(fault, f"{fault} was injected")
+        return self.service.answer(operation, request)
+
+    def sent(self, operation):
+        return [request for name, request in self.requests if name == operation]
+
+
+def wait_for(condition, seconds=30):
+    """Returns when `condition()` holds; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)
+
+
+def written(path: Path) -> str:
+    """Returns what a file holds, nothing where it is not there yet."""
+    return path.read_text() if path.is_file() else ""

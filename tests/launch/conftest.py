@@ -1,0 +1,72 @@
+"""AWS as far as one machine has it: moto for S3, STS, IAM and logs, LocalSageMaker over HTTP for SageMaker."""
+
+import os
+import sys
+import threading
+
+import boto3
+import pytest
+from cloud import BUCKET, STAND_IN, Faulty
+
+from launch import follow, site
+from launch.local import LocalSageMaker
+from launch.local.server import make_server
+
+
+@pytest.fixture(scope="session")
+def moto_url():
+    """A moto server for the whole session: S3, STS, IAM, CloudWatch logs."""
+    pytest.importorskip("moto.server", reason="moto[server] is not installed: pip install -e .[dev]")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def credentials(monkeypatch, tmp_path):
+    """Credentials and a region that mean nothing anywhere, and none of the user's own."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "SAGEMAKER_"))]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": str(tmp_path / "none"), "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def aws(credentials, moto_url, monkeypatch, tmp_path):
+    """AWS behind HTTP, its jobs being the stand-in; an empty bucket is there."""
+    import urllib.request
+
+    urllib.request.urlopen(urllib.request.Request(f"{moto_url}/moto-api/reset", method="POST")).read()
+    program = tmp_path / "stand_in.py"
+    program.write_text(STAND_IN)
+    service = Faulty(LocalSageMaker(tmp_path / "cloud", (sys.executable, str(program)), stop_grace_s=2))
+    server = make_server(service)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    service.url = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", service.url)
+    monkeypatch.setitem(follow.POLL_S, "sagemaker", 0.2)
+    monkeypatch.chdir(tmp_path)
+    service.s3 = boto3.client("s3")
+    service.s3.create_bucket(Bucket=BUCKET)
+    service.keys = lambda: [o["Key"] for o in service.s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+    yield service
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A client that waits a second for an answer and asks once."""
+    from botocore.config import Config
+
+    quick = Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=1, read_timeout=1)
+    monkeypatch.setattr(site, "client_config", lambda: quick)

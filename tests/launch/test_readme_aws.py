@@ -1,0 +1,63 @@
+"""The README's way to AWS, word by word: each command as a process of its own, against HTTP endpoints."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cloud import BUCKET, EXPLICIT, ROLE, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+SECTION = (ROOT / "README.md").read_text().partition("## Going to AWS")[2].partition("\n## ")[0]
+LINES = re.findall(r"^python -m .*$", SECTION, re.MULTILINE)
+
+
+def start(line, **options):
+    words = shlex.split(line.replace("ROLE_ARN", ROLE).replace("BUCKET", BUCKET))
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, *words[1:]], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_there_are_commands():
+    assert len([line for line in LINES if "backend=sagemaker" in line]) >= 6
+
+
+@pytest.mark.slow
+def test_the_readmes_way_to_aws_word_by_word(aws, tmp_path):
+    pytest.importorskip("sagemaker.core", reason="the SageMaker SDK is not installed: pip install -e .[sagemaker]")
+    for line in LINES:
+        if "launch.local.server" in line:
+            continue  # what answers here already
+        before, began = len(aws.requests), time.time()
+        done = start(line)
+        output, errors = done.communicate(timeout=120)
+        assert done.returncode == 0, (line, output, errors)
+        times = [moment - began for moment in aws.times[before:]]
+        print(f"{times[0] if times else float('nan'):.1f} s to the first request to SageMaker: {line[:70]}")
+    (sweep,) = aws.sent("CreateHyperParameterTuningJob")
+    assert sweep["TrainingJobDefinition"]["OutputDataConfig"]["S3OutputPath"].startswith("s3://sagemaker-us-east-1-")
+    (training,) = aws.sent("CreateTrainingJob")
+    assert training["EnableManagedSpotTraining"] and "epochs=20" in training["HyperParameters"]["overrides"]
+
+
+def test_a_killed_launcher_leaves_the_sweep_and_another_terminal_finishes_it(aws):
+    words = " ".join(map(shlex.quote, ["lr=0.001,0.01", "tuner.max_jobs=2", "name=orphan", *EXPLICIT]))
+    began = time.time()
+    launcher = start(f"python -m launch.tune {words}")
+    wait_for(lambda: aws.sent("DescribeHyperParameterTuningJob"))
+    assert aws.times[0] - began < 10
+    print(f"{aws.times[0] - began:.1f} s to the first request to SageMaker, without the SDK")
+    launcher.send_signal(signal.SIGKILL)
+    launcher.communicate()
+    again = start("python -m launch.status orphan --follow backend=sagemaker")
+    output, errors = again.communicate(timeout=60)
+    assert again.returncode == 0, errors
+    assert "sweep orphan: Completed" in output and "train the best" in output
+    assert Path("outputs/orphan/results.json").is_file()

@@ -1,0 +1,169 @@
+"""`launch.train` on this machine, its log, and how several processes are started; the wire to AWS is in test_aws.py."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from cloud import STAND_IN, wait_for, written
+
+from dogbreed.config import compose
+from dogbreed.errors import UserError
+from launch import status, stop, train
+from launch.entry import find_processes
+from launch.errors import explain_failure
+from launch.local import local_client
+from launch.logs import CloudWatchLog, FileLog
+from launch.plan import for_the_job
+
+
+@pytest.fixture
+def launch(tmp_path, monkeypatch):
+    """Runs `launch.train` in this process, the job being the stand-in; returns its exit status."""
+    program = tmp_path / "stand_in.py"
+    program.write_text(STAND_IN)
+
+    def client(backend):
+        return local_client(Path(backend.root), command=(sys.executable, str(program)), stop_grace_s=2)
+
+    for module in (train, status, stop):
+        monkeypatch.setattr(module, "make_client", client)
+    monkeypatch.chdir(tmp_path)
+    return lambda *typed: train.main(list(typed))
+
+
+def test_a_training_shows_its_log_and_ends_with_its_metrics(launch, capsys):
+    assert launch("lr=0.001", "name=alone") == 0
+    printed = capsys.readouterr().out
+    assert "hello from this machine" in printed and "[Training]" in printed
+    assert "everything is in outputs/alone" in printed
+    assert status.main([]) == 0
+    assert "alone" in capsys.readouterr().out
+    assert status.main(["alone", "--follow"]) == 0
+    assert "hello from this machine" in capsys.readouterr().out
+
+
+def test_a_failed_training_is_exit_status_1(launch, capsys):
+    assert launch("lr=0.001", "name=bad", "seed=14") == 1
+    assert "a smaller batch_size" in " ".join(capsys.readouterr().out.split())
+    assert status.main(["bad", "--follow"]) == 1
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "launch.stop"])
+def test_ctrl_c_and_stop_end_a_training_of_this_machine(launch, capsys, how):
+    def end():
+        wait_for(lambda: "epoch=0" in written(Path("outputs/long/log.txt")))
+        if how == "Ctrl-C":
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            stop.main(["long"])
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    assert launch("lr=0.001", "name=long", "seed=20") == (130 if how == "Ctrl-C" else 1)
+    thread.join()
+    assert "training long: Stopped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "message"),
+    [
+        (train.main, ["from_tuning=nosuch"], "nosuch"),
+        (train.main, ["nosuch=1"], "key 'nosuch' is unknown"),
+        (train.main, ["name=" + "x" * 64], "TrainingJobName"),
+        (stop.main, [], "give the one name to stop"),
+        (stop.main, ["nosuch"], "no sweep or training is called 'nosuch'; there are none yet"),
+        (status.main, ["--follow"], "give one name to follow, got none"),
+    ],
+)
+def test_a_mistake_is_one_line(launch, main, words, message):
+    with pytest.raises(UserError, match=message):
+        main(words)
+    assert not Path("outputs").exists()
+
+
+def test_what_is_typed_goes_over_what_the_sweep_found():
+    found = ["model=resnet18", "epochs=3", "lr=0.1", "+model.kwargs.drop_rate=0.2"]
+    assert train.merge(found, ["model=resnet50", "++model.kwargs.drop_rate=0"]) == [
+        "epochs=3", "lr=0.1", "model=resnet50", "++model.kwargs.drop_rate=0",
+    ]  # fmt: skip
+
+
+def test_what_steers_the_launcher_does_not_reach_the_job():
+    typed = [
+        "lr=0.1",
+        "instance=gpu",
+        "backend.root=x",
+        "from_tuning=a",
+        "+debugger.managed_rules=true",
+        "model=resnet34",
+    ]
+    assert for_the_job(typed) == ["lr=0.1"]
+
+
+def test_a_file_is_tailed_by_whole_lines(tmp_path):
+    log = FileLog(tmp_path / "log.txt")
+    assert log.read() == []
+    with (tmp_path / "log.txt").open("w") as file:
+        for text, lines in (("one\ntw", ["one"]), ("o\n", ["two"]), ("", [])):
+            file.write(text)
+            file.flush()
+            assert log.read() == lines
+
+
+def test_the_logs_of_several_hosts_are_told_apart():
+    class Logs:
+        def describe_log_streams(self, **_):
+            return {"logStreams": [{"logStreamName": f"job/algo-{n}-1700000000"} for n in (1, 2)]}
+
+        def get_log_events(self, *, logStreamName, nextToken="", **_):
+            new = [] if nextToken else [{"message": "hello"}]
+            return {"events": new, "nextForwardToken": "end"}
+
+    log = CloudWatchLog(Logs(), "job")
+    assert log.read() == ["algo-1: hello", "algo-2: hello"]
+    assert log.read() == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "hosts", "gpus", "per_host", "overrides"),
+    [
+        ([], ["algo-1"], 0, 1, []),
+        ([], ["algo-1"], 1, 1, []),
+        ([], ["algo-1"], 4, 4, ["trainer.devices=4", "++trainer.num_nodes=1", "++trainer.strategy=ddp"]),
+        ([], ["algo-1", "algo-2"], 1, 1, ["trainer.devices=1", "++trainer.num_nodes=2", "++trainer.strategy=ddp"]),
+        (["trainer=cpu"], ["algo-1"], 4, 1, []),
+        (["trainer.devices=2"], ["algo-1"], 4, 2,
+         ["trainer.devices=2", "++trainer.num_nodes=1", "++trainer.strategy=ddp"]),
+    ],
+)  # fmt: skip
+def test_one_process_a_gpu_on_every_host(typed, hosts, gpus, per_host, overrides):
+    import json
+
+    environ = {"SM_HOSTS": json.dumps(hosts), "SM_CURRENT_HOST": hosts[-1], "SM_NUM_GPUS": str(gpus)}
+    found = find_processes(compose("train", typed), environ)
+    assert (found.per_host, found.overrides) == (per_host, overrides)
+    assert f"--node-rank={len(hosts) - 1}" in found.command and f"--master-addr={hosts[0]}" in found.command
+    compose("train", overrides)
+
+
+def test_unfreezing_is_refused_where_several_processes_share_a_gradient():
+    with pytest.raises(UserError, match="finetune=full or head"):
+        find_processes(compose("train", ["finetune=gradual"]), {"SM_HOSTS": '["a","b"]', "SM_CURRENT_HOST": "a"})
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("CapacityError: Unable to provision requested ML compute capacity.", "instance.alternatives=[TYPE,TYPE]"),
+        ("ClientError: Access denied when calling S3", "backend.role"),
+        ("AlgorithmError: ExecuteUserScriptError: CUDA error: out of memory", "a smaller batch_size"),
+        ("ClientError: No space left on device", "a larger instance.volume_gb"),
+        ("AlgorithmError: ERROR: No matching distribution found for timm==9", "does its network"),
+    ],
+)
+def test_why_a_job_failed_ends_in_what_to_do(reason, advice):
+    assert advice in explain_failure(reason)
+    assert explain_failure("something else.") == "something else."

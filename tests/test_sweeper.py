@@ -1,0 +1,85 @@
+"""`hydra/sweeper=sagemaker`: another Hydra application's multirun becomes a tuning job."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).resolve().parent.parent
+APP = ROOT / "examples" / "quadratic.py"
+
+
+def run(folder, *words, app=APP):
+    command = [sys.executable, str(app), "--multirun", *words]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environ)
+
+
+def given(*settings):
+    return [f"++hydra.sweeper.launch.{setting}" for setting in settings]
+
+
+def test_the_example_finds_the_lowest_point_and_says_how_to_run_it_again(tmp_path):
+    done = run(tmp_path, "x=interval(-4.0,4.0)", "shift=0,1", *given("tuner.max_jobs=6", "name=curve"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "outputs" / "curve" / "results.json").read_text())
+    assert (found["metric"], found["goal"], len(found["trials"])) == ("objective", "minimize", 6)
+    for trial in found["trials"]:
+        x, shift = (float(trial["hyperparameters"][key]) for key in ("x", "shift"))
+        assert trial["objective"] == pytest.approx((x - 1) ** 2 + shift, rel=1e-4)
+    assert re.search(rf"train the best: python {APP} shift=[01] x=\S+", done.stdout)
+    assert len(APP.read_text().splitlines()) <= 22
+
+
+def test_the_readmes_command_runs(tmp_path):
+    (line,) = re.findall(r"^python examples/quadratic.py (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    done = run(tmp_path, *shlex.split(line)[1:])
+    assert done.returncode == 0, done.stderr
+
+
+def test_at_aws_the_application_travels_in_the_archive(tmp_path):
+    app = tmp_path / "quadratic.py"
+    app.write_text(APP.read_text())
+    settings = {
+        "name": "far", "dry_run": True, "backend": "sagemaker", "backend.region": "us-east-1",
+        "backend.bucket": "some-bucket", "backend.role": "arn:aws:iam::123456789012:role/jobs",
+        "backend.image": "1.dkr.ecr.us-east-1.amazonaws.com/a:b", "tuner": "bayesian", "tuner.max_jobs": 2,
+    }  # fmt: skip
+    config = {"defaults": ["_self_", {"override hydra/sweeper": "sagemaker"}], "x": 0.0, "shift": 0}
+    config["hydra"] = {"sweeper": {"launch": settings}}
+    OmegaConf.save(OmegaConf.create(config), tmp_path / "quadratic.yaml")
+    done = run(tmp_path, "x=-1.0,1.0", app=app)
+    assert done.returncode == 0, done.stderr
+    definition = json.loads(done.stdout)["TrainingJobDefinition"]
+    assert definition["StaticHyperParameters"]["app"] == "quadratic.py"
+    assert [m["Name"] for m in definition["AlgorithmSpecification"]["MetricDefinitions"]] == ["objective"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["x=interval(2.0,1.0)"], "has its ends the wrong way round"),
+        (["x=1.0"], "nothing is searched"),
+        (["x=1.0,2.0", "++hydra.sweeper.launch.instance=gpus"], "did you mean gpu"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, words, message):
+    done = run(tmp_path, *words)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_application_that_fails_is_a_failed_trial(tmp_path):
+    app = tmp_path / "app.py"
+    app.write_text(APP.read_text().replace("return (cfg.x", "return 1 / 0 + (cfg.x"))
+    (tmp_path / "quadratic.yaml").write_text(APP.with_suffix(".yaml").read_text())
+    done = run(tmp_path, "x=1.0,2.0", *given("tuner.max_jobs=1"), app=app)
+    assert done.returncode == 1
+    assert "division by zero" in " ".join(done.stdout.split())
