@@ -77,7 +77,9 @@ class StopOnSignal(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Saves and stops, if any process of the training was asked to."""
-        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False) and not trainer.should_stop:
+        if trainer.should_stop or trainer.fit_loop._should_accumulate():
+            return  # gradients of half a step are not kept
+        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             self.received = self.received or signal.SIGTERM
             self.last.save(trainer)
             trainer.should_stop = True

@@ -59,9 +59,11 @@ def best_checkpoint(folder: str, metric: str, goal: str) -> ModelCheckpoint:
 class LastCheckpoint(Checkpoint):
     """Keeps the whole state, optimizer included, in one file to go on from: now and then, and at the end.
 
+    The state of torch's random numbers is part of it: a resumed training then drops out what it would have.
+
     Args:
         path: of the file.
-        every_s: seconds between two of them; an epoch of a few seconds is sooner trained again than written.
+        every_s: seconds between two of them, also within an epoch; a few seconds are sooner trained again than written.
     """
 
     def __init__(self, path: Path, every_s: float = 60.0) -> None:
@@ -69,11 +71,32 @@ class LastCheckpoint(Checkpoint):
         self.every_s = every_s
         self._saved_at = time.monotonic()
         self._saved_step = -1
+        self._chance: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state of torch's random numbers, of the GPU's too."""
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps what `on_train_start` sets: what is made until then draws random numbers too."""
+        self._chance = state_dict
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Goes on with the random numbers of the checkpoint."""
+        if self._chance:
+            torch.set_rng_state(self._chance["cpu"].cpu())
+            if self._chance["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self._chance["cuda"].cpu())
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Saves if it is time, between two steps of the optimizer: gradients are not kept."""
+        if not trainer.fit_loop._should_accumulate():
+            self._save_if_time(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves if it is time."""
-        if time.monotonic() - self._saved_at >= self.every_s:
-            self.save(trainer)
+        self._save_if_time(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves what came after the last one."""
@@ -85,3 +108,8 @@ class LastCheckpoint(Checkpoint):
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.path)
             self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def _save_if_time(self, trainer: pl.Trainer) -> None:
+        due = time.monotonic() - self._saved_at >= self.every_s
+        if trainer.strategy.reduce_boolean_decision(due, all=False):  # the clocks of processes differ
+            self.save(trainer)

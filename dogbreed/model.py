@@ -118,6 +118,10 @@ class ImageClassifier(pl.LightningModule):
         """Whether only the head is being trained just now."""
         return not any(p.requires_grad for p in backbone.split_parameters(self.net)[0])
 
+    def on_train_start(self) -> None:
+        """Sets what is frozen: Lightning leaves `on_train_epoch_start` out where it resumes within an epoch."""
+        self.on_train_epoch_start()
+
     def on_train_epoch_start(self) -> None:
         """Unfreezes the backbone when its epoch has come, also when a training is resumed after it.
 

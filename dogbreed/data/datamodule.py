@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from dogbreed.data.buffers import Buffers
 from dogbreed.data.demo import DemoStore
 from dogbreed.data.index import SPLITS, Index, Split, build_index
 from dogbreed.data.loader import Batch, PictureLoader
@@ -48,6 +49,8 @@ class ImageDataModule(pl.LightningDataModule):
         seed: Of order and augmentation.
         bad_images: `skip` leaves out pictures that can not be read and names them in the log and in `bad_images`;
             `raise` ends the run at the first.
+        max_bad: Share of the pictures seen in an epoch that may be left out, 0 to 1; with more the run ends. Counted
+            over at least 1000 pictures, so that a small data set is not given up for two.
         endpoint_url: Server of an S3-compatible store.
         valid_fraction: Part of each class to validate on, where there is no such split.
         test_fraction: Part of each class to test on, where there is no such split.
@@ -68,6 +71,7 @@ class ImageDataModule(pl.LightningDataModule):
         num_workers: int | None = None,
         seed: int = 0,
         bad_images: Literal["skip", "raise"] = "skip",
+        max_bad: float = 0.01,
         endpoint_url: str | None = None,
         valid_fraction: float = 0.1,
         test_fraction: float = 0.1,
@@ -81,6 +85,8 @@ class ImageDataModule(pl.LightningDataModule):
         _check_at_least("num_workers", num_workers, 0)
         if bad_images not in ("skip", "raise"):
             raise UserError(f"data.bad_images={bad_images!r}{did_you_mean(str(bad_images), ('skip', 'raise'))}")
+        if not 0 <= max_bad <= 1:
+            raise UserError(f"data.max_bad={max_bad}: a share, 0 to 1; 0.01 is one in a hundred")
         if min(valid_fraction, test_fraction) < 0 or valid_fraction + test_fraction >= 1:
             raise UserError(
                 f"data.valid_fraction={valid_fraction} and data.test_fraction={test_fraction}: "
@@ -92,6 +98,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.image_size = self.store.size if image_size is None and isinstance(self.store, DemoStore) else image_size
         self.seed = seed
         self.on_bad_image = bad_images
+        self.max_bad = max_bad
         self.split_seed = split_seed
         self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
         self.augment = augment
@@ -100,6 +107,9 @@ class ImageDataModule(pl.LightningDataModule):
         self._num_workers = num_workers
         self._data_config = data_config
         self._loaders: weakref.WeakSet[PictureLoader] = weakref.WeakSet()
+        self._buffers = Buffers()
+        self._train_loader: PictureLoader | None = None
+        self._resume: dict[str, Any] | None = None
 
     @cached_property
     def index(self) -> Index:
@@ -157,7 +167,7 @@ class ImageDataModule(pl.LightningDataModule):
             config = {"input_size": (3, 224, 224)}
         return PictureFormat.from_data_config(config, self.image_size)
 
-    def keys(self, split: str) -> list[str]:
+    def keys(self, split: str) -> Sequence[str]:
         """Returns the keys of a split's pictures, below the URL: a batch's `indices` are positions in this list.
 
         Raises:
@@ -191,13 +201,24 @@ class ImageDataModule(pl.LightningDataModule):
             (target.height, target.width),
         )
         epoch = (lambda: trainer.current_epoch) if trainer else None
-        loader = PictureLoader(stream, self.num_workers, self._report, epoch, pin_memory=torch.cuda.is_available())
+        loader = PictureLoader(
+            stream,
+            self.num_workers,
+            self._report,
+            max_bad=self.max_bad,
+            fingerprint=self.fingerprint,
+            epoch=epoch,
+            pin_memory=torch.cuda.is_available(),
+        )
         self._loaders.add(loader)
         return loader
 
     def train_dataloader(self) -> PictureLoader:
-        """Returns shuffled, augmented batches of train."""
-        return self.loader("train", shuffle=True, augment=self.augment)
+        """Returns shuffled, augmented batches of train; of an epoch that is resumed, those that are left."""
+        self._train_loader = self.loader("train", shuffle=True, augment=self.augment)
+        if self._resume:
+            self._train_loader.load_state_dict(self._resume)
+        return self._train_loader
 
     def val_dataloader(self) -> PictureLoader | list[PictureLoader]:
         """Returns the batches of valid in their own order; nothing where valid has no pictures."""
@@ -220,14 +241,33 @@ class ImageDataModule(pl.LightningDataModule):
             torch.tensor(values, device=batch.images.device).mul_(255).view(3, 1, 1)
             for values in (target.mean, target.std)
         )
-        images = batch.images.to(torch.float32).sub_(mean).div_(std)
+        if batch.images.is_cpu:
+            images = self._buffers.empty(batch.images.shape).copy_(batch.images)
+        else:
+            images = batch.images.to(torch.float32)
+        images.sub_(mean).div_(std)
         if self.trainer is not None:
             # Lightning casts a batch to the model's own precision before this hook, when it still was uint8.
             images = self.trainer.precision_plugin.convert_input(images)
         return batch._replace(images=images)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps: where training stands in its epoch, and the pictures that were left out."""
+        train = self._train_loader.state_dict() if self._train_loader else None
+        return {"train": train, "bad_images": dict(self.bad_images)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a checkpoint.
+
+        Lightning's fit loop restores a loader's state too, but not where a model asks for
+        `trainer.estimated_stepping_batches`: the loader is then made before the loop's state is read.
+        """
+        self._resume = state_dict["train"]
+        self.bad_images.update(state_dict["bad_images"])
+
     def teardown(self, stage: str) -> None:
         """Ends the worker processes."""
+        self._resume = None
         for loader in self._loaders:
             loader.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
@@ -37,22 +38,27 @@ _DAMAGE = (
 )
 
 
-def decode(data: bytes) -> torch.Tensor:
+Reduction = Callable[[int, int], int]
+"""Height and width of an upright picture, px, to 1, 2, 4 or 8: by how much smaller it is wanted."""
+
+
+def decode(data: bytes, reduction: Reduction = lambda height, width: 1) -> torch.Tensor:
     """Returns the picture as its viewer would see it: uint8 (3, H, W), RGB, upright, transparent parts white.
 
     Args:
         data: A whole file: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF; grey, CMYK, palette and 16 bit too.
+        reduction: Asked as soon as the size is known; H and W are those of the picture divided by it, rounded up.
 
     Raises:
         PictureError: empty, not a picture, truncated or damaged.
     """
-    pixels = _decode_jpeg(data) if data[:2] == b"\xff\xd8" else None
+    pixels = _decode_jpeg(data, reduction) if data[:2] == b"\xff\xd8" else None
     if pixels is None:
-        pixels = _decode_any(data)
+        pixels = _decode_any(data, reduction)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+def _decode_jpeg(data: bytes, reduction: Reduction) -> NDArray[np.uint8] | None:
     """Returns pixels (H, W, 3), or None where Pillow has to look: turned by EXIF, CMYK, or a warning of the decoder.
 
     Most warnings are no damage: some cameras and web servers leave stray bytes in good pictures. But Pillow would
@@ -64,7 +70,9 @@ def _decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         if colorspace in ("CMYK", "YCCK") or height * width > MAX_PIXELS:
             return None
-        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+        step = reduction(height, width)
+        least = {"min_height": -(-height // step), "min_width": -(-width // step)} if step > 1 else {}
+        return simplejpeg.decode_jpeg(data, colorspace="RGB", **least)
     except ValueError as error:
         if any(damage in str(error) for damage in _JPEG_DAMAGE):
             raise PictureError(f"damaged JPEG: {error}") from error
@@ -79,7 +87,7 @@ def _is_turned(data: bytes) -> bool:
         return True
 
 
-def _decode_any(data: bytes) -> NDArray[np.uint8]:
+def _decode_any(data: bytes, reduction: Reduction) -> NDArray[np.uint8]:
     """Returns pixels (H, W, 3) through Pillow."""
     if not data:
         raise PictureError("empty file")
@@ -87,7 +95,7 @@ def _decode_any(data: bytes) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data)) as picture:
             picture.load()
             upright = ImageOps.exif_transpose(picture)
-            return np.array(_to_rgb(upright))
+            return np.array(_to_rgb(upright).reduce(reduction(upright.height, upright.width)))
     except UnidentifiedImageError as error:
         raise PictureError(f"not a readable picture, it begins with {data[:12]!r}") from error
     except _DAMAGE as error:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dogbreed.data.listing import Folder, Listing, pack
 from dogbreed.data.splits import stratified
 from dogbreed.data.store import Entry
 from dogbreed.errors import UserError
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-"""Files that are taken for pictures."""
 
 SPLITS = ("train", "valid", "test")
 _SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
@@ -36,7 +33,7 @@ class Note(NamedTuple):
 class Split:
     """The pictures of one split, in the order of their keys."""
 
-    keys: list[str]
+    keys: Sequence[str]
     labels: NDArray[np.int64]
     """int64 (N,): index in `Index.classes`."""
     sizes: NDArray[np.int64]
@@ -44,10 +41,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.keys)
-
-    def take(self, positions: Sequence[int]) -> Split:
-        """Returns the pictures at `positions`."""
-        return Split([self.keys[position] for position in positions], self.labels[positions], self.sizes[positions])
 
 
 @dataclass(frozen=True)
@@ -75,48 +68,38 @@ def build_index(entries: Iterable[Entry], url: str, *, valid_fraction: float, te
     Raises:
         UserError: no pictures, no train, or classes in another split that train has not.
     """
-    notes: list[Note] = []
-    pictures, others = _pictures(entries, notes)
-    layout = _Layout.of([*pictures, *others], url)
-    members: dict[str, dict[str, str]] = {name: {} for name in SPLITS}
-    outside = []
-    for key in pictures:
-        if place := layout.place(key):
-            members[place.split][key] = place.folder
-        else:
-            outside.append(key)
-    if outside:
+    listing = pack(entries)
+    notes = _others(listing)
+    layout = _Layout.of([*listing.folders, *listing.other_folders], url)
+    places = [layout.place(folder) for folder in listing.folders]
+    inside = np.array([place is not None for place in places], dtype=bool)[listing.folder_numbers]
+    if outside := int(len(listing) - inside.sum()):
         notes.append(Note(logging.WARNING, f"{url}: left out, as not in {layout.expected}: {_count(outside)}"))
-    if not members["train"]:
-        found = f"{_count(pictures)}, but none in a class folder of train" if pictures else "no pictures"
+    classes = sorted({place.folder for place in places if place and place.split == "train"})
+    if not classes:
+        found = f"{_count(len(listing))}, but none in a class folder of train" if len(listing) else "no pictures"
         raise UserError(f"data.url={url!r}: {found}; expected below it: {_LAYOUT} (a class is a folder)")
-    classes = sorted(set(members["train"].values()))
-    if empty := layout.classes(others) - set(classes):
+    if empty := layout.classes(listing.other_folders) - set(classes):
         names = ", ".join(sorted(empty))
         notes.append(Note(logging.WARNING, f"{url}: class folders without pictures are left out: {names}"))
-    splits = {name: _split(name, found, classes, pictures, url) for name, found in members.items() if found}
-    _make_missing(splits, {"valid": valid_fraction, "test": test_fraction}, seed, notes)
-    return Index(classes, splits, _fingerprint(pictures), notes)
+    labels = _labels(listing, places, classes, url)
+    members = {name: _members(listing, places, name) for name in SPLITS}
+    members = {name: positions for name, positions in members.items() if len(positions)}
+    fractions = {"valid": valid_fraction, "test": test_fraction}
+    _make_missing(members, listing, labels, fractions=fractions, seed=seed, notes=notes)
+    splits = {
+        name: Split(listing.keys.take(positions), labels[positions], listing.sizes[positions])
+        for name, positions in members.items()
+    }
+    return Index(classes, splits, listing.fingerprint, notes)
 
 
-def _pictures(entries: Iterable[Entry], notes: list[Note]) -> tuple[dict[str, Entry], list[str]]:
-    """Returns the pictures by key, sorted, and the keys of everything else, empty folders too."""
-    pictures, others, suffixes = [], [], Counter[str]()
-    for entry in entries:
-        name = entry.key.rpartition("/")[2]
-        suffix = name[name.rfind(".") :].lower() if "." in name else ""
-        if any(part.startswith(".") or part == "__MACOSX" for part in entry.key.split("/")):
-            continue  # .DS_Store, ._picture.jpg, .ipynb_checkpoints: nobody put these there as data
-        if suffix in SUFFIXES:
-            pictures.append(entry)
-            continue
-        others.append(entry.key)
-        if name:
-            suffixes[suffix or "no suffix"] += 1
-    if suffixes:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
-        notes.append(Note(logging.INFO, f"{suffixes.total()} files that are not pictures are left out ({kinds})"))
-    return {entry.key: entry for entry in sorted(pictures)}, others
+def _others(listing: Listing) -> list[Note]:
+    suffixes = listing.other_suffixes
+    if not suffixes:
+        return []
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
+    return [Note(logging.INFO, f"{suffixes.total()} files that are not pictures are left out ({kinds})")]
 
 
 class _Place(NamedTuple):
@@ -132,8 +115,8 @@ class _Layout:
     """Top folder to split; empty where classes are the top folders."""
 
     @classmethod
-    def of(cls, keys: Iterable[str], url: str) -> _Layout:
-        tops = {key.partition("/")[0] for key in keys if "/" in key}
+    def of(cls, below: Iterable[Folder], url: str) -> _Layout:
+        tops = {folder[0] for folder in below if folder}
         folders = {top: _SPLIT_FOLDERS[top.lower()] for top in sorted(tops) if top.lower() in _SPLIT_FOLDERS}
         for name, count in Counter(folders.values()).items():
             if count > 1:
@@ -145,57 +128,62 @@ class _Layout:
     def expected(self) -> str:
         return " or ".join(f"{top}/CLASS/" for top in self.folders) or "a class folder"
 
-    def place(self, key: str) -> _Place | None:
-        """Returns the split and class folder of a key, or None for one outside of them."""
-        parts = key.split("/")
+    def place(self, folder: Folder) -> _Place | None:
+        """Returns the split and class of a folder, or None for one outside of them."""
         if not self.folders:
-            return _Place("train", parts[0]) if len(parts) > 1 else None
-        return _Place(self.folders[parts[0]], parts[1]) if len(parts) > 2 and parts[0] in self.folders else None
+            return _Place("train", folder[0]) if folder else None
+        return _Place(self.folders[folder[0]], folder[1]) if len(folder) > 1 and folder[0] in self.folders else None
 
-    def classes(self, keys: Iterable[str]) -> set[str]:
-        """Returns the class folders in train that any of `keys` lies in."""
-        places = (self.place(key) for key in keys)
+    def classes(self, below: Iterable[Folder]) -> set[str]:
+        """Returns the classes of train that any of the folders `below` is of."""
+        places = (self.place(folder) for folder in below)
         return {place.folder for place in places if place and place.split == "train"}
 
 
-def _split(name: str, members: dict[str, str], classes: list[str], pictures: dict[str, Entry], url: str) -> Split:
-    """Returns the split of `members` (key to class folder, sorted by key)."""
+def _labels(listing: Listing, places: list[_Place | None], classes: list[str], url: str) -> NDArray[np.int64]:
+    """Returns int64 (N,): the class of each picture; -1 outside of the class folders."""
     numbers = {folder: number for number, folder in enumerate(classes)}
-    if unknown := sorted(set(members.values()) - numbers.keys()):
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise UserError(
-            f"data.url={url!r}: {name} has classes that train has not: {', '.join(unknown[:5])}{more}; "
-            f"give them pictures in train or take them out of {name}"
-        )
-    return Split(
-        list(members),
-        np.array([numbers[folder] for folder in members.values()], dtype=np.int64),
-        np.array([pictures[key].size for key in members], dtype=np.int64),
-    )
+    for split in SPLITS:
+        if unknown := sorted({place.folder for place in places if place and place.split == split} - numbers.keys()):
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise UserError(
+                f"data.url={url!r}: {split} has classes that train has not: {', '.join(unknown[:5])}{more}; "
+                f"give them pictures in train or take them out of {split}"
+            )
+    of_folder = np.array([numbers[place.folder] if place else -1 for place in places], dtype=np.int64)
+    return of_folder[listing.folder_numbers]
 
 
-def _make_missing(splits: dict[str, Split], fractions: dict[str, float], seed: int, notes: list[Note]) -> None:
-    """Adds to `splits` those that are missing, taken from train."""
-    missing = [name for name in fractions if name not in splits]
+def _members(listing: Listing, places: list[_Place | None], split: str) -> NDArray[np.int64]:
+    """Returns int64 (M,): positions of the split's pictures in the listing."""
+    wanted = np.array([place is not None and place.split == split for place in places], dtype=bool)
+    return np.flatnonzero(wanted[listing.folder_numbers])
+
+
+def _make_missing(
+    members: dict[str, NDArray[np.int64]],
+    listing: Listing,
+    labels: NDArray[np.int64],
+    *,
+    fractions: dict[str, float],
+    seed: int,
+    notes: list[Note],
+) -> None:
+    """Adds to `members` the splits that are missing, taken from train."""
+    missing = [name for name in fractions if name not in members]
     if not missing:
         return
-    train = splits["train"]
-    *made, rest = stratified(train.keys, train.labels.tolist(), [fractions[name] for name in missing], seed)
+    train = members["train"]
+    wanted = [fractions[name] for name in missing]
+    *made, rest = stratified(listing.keys.take(train), labels[train].tolist(), wanted, seed)
     for name, positions in zip(missing, made, strict=True):
-        splits[name] = train.take(positions)
-        part = f"{len(positions)} of {_count(train.keys)}"
+        members[name] = train[positions]
+        part = f"{len(positions)} of {_count(len(train))}"
         notes.append(
             Note(logging.INFO, f"no {name} split: made from train, {part} ({fractions[name]:.0%} a class, seed {seed})")
         )
-    splits["train"] = train.take(rest)
+    members["train"] = train[rest]
 
 
-def _count(pictures: Sized) -> str:
-    return f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'}"
-
-
-def _fingerprint(pictures: dict[str, Entry]) -> str:
-    digest = hashlib.sha256()
-    for entry in pictures.values():
-        digest.update(f"{entry.key}\0{entry.size}\0{entry.etag}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:16]
+def _count(pictures: int) -> str:
+    return f"{pictures} picture{'' if pictures == 1 else 's'}"

@@ -8,7 +8,9 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from typing import NamedTuple
 
+from dogbreed.data.patience import Patience
 from dogbreed.data.store import Store
 
 WINDOW = 64
@@ -34,15 +36,15 @@ def prefetch(
     thread.start()
     try:
         while upcoming or pending:
-            requests: list[tuple[str, Future[bytes]]] = []
+            requests: list[_Request] = []
             # The thread is woken for a quarter of the window at once: a wake-up costs as much as a small request.
             topping_up = len(pending) <= window * 3 // 4
             while topping_up and upcoming and len(pending) < window:
                 key, size = upcoming
                 if pending and pending_bytes + size > window_bytes:
                     break
-                requests.append((key, Future()))
-                pending.append((requests[-1][1], size))
+                requests.append(_Request(key, size, Future()))
+                pending.append((requests[-1].content, size))
                 pending_bytes += size
                 upcoming = next(wanted, None)
             if requests:
@@ -54,12 +56,18 @@ def prefetch(
         thread.stop()
 
 
+class _Request(NamedTuple):
+    key: str
+    size: int
+    content: Future[bytes]
+
+
 class _FetchThread(threading.Thread):
     """Runs a store's requests on an event loop of its own."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(name="fetch", daemon=True)
-        self._store = store
+        self._patience = Patience(store)
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[bytes]] = set()
 
@@ -70,18 +78,18 @@ class _FetchThread(threading.Thread):
         finally:
             self._loop.close()
 
-    def submit(self, requests: list[tuple[str, Future[bytes]]]) -> None:
+    def submit(self, requests: list[_Request]) -> None:
         self._loop.call_soon_threadsafe(self._start, requests)
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self.join()
 
-    def _start(self, requests: list[tuple[str, Future[bytes]]]) -> None:
-        for key, future in requests:
-            task = self._loop.create_task(self._store.fetch(key))
+    def _start(self, requests: list[_Request]) -> None:
+        for key, size, content in requests:
+            task = self._loop.create_task(self._patience.fetch(key, size))
             self._tasks.add(task)
-            task.add_done_callback(functools.partial(self._finish, future))
+            task.add_done_callback(functools.partial(self._finish, content))
 
     def _finish(self, future: Future[bytes], task: asyncio.Task[bytes]) -> None:
         self._tasks.discard(task)

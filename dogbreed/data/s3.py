@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from dogbreed.data.store import Entry, PictureError
+from dogbreed.data.store import BusyError, Entry, PictureError
 from dogbreed.errors import UserError
+
+_LISTING_THREADS = 16
 
 _CREDENTIALS_LIVE = timedelta(minutes=10)
 """How long workers use credentials before they ask boto3 again, which by itself renews those that expire."""
 
 _REQUEST_LIMITS: dict[str, Any] = {
-    "client_options": {"allow_http": True, "connect_timeout": "5s", "timeout": "60s"},
-    "retry_config": {"max_retries": 6, "retry_timeout": timedelta(seconds=120)},
+    "client_options": {"allow_http": True, "connect_timeout": "5s", "timeout": "120s"},
+    "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=120)},  # `Patience` does it, for bodies too
 }
+
+_RUN_OUT = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed")
+"""What S3 says with status 400 where credentials are not taken any more."""
 
 _clients: dict[tuple[int, S3Store], Any] = {}
 """obstore clients by process and store. Their Rust threads do not survive a fork: a copied client would hang."""
@@ -52,33 +58,92 @@ class S3Store:
         return cls(url, bucket, f"{prefix}/" if prefix else "", endpoint_url)
 
     def entries(self) -> Iterator[Entry]:
-        """Yields the objects below the prefix, a thousand a request."""
+        """Yields the objects below the prefix; where they fill more than a page, its folders are listed in parallel."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            pages = self._listing_client().get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix):
-                for item in page.get("Contents", []):
-                    if key := item["Key"][len(self.prefix) :]:
-                        yield Entry(key, item["Size"], item["ETag"].strip('"'))
+            client = self._listing_client()
+            with ThreadPoolExecutor(_LISTING_THREADS) as threads:
+                # A page that a thread has found is either yielded or leads to further pages.
+                pages = {threads.submit(self._list, client, self.prefix)}
+                while pages:
+                    done, pages = wait(pages, return_when=FIRST_COMPLETED)
+                    for entries, more in (page.result() for page in done):
+                        yield from entries
+                        pages |= {threads.submit(self._list, client, **options) for options in more}
         except (BotoCoreError, ClientError) as error:
             raise UserError(f"data.url={self.url!r} can not be listed: {_advice(error)}") from error
 
-    async def fetch(self, key: str) -> bytes:
-        """Returns an object's content; obstore retries what can be retried."""
-        import obstore
-        from botocore.exceptions import BotoCoreError, ClientError
-        from obstore.exceptions import BaseError
+    def _list(
+        self, client: Any, prefix: str, token: str = "", split: bool = True
+    ) -> tuple[list[Entry], list[dict[str, Any]]]:
+        """Returns entries of one page below `prefix`, and the arguments of the calls that give those still missing.
 
-        try:
-            if (client := _clients.get((os.getpid(), self))) is None:
-                client = _clients[os.getpid(), self] = self._client()
-            result = await obstore.get_async(client, self.prefix + key)
-            return bytes(await result.bytes_async())
-        except FileNotFoundError as error:
-            raise PictureError("not in the bucket any more") from error
-        except (BaseError, BotoCoreError, ClientError) as error:
-            raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}") from error
+        Args:
+            client: boto3's; it may be used by several threads.
+            prefix: What the keys begin with.
+            token: Where an earlier page ended; empty: from the beginning.
+            split: A page that does not hold all is given up for the pages of each folder; else the next one follows.
+        """
+        options = {"ContinuationToken": token} if token else {}
+        page = client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **options)
+        if page["IsTruncated"] and split:
+            return self._list_folders(client, prefix)
+        more = (
+            [{"prefix": prefix, "token": page["NextContinuationToken"], "split": False}] if page["IsTruncated"] else []
+        )
+        return list(self._entries_of(page)), more
+
+    def _list_folders(self, client: Any, prefix: str) -> tuple[list[Entry], list[dict[str, Any]]]:
+        """Returns the objects directly below `prefix`, and how to list each of its folders."""
+        entries: list[Entry] = []
+        more: list[dict[str, Any]] = []
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/"):
+            entries += self._entries_of(page)
+            more += [{"prefix": folder["Prefix"]} for folder in page.get("CommonPrefixes", [])]
+        return entries, more
+
+    def _entries_of(self, page: dict[str, Any]) -> Iterator[Entry]:
+        for item in page.get("Contents", []):
+            if key := item["Key"][len(self.prefix) :]:
+                yield Entry(key, item["Size"], item["ETag"].strip('"'))
+
+    async def fetch(self, key: str) -> bytes:
+        """Returns an object's content.
+
+        A refusal may only mean that the credentials have run out, or were renewed by somebody else: they are looked
+        up anew, once.
+        """
+        from obstore.exceptions import BaseError, GenericError
+
+        refused_client = None
+        while True:
+            client = self._current_client(key, refused_client)
+            try:
+                return await _get(client, self.prefix + key)
+            except FileNotFoundError as error:
+                raise PictureError("not in the bucket any more") from error
+            except BaseError as error:
+                refused = not isinstance(error, GenericError) or any(code in str(error) for code in _RUN_OUT)
+                if not refused:
+                    raise BusyError(_first_line(error)) from error
+                if refused_client is not None:
+                    raise UserError(
+                        f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}"
+                    ) from error
+            refused_client = client
+
+    def _current_client(self, key: str, refused_client: Any) -> Any:
+        """Returns this process's client: a new one where there is none, or only the one that was refused."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        place = (os.getpid(), self)
+        if (client := _clients.get(place)) is None or client is refused_client:
+            try:
+                client = _clients[place] = self._client()
+            except (BotoCoreError, ClientError) as error:
+                raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}") from error
+        return client
 
     def fork_is_safe(self) -> bool:
         """Returns whether no obstore client, whose threads a fork would lose, was made in this process yet."""
@@ -88,7 +153,8 @@ class S3Store:
         import boto3
         from botocore.config import Config
 
-        config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 3})
+        retries = {"mode": "standard", "total_max_attempts": 5}
+        config = Config(connect_timeout=5, read_timeout=60, retries=retries, max_pool_connections=_LISTING_THREADS)
         session = boto3.Session()
         # Servers other than AWS take any region, but boto3 insists on one to sign with.
         region = session.region_name or "us-east-1"
@@ -112,6 +178,16 @@ class S3Store:
             credential_provider=_provider(boto3.Session()),  # type: ignore[arg-type]  # any callable will do
             **_REQUEST_LIMITS,
         )
+
+
+async def _get(client: Any, path: str) -> bytes:
+    import obstore
+
+    result = await obstore.get_async(client, path)
+    content = bytes(await result.bytes_async())
+    if len(content) != result.meta["size"]:
+        raise BusyError(f"{len(content)} of {result.meta['size']} bytes came")
+    return content
 
 
 def _provider(session: Any) -> Callable[[], dict[str, Any]]:

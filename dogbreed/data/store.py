@@ -22,6 +22,10 @@ class PictureError(Exception):
     """One picture can not be had or read; the message is the reason. Such a picture never ends a run by itself."""
 
 
+class BusyError(Exception):
+    """The store could not answer just now, or not wholly; asking again makes sense."""
+
+
 class Entry(NamedTuple):
     """One object of a listing."""
 

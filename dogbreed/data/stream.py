@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +23,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from dogbreed.data.decode import decode
 from dogbreed.data.index import Split
+from dogbreed.data.patience import wait_for
 from dogbreed.data.prefetch import prefetch
 from dogbreed.data.store import PictureError, Store
+from dogbreed.data.transforms import Transform, View
 from dogbreed.errors import UserError
-
-Transform = Callable[[torch.Tensor, random.Random], torch.Tensor]
-"""uint8 (3, H, W) of any size, and the picture's own source of chance, to uint8 (3, height, width)."""
 
 
 class Parcel(NamedTuple):
@@ -116,22 +115,22 @@ class PictureStream(IterableDataset[Parcel]):
         self.order = order
         self.transform = transform
         self.size = size
-        # In shared memory: workers that live through several epochs read it there.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        # Epoch and first batch, in shared memory: workers that live through several epochs read them there.
+        self._start = torch.zeros(2, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order and the augmentation of the next iteration, in this process and in its workers."""
-        self._epoch.fill_(epoch)
+    def start_at(self, epoch: int, batch: int = 0) -> None:
+        """Chooses order, augmentation and first batch of the next iteration, in this process and in its workers."""
+        self._start[0], self._start[1] = epoch, batch
 
     def __iter__(self) -> Iterator[Parcel]:
         """Yields this worker's share of the batches."""
-        epoch = int(self._epoch)
+        epoch, start = self._start.tolist()
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        batches = self.order.batches(epoch)[first::step]
+        batches = self.order.batches(epoch)[start + first :: step]
         keys, sizes = self.split.keys, self.split.sizes
         wanted = ((keys[index], int(sizes[index])) for batch in batches for index in batch)
         contents = prefetch(self.store, wanted)
@@ -149,16 +148,27 @@ class PictureStream(IterableDataset[Parcel]):
         failure = None
         for index in batch.tolist():
             try:
-                pixels = decode(next(contents).result())
+                content = wait_for(next(contents), self.split.keys[index])
+                images[len(good)] = self._picture(content, f"{self.order.seed}/{epoch}/{index}")
             except PictureError as error:
                 problems.append((index, str(error)))
                 continue
             except UserError as error:
                 failure = str(error)
                 break
-            rng = random.Random(f"{self.order.seed}/{epoch}/{index}")
-            images[len(good)] = self.transform(pixels, rng)
             good.append(index)
         indices = torch.tensor(good, dtype=torch.int64)
         labels = torch.from_numpy(self.split.labels[good])
         return Parcel(images[: len(good)], labels, indices, problems, failure)
+
+    def _picture(self, content: bytes, seed: str) -> torch.Tensor:
+        """Returns uint8 (3, height, width); decoded no larger than it is needed."""
+        views: list[View] = []
+
+        def reduction(height: int, width: int) -> int:
+            view = self.transform.view(height, width, random.Random(seed))
+            views.append(view.reduced(self.transform.spare))
+            return views[-1].reduction
+
+        pixels = decode(content, reduction)
+        return self.transform.render(pixels, views[-1], views[-1].reduction)

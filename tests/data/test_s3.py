@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from conftest import S3Server
 
+from benchmarks.proxy import Proxy
 from dogbreed import ImageDataModule
 from dogbreed.data.store import PictureError, open_store
 from dogbreed.errors import UserError
@@ -77,13 +79,34 @@ def test_odd_names(s3_server: S3Server, bucket: str) -> None:
         assert asyncio.run(store.fetch(f"001.Pug/{name}")) == name.encode()
 
 
-def test_listing_of_many_pages(s3_server: S3Server) -> None:
-    folder = s3_server.root / "many" / "pug"
-    folder.mkdir(parents=True)
-    for number in range(2100):
-        (folder / f"{number:04d}.jpg").touch()
-    entries = list(open_store("s3://many", s3_server.url).entries())
-    assert len({entry.key for entry in entries}) == 2100
+@pytest.mark.parametrize("folders", [["pug"], ["train/pug", "train/husky", "valid/pug"]])
+def test_listing_of_many_pages(s3_server: S3Server, folders: list[str]) -> None:
+    expected = {"top.txt", f"{folders[0]}/deep/er/x.jpg"}
+    for folder in folders:
+        (s3_server.root / f"many{len(folders)}" / folder).mkdir(parents=True)
+        expected |= {f"{folder}/{number:04d}.jpg" for number in range(2100 // len(folders))}
+    for key in expected:
+        path = s3_server.root / f"many{len(folders)}" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = [entry.key for entry in open_store(f"s3://many{len(folders)}", s3_server.url).entries()]
+    assert sorted(found) == sorted(expected)
+
+
+def test_folders_are_listed_in_parallel(s3_server: S3Server) -> None:
+    folders = [s3_server.root / "wide" / f"{number:03d}" for number in range(24)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for number in range(50):
+            (folder / f"{number}.jpg").touch()
+    proxy = Proxy(s3_server.url, delay_s=0.1)
+    began = time.monotonic()
+    entries = list(open_store("s3://wide", proxy.url).entries())
+    took_s = time.monotonic() - began
+    proxy.close()
+    assert len(entries) == 24 * 50
+    assert proxy.most_open > 8
+    assert took_s < 26 * 0.1
 
 
 def test_entries_carry_size_and_etag(s3_server: S3Server, bucket: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torchvision import transforms as reference
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import resized_crop
+from torchvision.transforms.functional import center_crop, resized_crop
 
 from dogbreed.data.decode import decode
 from dogbreed.data.transforms import EvalTransform, PictureFormat, TrainTransform, random_crop
@@ -117,3 +117,44 @@ def test_crops_cover_what_torchvision_covers() -> None:
     quantiles = [0.1, 0.25, 0.5, 0.75, 0.9]
     for measure in (lambda box: box.prod(1), lambda box: box[:, 0] / box[:, 1]):
         np.testing.assert_allclose(np.quantile(measure(ours), quantiles), np.quantile(measure(theirs), quantiles), 0.12)
+
+
+@pytest.mark.parametrize("transform", [TrainTransform, EvalTransform])
+def test_big_photographs_decoded_smaller_stay_near_to_pillow(shared: Path, transform: type) -> None:
+    """Pillow decodes all of a picture and resizes the same part of it."""
+    target = PictureFormat(96, 96, interpolation=InterpolationMode.BICUBIC)
+    differences = {}
+    for path in sorted((shared / "photos").glob("*.JPEG")):
+        views = []
+
+        def reduction(height: int, width: int, views: list = views, name: str = path.name) -> int:
+            views.append(transform(target).view(height, width, random.Random(name)).reduced(transform.spare))
+            return views[-1].reduction
+
+        pixels = decode(path.read_bytes(), reduction)
+        view = views[-1]
+        assert pixels.shape[1] == -(-Image.open(path).height // view.reduction)
+        out = transform(target).render(pixels, view, view.reduction)
+        if view.reduction > 1:
+            with Image.open(path) as photograph:
+                part = photograph.convert("RGB").crop(
+                    (view.left, view.top, view.left + view.width, view.top + view.height)
+                )
+            part = part.resize((view.out_width, view.out_height), Image.Resampling.BICUBIC)
+            part = ImageOps.mirror(part) if view.mirrored else part
+            wanted = center_crop(torch.from_numpy(np.array(part)).permute(2, 0, 1), [96, 96])
+            differences[path.name] = float((out.float() - wanted.float()).abs().mean())
+    print(f"{len(differences)} pictures, mean difference {np.mean(list(differences.values())):.2f} grey levels")
+    assert len(differences) > 4
+    assert np.mean(list(differences.values())) < 1.5
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(0, 99))
+def test_a_view_lies_in_the_picture_and_is_never_enlarged_by_reduction(height: int, width: int, seed: int) -> None:
+    for transform in (TrainTransform(PictureFormat()), EvalTransform(PictureFormat())):
+        view = transform.view(height, width, random.Random(seed)).reduced(transform.spare)
+        assert 0 <= view.top < view.top + view.height <= height
+        assert 0 <= view.left < view.left + view.width <= width
+        if view.reduction > 1:
+            assert view.height // view.reduction >= view.out_height
+            assert view.width // view.reduction >= view.out_width

@@ -1,0 +1,1 @@
+"""Measurements of dogbreed beside its peers; nothing of it is installed."""
