@@ -22,6 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
+
 DEBUG = "debug"
 RECORDS = "records.jsonl"
 TIMINGS = "timings.jsonl"
@@ -96,3 +98,12 @@ def clear_profiler(folder: Path) -> None:
 def rounded(values: list[float], digits: int = 6) -> list[float]:
     """Returns the values with `digits` significant digits: a third of the text, and nothing a rule would miss."""
     return [float(f"{value:.{digits}g}") for value in values]
+
+
+def run_name(folder: Path) -> str:
+    """Returns the name that a run's `config.yaml` gives it; that of its folder where there is none to be read."""
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return folder.name
+    return str(config["name"]) if isinstance(config, dict) and config.get("name") else folder.name

@@ -31,7 +31,7 @@ _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFE
 
 def read_run(folder: Path, other_trials: Sequence[str] = ()) -> Recording:
     """Returns what was recorded in a run's folder; `other_trials` are folders of runs to compare with."""
-    recording = Recording(name=folder.name)
+    recording = Recording(name=files.run_name(folder))
     problems = recording.problems
     debug = folder / files.DEBUG
     settings = _json(debug / files.RUN, problems)

@@ -36,6 +36,14 @@ def copy(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "copy"))
 
 
+@pytest.mark.parametrize(
+    ("config", "name"), [("name: dogs-1\nlr: 0.1\n", "dogs-1"), ("name: null\n", "copy"), ("{half", "copy")]
+)
+def test_a_run_is_called_what_its_config_calls_it(copy: Path, config: str, name: str):
+    (copy / "config.yaml").write_text(config)
+    assert read_run(copy).name == name
+
+
 def test_report_is_one_file_that_asks_for_nothing_else(run: Path):
     report = write_report(run, say=False)
     html = report.html.read_text()
