@@ -46,9 +46,7 @@ def job_overrides(hyperparameters: Mapping[str, str]) -> list[str]:
         for name, value in hyperparameters.items()
         if name not in (OVERRIDES, KEYS, APP) and not name.startswith(("sagemaker_", "_tuning_"))
     }
-    # The trials of a sweep see the same pictures: looking for doubles in them once, in a training, is enough.
-    trial = ["debugger.pictures.enabled=false"] if "_tuning_objective_metric" in hyperparameters else []
-    return [*trial, *fixed, *(f"{keys.get(name, name)}={value}" for name, value in own.items())]
+    return [*fixed, *(f"{keys.get(name, name)}={value}" for name, value in own.items())]
 
 
 def folder_overrides(base: Path, environ: Mapping[str, str]) -> list[str]:
@@ -130,6 +128,9 @@ def main() -> int:
         overrides = job_overrides(hyperparameters)
         if APP in hyperparameters:
             return _run_app(hyperparameters[APP], overrides, base)
+        if "_tuning_objective_metric" in hyperparameters:
+            # The trials of a sweep see the same pictures: looking for doubles once, in a training, is enough.
+            overrides.insert(0, "debugger.pictures.enabled=false")
         overrides += folder_overrides(base, os.environ)
         processes = find_processes(compose("train", overrides), os.environ)
         if processes.overrides and "TORCHELASTIC_RUN_ID" not in os.environ:

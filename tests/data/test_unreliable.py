@@ -60,8 +60,8 @@ def test_a_stalled_request_is_asked_again_long_before_it_times_out(proxy: Proxy,
     began = time.monotonic()
     data = module(proxy)
     assert seen(data) == list(range(120))
-    assert time.monotonic() - began < 8
-    assert len(proxy.gets) == 120 + 2
+    assert time.monotonic() - began < REQUEST_TIMEOUT_S / 2
+    assert 120 + 2 <= len(proxy.gets) < 200  # a slow machine has others asked again, too
 
 
 def test_a_picture_that_always_fails_is_left_out_with_its_reason(proxy: Proxy) -> None:

@@ -45,7 +45,7 @@ def test_groups_are_chosen_and_sagemakers_own_hyperparameters_are_left_out():
             ["epochs=2"], model="resnet34", _tuning_objective_metric="val/accuracy", sagemaker_program="x.py"
         )
     )
-    assert trip == ["debugger.pictures.enabled=false", "epochs=2", "model=resnet34"]
+    assert trip == ["epochs=2", "model=resnet34"]
     cfg = compose("train", trip)
     assert (cfg.model.name, cfg.epochs) == ("resnet34", 2)
 
