@@ -39,9 +39,25 @@ def create(name: str, num_classes: int, weights: str, kwargs: Mapping[str, Any])
         if weights != "hub":
             raise
         raise UserError(_no_hub(name, error)) from error
+    new_head = weights == "hub" and num_classes != net.pretrained_cfg["num_classes"]  # type: ignore[index]
     if weights not in ("hub", "random"):
-        _load_file(net, name, Path(weights).expanduser())
+        new_head = _load_file(net, name, Path(weights).expanduser())
+    if new_head:
+        _quiet_head(net)
     return net
+
+
+def _quiet_head(net: nn.Module) -> None:
+    """Gives the new head on pretrained features small weights, so that the first loss is about ln(classes).
+
+    Some of timm's own starts are meant for training everything: MobileNetV2's gave a first loss of 11 over 100 classes.
+    """
+    for name in head_names(net):
+        for module in net.get_submodule(name).modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
 
 def _similar(name: str) -> str:
@@ -58,8 +74,11 @@ def _no_hub(name: str, error: Exception) -> str:
     )
 
 
-def _load_file(net: nn.Module, name: str, path: Path) -> None:
-    """Loads `path` into `net`, all but a head of another size. Nothing in the file is executed."""
+def _load_file(net: nn.Module, name: str, path: Path) -> bool:
+    """Loads `path` into `net`, all but a head of another size; returns whether there was one.
+
+    Nothing in the file is executed.
+    """
     if not path.is_file():
         raise UserError(f"model.weights={path}: no such file (or type hub or random)")
     try:
@@ -86,6 +105,7 @@ def _load_file(net: nn.Module, name: str, path: Path) -> None:
     net.load_state_dict({key: state[key] for key in own})
     kept = f"its head is new ({', '.join(other_head)})" if other_head else "its head included"
     log.info("weights of %s read from %s; %s", name, path, kept)
+    return bool(other_head)
 
 
 def head_names(net: nn.Module) -> list[str]:

@@ -5,7 +5,7 @@
     python -m dogbreed.train trainer=debug                               one batch of everything, checked
 
 Every key of conf/train.yaml can be set with KEY=VALUE. What the training did lies in outputs/NAME: config.yaml,
-metrics.csv, tensorboard/, results.json, checkpoints/best.ckpt and last.ckpt (go on with resume_from=PATH).
+metrics.csv, tensorboard/, results.json, report.html, checkpoints/best.ckpt and last.ckpt (go on with resume_from=PATH).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from dogbreed.backbone import count_parameters
 from dogbreed.callbacks import MetricLines, StopOnSignal
 from dogbreed.checkpoint import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
 from dogbreed.config import compose, run_cli, settle
+from dogbreed.debugger import debugger_callbacks, write_report
 from dogbreed.errors import UserError
 from dogbreed.model import ImageClassifier
 from dogbreed.objective import metric_line
@@ -55,7 +56,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     last = LastCheckpoint(Path(cfg.checkpoint_dir) / "last.ckpt")
     best = best_checkpoint(cfg.checkpoint_dir, cfg.objective.metric, cfg.objective.goal)
     lines, stop = MetricLines(), StopOnSignal(last)
-    trainer = _create_trainer(cfg, output_dir, [lines, stop, best, last])
+    recorders = debugger_callbacks(cfg.debugger, output_dir)
+    trainer = _create_trainer(cfg, output_dir, [lines, stop, best, last, *recorders])
     trainer.fit(model, data, ckpt_path=_existing(cfg.resume_from))
     results: dict[str, Any] = {"name": cfg.name, "stopped_by": stop.received.name if stop.received else None}
     if not stop.received:
@@ -71,6 +73,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         "seconds": round(time.time() - started, 1),
     }
     if trainer.is_global_zero:
+        if recorders and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            report = write_report(output_dir, mlflow=cfg.debugger.get("mlflow"), say=not sys.stdout.isatty())
+            results["issues"] = {finding.rule: finding.outcome.summary for finding in report.issues}
         _save(cfg, results, output_dir)
     return results
 
@@ -193,6 +198,8 @@ def _print_table(results: dict[str, Any], output_dir: Path) -> None:
         console.print(f"{len(results['bad_images'])} unreadable pictures were left out; results.json names them")
     if results["stopped_by"]:
         console.print(f"stopped by {results['stopped_by']}; go on with resume_from={output_dir}/checkpoints/last.ckpt")
+    for rule, summary in results.get("issues", {}).items():
+        console.print(f"{rule}: {summary}", soft_wrap=True)
     console.print(f"{results['seconds']:.0f} s; everything is in {output_dir}", soft_wrap=True)
 
 

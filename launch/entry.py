@@ -46,7 +46,9 @@ def job_overrides(hyperparameters: Mapping[str, str]) -> list[str]:
         for name, value in hyperparameters.items()
         if name not in (OVERRIDES, KEYS, APP) and not name.startswith(("sagemaker_", "_tuning_"))
     }
-    return [*fixed, *(f"{keys.get(name, name)}={value}" for name, value in own.items())]
+    # The trials of a sweep see the same pictures: looking for doubles in them once, in a training, is enough.
+    trial = ["debugger.pictures.enabled=false"] if "_tuning_objective_metric" in hyperparameters else []
+    return [*trial, *fixed, *(f"{keys.get(name, name)}={value}" for name, value in own.items())]
 
 
 def folder_overrides(base: Path, environ: Mapping[str, str]) -> list[str]:

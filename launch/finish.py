@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import shlex
 import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import ClientError
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from launch.errors import explain_failure
-from launch.logs import local_log
-from launch.results import Sweep, billable_seconds, learning_curve, read_sweep, write_results
+from launch.logs import open_log
+from launch.results import Sweep, billable_seconds, found_issues, learning_curve, read_sweep, write_results
 from launch.show import cost_line, decimal, sweep_table
+
+MOST_LOGS = 20
+"""Trials at AWS whose logs are read, for learning curves and findings."""
 
 
 def command(cfg: DictConfig, module: str, *words: str) -> list[str]:
@@ -32,6 +38,8 @@ def finish_sweep(client: Any, cfg: DictConfig, name: str, out: Console) -> int:
     from launch.plot import plot_sweep
 
     sweep = read_sweep(client, name, metrics=True)
+    logs = _read_logs(cfg, sweep, out)
+    sweep = _with_findings(sweep, logs)
     folder = Path(cfg.backend.root) / sweep.name
     folder.mkdir(parents=True, exist_ok=True)
     best = sweep.best
@@ -46,7 +54,8 @@ def finish_sweep(client: Any, cfg: DictConfig, name: str, out: Console) -> int:
     if best is None:
         out.print(f"no trial gave a result; {_where_logs_are(cfg, sweep)}", soft_wrap=True)
         return 1
-    plot_sweep(sweep, _curves(sweep, Path(cfg.backend.root)), folder / "sweep.png")
+    curves = {trial: learning_curve(log, sweep.metric) for trial, log in logs.items()}
+    plot_sweep(sweep, curves, folder / "sweep.png")
     found = " ".join(f"{key}={value}" for key, value in best.hyperparameters.items())
     out.print(f"best: {best.name}  {sweep.metric}={best.objective:.4f}  {found}", soft_wrap=True)
     out.print(f"train the best: {shlex.join(train_best)}", soft_wrap=True)
@@ -121,12 +130,16 @@ def _where_logs_are(cfg: DictConfig, sweep: Sweep) -> str:
     return f"their logs: {shlex.join(command(cfg, 'status', first, '--follow'))}"
 
 
-def _curves(sweep: Sweep, root: Path) -> dict[str, dict[int, float]]:
-    """Returns trial to epoch to objective, from the logs of the trials of this machine."""
-    curves = {}
-    for trial in sweep.trials:
-        log = local_log(root, trial.name)
-        if log.is_file():
-            with log.open(errors="replace") as lines:
-                curves[trial.name] = learning_curve(lines, sweep.metric)
-    return curves
+def _read_logs(cfg: DictConfig, sweep: Sweep, out: Console) -> dict[str, list[str]]:
+    """Returns trial to the lines of its log; at AWS of the best ones, two requests each."""
+    trials = sweep.trials if cfg.backend.name == "local" else sweep.ranked[:MOST_LOGS]
+    try:
+        return {trial.name: open_log(cfg.backend, trial.name).read() for trial in trials}
+    except ClientError as error:
+        out.print(f"no learning curves and findings, the logs can not be read: {error}", soft_wrap=True)
+        return {}
+
+
+def _with_findings(sweep: Sweep, logs: Mapping[str, Sequence[str]]) -> Sweep:
+    trials = (replace(trial, findings=found_issues(logs.get(trial.name, ()))) for trial in sweep.trials)
+    return replace(sweep, trials=tuple(trials))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -37,6 +38,9 @@ class Trial:
     """Last value of every metric."""
     billable_s: float | None = None
     """What AWS charges for, all instances together; None where that was not asked or is not known yet."""
+
+    findings: tuple[str, ...] = ()
+    """Rules of the debugger that found an issue, as the trial's log names them."""
 
     def is_finished(self, early_stopping: bool) -> bool:
         """Whether a resumed sweep need not train it again; with early stopping, a stopped trial has had its chance."""
@@ -184,6 +188,12 @@ def learning_curve(log: Iterable[str], metric: str) -> dict[int, float]:
     return {int(m["epoch"]): m[metric] for m in found if metric in m and "epoch" in m}
 
 
+def found_issues(log: Iterable[str]) -> tuple[str, ...]:
+    """Returns the names of the rules that found an issue, in the order of a job's log, each once."""
+    names = (match[1] for line in log if (match := re.match(r"finding=(\w+) status=issue\b", line)))
+    return tuple(dict.fromkeys(names))
+
+
 def rows(sweep: Sweep) -> list[dict[str, Any]]:
     """Returns one flat dict a trial, best first: trial, status, objective, hyperparameters, other metrics, time."""
     keys = list(dict.fromkeys(key for trial in sweep.trials for key in trial.hyperparameters))
@@ -193,6 +203,7 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
         | {key: trial.hyperparameters.get(key) for key in keys}
         | {name: trial.metrics.get(name) for name in names}
         | {"seconds": None if trial.seconds is None else round(trial.seconds, 1), "reason": trial.reason}
+        | {"findings": " ".join(trial.findings)}
         for trial in sweep.ranked
     ]
 

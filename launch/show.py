@@ -73,14 +73,18 @@ def sweep_table(sweep: Sweep) -> Table:
     failed = any(trial.reason for trial in sweep.trials)
     if failed:
         table.add_column("reason", overflow="fold")
+    found = any(trial.findings for trial in sweep.trials)
+    if found:
+        table.add_column("findings", overflow="fold")
     best = sweep.best
     for trial in sweep.ranked:
         cells = [brief(trial.hyperparameters.get(key, "")) for key in keys]
         numbers = [decimal(trial.objective), *(decimal(trial.metrics.get(name)) for name in extra)]
         reason = [Text(explain_failure(trial.reason))] if failed else []
+        notes = [*reason, Text(" ".join(trial.findings))] if found else reason
         status = Text(trial.status, style=STYLES.get(trial.status, ""))
         style = "bold" if trial is best else None
-        table.add_row(short_name(trial.name), status, *cells, *numbers, duration(trial.seconds), *reason, style=style)
+        table.add_row(short_name(trial.name), status, *cells, *numbers, duration(trial.seconds), *notes, style=style)
     return table
 
 

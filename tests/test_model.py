@@ -140,6 +140,15 @@ def test_weights_from_a_file_all_but_a_head_of_another_size(tmp_path, suffix, ca
     assert "its head is new" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
+def test_a_new_head_on_pretrained_features_starts_without_an_opinion(tmp_path, name):
+    torch.save(timm.create_model(name, num_classes=1000).state_dict(), tmp_path / "w.pth")
+    model = classifier(model=name, weights=str(tmp_path / "w.pth")).eval()
+    with torch.no_grad():
+        losses = [model.loss(model(images), labels).item() for images, labels in batches()]
+    assert losses == pytest.approx([math.log(3)] * len(losses), abs=0.2)
+
+
 class Bomb:
     def __reduce__(self):
         return (exec, ("raise SystemExit('pickle was executed')",))

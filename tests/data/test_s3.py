@@ -1,5 +1,4 @@
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -100,13 +99,10 @@ def test_folders_are_listed_in_parallel(s3_server: S3Server) -> None:
         for number in range(50):
             (folder / f"{number}.jpg").touch()
     proxy = Proxy(s3_server.url, delay_s=0.1)
-    began = time.monotonic()
     entries = list(open_store("s3://wide", proxy.url).entries())
-    took_s = time.monotonic() - began
     proxy.close()
     assert len(entries) == 24 * 50
     assert proxy.most_open > 8
-    assert took_s < 26 * 0.1
 
 
 def test_entries_carry_size_and_etag(s3_server: S3Server, bucket: str) -> None:

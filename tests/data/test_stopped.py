@@ -26,7 +26,7 @@ Folder = Callable[[Path, Mapping[str, int]], Path]
 COUNTS = {"train/a": 30, "train/b": 26, "valid/a": 2, "valid/b": 2, "test/a": 2, "test/b": 2}
 NUM_BATCHES = 14
 TINY = ["model=timm", "model.name=test_resnet", "model.weights=random", "finetune=full", "+model.kwargs.drop_rate=0.5"]
-OPTIONS = [*TINY, "batch_size=4", "trainer=cpu", "epochs=3", "scheduler=cosine", "data.image_size=32"]
+OPTIONS = [*TINY, "batch_size=4", "trainer=cpu", "epochs=3", "scheduler=cosine", "data.image_size=32", "debugger=off"]
 
 EAGER = """
 import dogbreed.checkpoint, sys, os, signal

@@ -11,6 +11,7 @@ import time
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from cloud import BUCKET, EXPLICIT, IMAGE, ROLE, wait_for
 
 from dogbreed.errors import UserError
@@ -145,6 +146,27 @@ def test_the_log_of_a_training_comes_from_cloudwatch(aws, capsys):
     assert train.main(["lr=0.1", "name=seen", *EXPLICIT]) == 0
     printed = capsys.readouterr().out
     assert [printed.count(f"line {i} of the job") for i in range(3)] == [1, 1, 1]
+
+
+def test_learning_curves_come_from_the_logs_where_they_may_be_read(aws, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("launch.plot.plot_sweep", lambda sweep, curves, path: drawn.append(curves))
+
+    class Log:
+        def __init__(self, backend, name):
+            self.name = name
+
+        def read(self):
+            return ["metrics epoch=0 val/accuracy=0.25", "metrics epoch=1 val/accuracy=0.5"]
+
+    monkeypatch.setattr("launch.finish.open_log", Log)
+    assert tune.main([*SWEEP, "name=seen"]) == 0
+    assert list(drawn.pop().values()) == [{0: 0.25, 1: 0.5}] * 2
+    denied = ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "GetLogEvents")
+    monkeypatch.setattr(Log, "read", lambda self: (_ for _ in ()).throw(denied))
+    assert status.main(["seen", "--follow", "backend=sagemaker"]) == 0
+    assert drawn == [{}]
+    assert "no learning curves and findings" in capsys.readouterr().out
 
 
 def test_a_stopped_sweep_is_resumed_with_its_tags_and_its_settings(aws, capsys):

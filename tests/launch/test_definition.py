@@ -1,5 +1,7 @@
 """Nothing that was configured is lost between config and request. The SDK's own tuner has lost each of these."""
 
+import functools
+
 import pytest
 from cloud import BUCKET, EXPLICIT, IMAGE, ROLE
 from omegaconf import OmegaConf
@@ -82,12 +84,31 @@ def at(request, path):
     return OmegaConf.to_container(OmegaConf.create({"r": OmegaConf.select(OmegaConf.create(request), path)}))["r"]
 
 
+APART = ("channel, File", "channel of weights", "several instance types", "hyperband", "warm start, identical")
+"""Settings that do not go together with one of the others."""
+
+
+@functools.cache
+def sweep_request(*typed):
+    request = tuning_request(make_plan(["lr=range", "name=n", *EXPLICIT, *typed]), SITE)
+    assert check_request("CreateHyperParameterTuningJob", request) == []
+    return request
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_of_a_sweep_is_in_its_request(setting):
     typed, path, value = SETTINGS[setting]
-    request = tuning_request(make_plan(["lr=range", "name=n", *EXPLICIT, *typed]), SITE)
-    assert check_request("CreateHyperParameterTuningJob", request) == []
-    assert at(request, path) == value
+    together = dict.fromkeys(word for name, found in SETTINGS.items() if name not in APART for word in found[0])
+    assert at(sweep_request(*(typed if setting in APART else together)), path) == value
+
+
+def test_nothing_is_in_a_request_that_was_not_asked_for():
+    request = sweep_request()
+    extra = {"WarmStartConfig", "Autotune", "Tags"} & set(request)
+    extra |= {"TuningJobCompletionCriteria", "StrategyConfig"} & set(request[CONFIG])
+    shared = {"Environment", "VpcConfig", "CheckpointConfig", "RetryStrategy", "InputDataConfig"}
+    shared |= {"EnableNetworkIsolation", "EnableManagedSpotTraining", "EnableInterContainerTrafficEncryption"}
+    assert extra | (shared & set(request[DEFINITION])) == set()
 
 
 def test_the_settings_of_jobs_are_in_a_trainings_request_too():
@@ -137,15 +158,14 @@ def test_a_training_has_one_kind_of_instance():
 def test_the_debugger_of_aws_goes_with_a_training_where_it_is_asked_for():
     cfg = settle(compose("training", ["name=n", *EXPLICIT]))
     assert not {"DebugHookConfig", "ProfilerConfig"} & set(training_request(cfg, [], SITE))
-    smdebug = {"enabled": True, "save_interval": 50, "collections": ["weights", "gradients"]}
-    node = {"managed_rules": True, "profiler": {"interval_ms": 500}, "smdebug": smdebug}
-    cfg = OmegaConf.merge({"debugger": node}, cfg)
+    cfg = settle(compose("training", ["name=n", *EXPLICIT, "debugger=smdebug", "debugger.managed_rules=true"]))
     request = training_request(cfg, [], SITE)
     assert check_request("CreateTrainingJob", request) == []
     assert request["DebugHookConfig"]["S3OutputPath"] == f"s3://{BUCKET}/dogbreed/n/debug-output"
     assert [c["CollectionName"] for c in request["DebugHookConfig"]["CollectionConfigurations"]] == [
         "weights",
         "gradients",
+        "losses",
     ]
     assert "VanishingGradient" in [r["RuleConfigurationName"] for r in request["DebugRuleConfigurations"]]
     assert "ProfilerReport" in [r["RuleConfigurationName"] for r in request["ProfilerRuleConfigurations"]]

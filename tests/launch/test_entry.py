@@ -45,7 +45,7 @@ def test_groups_are_chosen_and_sagemakers_own_hyperparameters_are_left_out():
             ["epochs=2"], model="resnet34", _tuning_objective_metric="val/accuracy", sagemaker_program="x.py"
         )
     )
-    assert trip == ["epochs=2", "model=resnet34"]
+    assert trip == ["debugger.pictures.enabled=false", "epochs=2", "model=resnet34"]
     cfg = compose("train", trip)
     assert (cfg.model.name, cfg.epochs) == ("resnet34", 2)
 
@@ -62,6 +62,21 @@ def test_files_go_where_sagemaker_collects_them_and_an_interrupted_job_goes_on(t
     own.mkdir()
     (own / "last.ckpt").touch()
     assert compose("train", folder_overrides(tmp_path, environ)).resume_from == f"{own}/last.ckpt"
+
+
+def test_what_sagemaker_mounted_or_copied_is_taken_in_place_of_its_address(tmp_path):
+    for file in ("data/train/pug/1.jpg", "weights/resnet18.safetensors"):
+        (tmp_path / "input" / "data" / file).parent.mkdir(parents=True)
+        (tmp_path / "input" / "data" / file).touch()
+    typed = [
+        "data=s3",
+        "data.url=s3://b/dogs",
+        "data.endpoint_url=http://x",
+        "model.weights=s3://b/resnet18.safetensors",
+    ]
+    cfg = compose("train", [*typed, *folder_overrides(tmp_path, {})])
+    assert cfg.data.url == f"{tmp_path}/input/data/data" and cfg.data.endpoint_url is None
+    assert cfg.model.weights == f"{tmp_path}/input/data/weights/resnet18.safetensors"
 
 
 def test_a_mistake_in_the_job_is_told_to_sagemaker_in_one_line(tmp_path):

@@ -21,6 +21,7 @@ from local_jobs import (
     wait_tuning,
     warm_start,
 )
+from omegaconf import OmegaConf
 
 from dogbreed.errors import UserError
 from launch.client import make_client as make_any_client
@@ -345,22 +346,27 @@ def test_times_know_their_zone(client, tmp_path):
     assert created.timestamp() == NOON
 
 
+def backend(name, root):
+    return OmegaConf.create({"name": name, "root": str(root), "region": None})
+
+
 def test_make_client(tmp_path, monkeypatch):
-    assert make_any_client("local", tmp_path).list_training_jobs()["TrainingJobSummaries"] == []
+    assert make_any_client(backend("local", tmp_path)).list_training_jobs()["TrainingJobSummaries"] == []
     with pytest.raises(UserError, match="backend=sagemakr is unknown; did you mean sagemaker"):
-        make_any_client("sagemakr", tmp_path)
+        make_any_client(backend("sagemakr", tmp_path))
     for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
-    with pytest.raises(UserError, match="no AWS region is configured; set AWS_DEFAULT_REGION"):
-        make_any_client("sagemaker", tmp_path)
+    with pytest.raises(UserError, match=r"no AWS region is configured: type backend\.region=us-east-1"):
+        make_any_client(backend("sagemaker", tmp_path))
 
 
 def test_a_local_client_costs_little_and_imports_no_search():
     code = (
         "import sys, time; started = time.process_time();"
-        "from pathlib import Path; from launch.client import make_client; make_client('local', Path('x'));"
+        "from omegaconf import OmegaConf; from launch.client import make_client;"
+        "make_client(OmegaConf.create({'name': 'local', 'root': 'x'}));"
         "print(time.process_time() - started, [m for m in ('torch', 'optuna', 'numpy') if m in sys.modules])"
     )
     words = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split(

@@ -97,8 +97,7 @@ def test_what_steers_the_launcher_does_not_reach_the_job():
         "instance=gpu",
         "backend.root=x",
         "from_tuning=a",
-        "+debugger.managed_rules=true",
-        "model=resnet34",
+        "debugger.managed_rules=true",
     ]
     assert for_the_job(typed) == ["lr=0.1"]
 

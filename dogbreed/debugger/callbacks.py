@@ -1,0 +1,73 @@
+"""The callbacks that `conf/debugger` describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from dogbreed.debugger.hook import TensorDebugger
+from dogbreed.debugger.pictures import PictureCheck
+from dogbreed.debugger.predictions import PredictionRecorder
+from dogbreed.debugger.profiler import SystemProfiler
+from dogbreed.errors import UserError, did_you_mean
+
+_PARTS = ("tensors", "predictions", "profiler", "pictures", "smdebug", "rules", "stop_on", "mlflow", "managed_rules")
+
+
+def debugger_callbacks(config: Mapping[str, Any] | None, folder: str | Path) -> list[pl.Callback]:
+    """Returns the callbacks of a training whose run folder is `folder`; [] for a config of None.
+
+    Args:
+        config: The group `debugger` of the config, as plain data or DictConfig. Parts `tensors`, `predictions`,
+            `profiler`, `pictures` and `smdebug`: each `enabled` and the arguments of its callback. `rules`, `stop_on`.
+        folder: The run's folder.
+
+    Raises:
+        UserError: an unknown part, rule or setting, or smdebug is asked for and not installed.
+    """
+    if not config:
+        return []
+    given = _as_plain(config)
+    for name in given:
+        if name not in _PARTS:
+            raise UserError(f"debugger.{name} is not known{did_you_mean(name, _PARTS)}")
+    rules, stop_on = given.get("rules") or {}, given.get("stop_on") or []
+    callbacks: list[pl.Callback] = []
+    profiler = _arguments(given, "profiler")
+    if profiler is not None:
+        callbacks.append(SystemProfiler(folder, **profiler))
+    tensors = _arguments(given, "tensors")
+    if tensors is not None:
+        callbacks.append(TensorDebugger(folder, rules=rules, stop_on=stop_on, **tensors))
+    elif stop_on:
+        raise UserError("debugger.stop_on needs debugger.tensors.enabled=true: its rules look at what that records")
+    predictions = _arguments(given, "predictions")
+    if predictions is not None:
+        callbacks.append(PredictionRecorder(folder, **predictions))
+    smdebug = _arguments(given, "smdebug")
+    if smdebug is not None:
+        from dogbreed.debugger.smdebug_hook import SmdebugHook
+
+        callbacks.append(SmdebugHook(folder, **smdebug))
+    pictures = _arguments(given, "pictures")
+    if pictures is not None:
+        callbacks.append(PictureCheck(folder, **pictures))
+    return callbacks
+
+
+def _as_plain(config: Any) -> dict[str, Any]:
+    if isinstance(config, dict):
+        return config
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(config, resolve=True)
+    return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
+
+
+def _arguments(config: Mapping[str, Any], part: str) -> dict[str, Any] | None:
+    """Returns the arguments of a part's callback, None where the part is off."""
+    settings = dict(config.get(part) or {})
+    return settings if settings.pop("enabled", False) else None

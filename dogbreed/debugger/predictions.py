@@ -1,0 +1,166 @@
+"""PredictionRecorder: what the network says about validation and test pictures, and small pictures of its mistakes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dogbreed.debugger.files import DEBUG
+from dogbreed.debugger.network import logits_of, root_module
+from dogbreed.debugger.run import class_names, split_keys
+
+_KEPT = 300
+"""Mistakes whose pictures are held in memory while testing."""
+
+_SHOWN = 48
+"""Mistakes whose pictures are written: the ones with the highest loss."""
+
+_SIDE_PX = 96
+
+
+class PredictionRecorder(pl.Callback):
+    """Keeps the probabilities of the newest validation and of the test, and pictures of the worst mistakes in the test.
+
+    It listens to the network's output: whatever the LightningModule does with it, and however it is called.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._handle: Any = None
+        self._logits: Tensor | None = None
+        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._wrong: list[tuple[float, int, Tensor]] = []
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listens to the validation; the sanity check is none."""
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            self._start(root_module(pl_module))
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *at: Any
+    ) -> None:
+        """Adds a batch of the first loader."""
+        if self._handle is not None and not any(at[1:]):
+            self._batch(batch, pl_module, keep_pictures=False)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the predictions."""
+        self._finish("valid", trainer, pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listens to the test."""
+        if trainer.is_global_zero:
+            self._start(root_module(pl_module))
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *at: Any
+    ) -> None:
+        """Adds a batch of the first loader, and pictures of the mistakes in it."""
+        if self._handle is not None and not any(at[1:]):
+            self._batch(batch, pl_module, keep_pictures=True)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes predictions and pictures."""
+        self._finish("test", trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Takes the hook off."""
+        self._stop()
+
+    def _finish(self, split: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._handle is not None:
+            self._stop()
+            classes = class_names(getattr(trainer, "datamodule", None), pl_module)
+            self._save(split, classes, split_keys(trainer, split))
+
+    def _start(self, root: nn.Module) -> None:
+        """Begins a pass over a split."""
+        self._stop()
+        self._rows, self._wrong = [], []
+        self._handle = root.register_forward_hook(self._hear)
+
+    def _hear(self, _: nn.Module, __: Any, output: Any) -> None:
+        self._logits = logits_of(output)
+
+    def _stop(self) -> None:
+        """Takes the hook off."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = self._logits = None
+
+    @torch.no_grad()
+    def _batch(self, batch: Any, pl_module: pl.LightningModule, keep_pictures: bool) -> None:
+        """Adds a batch `(images, labels[, indices])` with the logits that were heard for it."""
+        logits, self._logits = self._logits, None
+        if logits is None or not isinstance(batch, (tuple, list)) or len(batch) < 2 or len(batch[1]) != len(logits):
+            return
+        labels = batch[1].detach().to(logits.device)
+        seen = sum(len(row[1]) for row in self._rows)
+        indices = batch[2] if len(batch) > 2 else torch.arange(seen, seen + len(labels))
+        self._rows.append((logits.float().softmax(dim=1), labels, indices))
+        if keep_pictures:
+            self._keep_mistakes(batch[0], logits.float(), labels, indices, pl_module)
+
+    def _keep_mistakes(
+        self, images: Tensor, logits: Tensor, labels: Tensor, indices: Tensor, pl_module: pl.LightningModule
+    ) -> None:
+        wrong = (logits.argmax(dim=1) != labels).nonzero().flatten()
+        if not len(wrong) or images.ndim != 4 or images.shape[1] != 3:
+            return
+        losses = functional.cross_entropy(logits[wrong], labels[wrong], reduction="none").tolist()
+        small = functional.interpolate(images[wrong].float(), size=(_SIDE_PX, _SIDE_PX), mode="area")
+        pictures = as_pixels(small, getattr(pl_module, "data_config", None)).cpu()
+        for loss, index, picture in zip(losses, indices[wrong.to(indices.device)].tolist(), pictures, strict=True):
+            self._wrong.append((loss, index, picture))
+        self._wrong = sorted(self._wrong, key=lambda item: -item[0])[:_KEPT]
+
+    def _save(self, split: str, classes: list[str], keys: list[str]) -> None:
+        """Writes what was heard: `predictions-SPLIT.npz` and the pictures of the worst mistakes."""
+        if not self._rows:
+            return
+        probabilities, labels, indices = (
+            torch.cat([part.cpu() for part in column]) for column in zip(*self._rows, strict=True)
+        )
+        folder = self.folder / DEBUG
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(
+            folder / f"predictions-{split}.npz",
+            probabilities=probabilities.numpy().astype(np.float16),
+            labels=labels.numpy().astype(np.int64),
+            indices=indices.numpy().astype(np.int64),
+            classes=np.array(classes, dtype=np.str_),
+            keys=np.array(keys, dtype=np.str_),
+        )
+        for _, index, picture in self._wrong[:_SHOWN]:
+            write_jpeg(folder / "thumbs" / f"{split}-{index}.jpg", picture)
+
+
+def as_pixels(images: Tensor, data_config: Any) -> Tensor:
+    """Returns (N, 3, H, W) uint8 of normalised pictures; without a normalisation known, stretched to 0..255."""
+    if isinstance(data_config, dict) and "mean" in data_config and "std" in data_config:
+        mean, std = (torch.tensor(data_config[key], device=images.device).view(3, 1, 1) for key in ("mean", "std"))
+        images = images * std + mean
+    else:
+        low, high = images.amin(), images.amax()
+        images = (images - low) / (high - low).clamp_min(1e-6)
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def write_jpeg(path: Path, picture: Tensor) -> None:
+    """Writes a (3, H, W) uint8 picture."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(buffer, "JPEG", quality=82)
+    path.write_bytes(buffer.getvalue())

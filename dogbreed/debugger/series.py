@@ -1,0 +1,241 @@
+"""The plain arrays that rules look at. No torch here: numpy only, so that rules run anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+SAMPLE_SIZE = 16
+"""Elements of a tensor that are kept as they are, always the same ones: to see whether anything moved at all."""
+
+STATISTICS = ("mean", "abs_mean", "abs_max", "var", "zero_fraction", "p5", "p95")
+"""What is recorded of each tensor at a recorded step."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One number over time: `values[i]` at `steps[i]` (an optimizer step or an epoch, counted from 0)."""
+
+    steps: NDArray[np.int64]
+    values: Array
+
+    @classmethod
+    def of(cls, values: Sequence[float], steps: Sequence[int] | None = None) -> Series:
+        """Returns a series of `values` at `steps` (default 0, 1, 2, ...)."""
+        at = np.arange(len(values)) if steps is None else steps
+        return cls(np.asarray(at, dtype=np.int64), np.asarray(values, dtype=np.float64))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def finite(self) -> Series:
+        """Returns the series without its nan and inf values."""
+        keep = np.isfinite(self.values)
+        return Series(self.steps[keep], self.values[keep])
+
+
+@dataclass(frozen=True)
+class TensorSeries:
+    """Statistics of N named tensors at S recorded steps, tensors in forward order."""
+
+    names: tuple[str, ...]
+    steps: NDArray[np.int64]
+    """(S,) optimizer steps, ascending."""
+    stats: Mapping[str, Array]
+    """Statistic name to (S, N) values, nan where that tensor was not recorded at that step.
+
+    The names are those of `STATISTICS`; a series may hold fewer, or others of its own (`updates` has `ratio`).
+    """
+    samples: Array | None = None
+    """(S, N, K) some elements of each tensor, always the same ones; None where not recorded."""
+    tags: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Tensor name to what is known of it: bias, norm, frozen, head, backbone, pretrained."""
+    skipped: NDArray[np.bool_] | None = None
+    """(S,) steps that the gradient scaler of mixed precision skipped, None: none."""
+    lr: Array | None = None
+    """(S,) largest learning rate of the optimizer at the step; None: not recorded."""
+
+    def stat(self, name: str) -> Array:
+        """Returns the (S, N) array of a statistic, all nan where it was not recorded."""
+        empty = np.full((len(self.steps), len(self.names)), np.nan)
+        return self.stats.get(name, empty)
+
+    def tagged(self, name: str, *tags: str) -> bool:
+        """Returns whether the tensor `name` has one of `tags`."""
+        return not self.tags.get(name, frozenset()).isdisjoint(tags)
+
+    @classmethod
+    def of(
+        cls, tensors: Mapping[str, Mapping[int, NDArray[np.floating]]], tags: Mapping[str, frozenset[str]] | None = None
+    ) -> TensorSeries:
+        """Returns the series of whole tensors: name to optimizer step to values of any shape."""
+        steps = sorted({step for saved in tensors.values() for step in saved})
+        shape = (len(steps), len(tensors))
+        stats = {name: np.full(shape, np.nan) for name in STATISTICS}
+        samples = np.full((*shape, SAMPLE_SIZE), np.nan)
+        for column, saved in enumerate(tensors.values()):
+            for step, values in saved.items():
+                row = steps.index(step)
+                flat = np.asarray(values, dtype=np.float64).ravel()
+                for name, value in describe(flat).items():
+                    stats[name][row, column] = value
+                if flat.size:
+                    samples[row, column] = flat[sample_positions(flat.size, SAMPLE_SIZE)]
+        return cls(tuple(tensors), np.asarray(steps, dtype=np.int64), stats, samples, tags or {})
+
+
+def sample_positions(num_elements: int, count: int) -> NDArray[np.int64]:
+    """Returns `count` positions spread over a flat tensor, the same ones every time, repeating where it has fewer.
+
+    Multiples of the golden ratio: even spacing would fall on the same corner of every 3 x 3 kernel.
+    """
+    share = np.arange(count) * 0.6180339887498949 % 1.0
+    return (share * num_elements).astype(np.int64)
+
+
+def describe(flat: Array) -> dict[str, float]:
+    """Returns the `STATISTICS` of a flat array; {} for an empty one."""
+    if not flat.size:
+        return {}
+    size = np.abs(flat)
+    with np.errstate(invalid="ignore", over="ignore"):
+        p5, p95 = np.percentile(flat, (5, 95))
+        return {
+            "mean": float(flat.mean()),
+            "abs_mean": float(size.mean()),
+            "abs_max": float(np.nan if np.isnan(size).any() else size.max()),
+            "var": float(flat.var()),
+            "zero_fraction": float(np.mean(flat == 0)),
+            "p5": float(p5),
+            "p95": float(p95),
+        }
+
+
+@dataclass(frozen=True)
+class NodeActivity:
+    """How often each node of one activation layer was in its working range.
+
+    A node is a channel of a (N, C, H, W) activation and a feature of a (N, C) one.
+    """
+
+    kind: str
+    """`relu`, `tanh` or `sigmoid`."""
+    inside_percent: Array
+    """(C,) share of the node's inputs inside (low, high), 0..100. For a relu: above 0."""
+    num_samples: int
+    """Pictures the shares were counted over."""
+    low: float = 0.0
+    high: float = float("inf")
+    mode: str = "train"
+    """`eval` where counted in validation, else `train`."""
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """What the network was really fed, over the first pictures of a training."""
+
+    num_images: int
+    mean: Array
+    """(3,) per channel, after normalisation."""
+    std: Array
+    """(3,) per channel, after normalisation."""
+    minimum: float
+    maximum: float
+    expected_mean: tuple[float, ...] = ()
+    """The backbone's own normalisation, in units of 0..1; () unknown."""
+    expected_std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the model said about pictures it did not train on."""
+
+    labels: NDArray[np.int64]
+    """(N,) true class."""
+    probabilities: Array
+    """(N, C) softmax."""
+    indices: NDArray[np.int64]
+    """(N,) position of the picture in its split's list."""
+    classes: tuple[str, ...]
+    split: str = "test"
+    keys: tuple[str, ...] = ()
+    """Names of all pictures of the split, () unknown."""
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """(N,) the most probable class."""
+        return np.argmax(self.probabilities, axis=1).astype(np.int64)
+
+    def key(self, position: int) -> str:
+        """Returns the name of the picture behind row `position`."""
+        index = int(self.indices[position])
+        return self.keys[index] if 0 <= index < len(self.keys) else f"{self.split} picture {index}"
+
+    def class_name(self, number: int) -> str:
+        """Returns the name of class `number`."""
+        return self.classes[number] if number < len(self.classes) else str(number)
+
+
+@dataclass(frozen=True)
+class PictureHashes:
+    """Perceptual hashes of the pictures of each split, and those that could not be read."""
+
+    hashes: Mapping[str, Mapping[str, int]]
+    """Split to picture name to 256-bit difference hash."""
+    bad: Mapping[str, str] = field(default_factory=dict)
+    """Picture name to why it could not be read."""
+    num_pictures: int = 0
+    """Pictures there are; where fewer were hashed, the rules say so."""
+
+
+@dataclass(frozen=True)
+class SystemSeries:
+    """What the machine did: T snapshots, about one every 500 ms; percent of what the job may use."""
+
+    times_s: Array
+    """(T,) seconds since the epoch."""
+    cpu: Array
+    """(T, cores) CPU utilisation."""
+    io_wait: Array | None = None
+    """(T, cores); None where the system has no such figure (macOS, Windows)."""
+    memory: Array | None = None
+    """(T,) memory used."""
+    gpu: Array | None = None
+    """(T, GPUs) utilisation; None: no GPU."""
+    gpu_memory: Array | None = None
+    """(T, GPUs) memory used."""
+    network: Mapping[str, Array] = field(default_factory=dict)
+    """Name to (T,) bytes a second."""
+    disk: Mapping[str, Array] = field(default_factory=dict)
+    """Name to (T,) bytes a second."""
+
+
+PARTS = ("data", "forward", "backward", "optimizer", "callbacks", "other")
+"""What the time of a training step is divided into; they add up to the whole."""
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Where the time of each training step went, seconds."""
+
+    steps: NDArray[np.int64]
+    """(S,) batches, counted from 0 over the whole training."""
+    parts: Mapping[str, Array]
+    """One of `PARTS` to (S,) seconds."""
+    epochs: NDArray[np.int64]
+    """(S,) epoch of the step."""
+    ends_s: Array
+    """(S,) when it ended, seconds since the epoch."""
+    phases_s: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of the whole run by phase: `train`, `validation`, `test`, `other`."""
+
+    @property
+    def total(self) -> Array:
+        """(S,) seconds of the whole step, waiting for data included."""
+        return np.sum([self.parts[name] for name in PARTS if name in self.parts], axis=0)

@@ -1,0 +1,101 @@
+"""Whatever holds a record of a training: a run's folder, an smdebug folder, an old SageMaker job's, one on S3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dogbreed.debugger import files
+from dogbreed.debugger.reading import add_system, read_run
+from dogbreed.debugger.recording import Recording
+from dogbreed.debugger.smdebug_trial import is_smdebug, read_smdebug
+from dogbreed.errors import UserError
+
+
+def is_run(folder: Path) -> bool:
+    """Returns whether one of our own recorders wrote into `folder`."""
+    return any((folder / files.DEBUG / name).exists() for name in (files.RUN, files.RECORDS, files.TIMINGS))
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Returns the folders of runs at or below `folder`: itself, the trials of a sweep, a job's output."""
+    if is_run(folder) or is_smdebug(folder) or is_old_job(folder):
+        return [folder]
+    found = {
+        path.parent.parent for name in (files.RUN, files.TIMINGS) for path in folder.rglob(f"{files.DEBUG}/{name}")
+    }
+    return sorted(found)
+
+
+def is_old_job(folder: Path) -> bool:
+    """Returns whether `folder` is laid out as SageMaker leaves a job with Debugger: debug-output, profiler-output."""
+    return is_smdebug(folder / files.DEBUG_OUTPUT) or (folder / files.PROFILER_OUTPUT).is_dir()
+
+
+def read_any(folder: Path, other_trials: tuple[str, ...] = ()) -> Recording:
+    """Returns what was recorded in `folder`, by whichever recorder.
+
+    Raises:
+        UserError: there is nothing to read, or smdebug is needed and not installed.
+    """
+    if is_run(folder):
+        return read_run(folder, other_trials)
+    if is_smdebug(folder):
+        return read_smdebug(folder)
+    if not is_old_job(folder):
+        expected = (
+            "debug/ (a run), collections/ and events/ (smdebug), or debug-output/ and profiler-output/ (SageMaker)"
+        )
+        raise UserError(f"nothing recorded in {folder}; a report needs {expected}")
+    recording = Recording(name=folder.name)
+    if is_smdebug(folder / files.DEBUG_OUTPUT):
+        recording = read_smdebug(folder / files.DEBUG_OUTPUT)
+        recording.name = folder.name
+    else:
+        recording.problems.append("no debug-output: what happened in the network was not recorded")
+    add_system(recording, folder / files.PROFILER_OUTPUT)
+    return recording
+
+
+def download(url: str, target: Path, client: Any = None) -> Path:
+    """Copies what was recorded under an S3 prefix below `target`; returns the folder.
+
+    Args:
+        url: `s3://bucket/prefix` of a job or of an smdebug folder.
+        target: Where to put it, in a folder named as the prefix ends.
+        client: A boto3 S3 client; None: one is made.
+
+    Raises:
+        UserError: nothing is there, or it can not be read.
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, prefix = url.removeprefix("s3://").strip("/").partition("/")
+    client = client or boto3.client("s3")
+    folder = target / (prefix.rpartition("/")[2] or bucket)
+    wanted = (
+        files.DEBUG,
+        files.DEBUG_OUTPUT,
+        files.PROFILER_OUTPUT,
+        "collections",
+        "index",
+        "events",
+        "training_job_end.ts",
+    )
+    count = 0
+    try:
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix and prefix + "/")
+        for item in (item for page in pages for item in page.get("Contents", ())):
+            inside = item["Key"].removeprefix(prefix).lstrip("/")
+            if inside.split("/")[0] not in wanted or inside.endswith("/") or ".." in inside.split("/"):
+                continue
+            path = folder / inside
+            path.parent.mkdir(parents=True, exist_ok=True)
+            client.download_file(bucket, item["Key"], str(path))
+            count += 1
+    except (ClientError, BotoCoreError) as error:
+        raise UserError(f"{url} can not be read ({error}); check the name and your AWS credentials") from error
+    if not count:
+        raise UserError(f"nothing recorded under {url}; give the prefix that holds debug-output/ or profiler-output/")
+    return folder

@@ -1,0 +1,103 @@
+"""Divides the time of a training step by listening to what Lightning tells its own profiler.
+
+Lightning announces every action (fetching a batch, the training step, backward, the optimizer, each hook of each
+callback). `StepTimer` stands in for the trainer's profiler, hands everything on to it, and counts each action's own
+time, that of actions inside it taken off. On a GPU these are the times of the host: work is queued there, and a step
+that waits for the device shows it where it waits; their sum is right.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pytorch_lightning.profilers import Profiler
+
+from dogbreed.debugger.series import PARTS
+
+_ENDINGS = {
+    "data": ("train_dataloader_next", ".batch_to_device", ".on_before_batch_transfer", ".on_after_batch_transfer"),
+    "forward": (".training_step",),
+    "backward": (".backward",),
+    "optimizer": (".optimizer_step", ".optimizer_zero_grad", ".lr_scheduler_step"),
+}
+
+
+def part_of(action: str) -> str | None:
+    """Returns which of `PARTS` an action of Lightning belongs to, None: to the action around it."""
+    if action.startswith("[Callback]"):
+        return "callbacks"
+    return next((part for part, endings in _ENDINGS.items() if action.endswith(endings)), None)
+
+
+class StepTimer(Profiler):
+    """Counts where the time of training steps goes.
+
+    Args:
+        inner: The trainer's own profiler; it hears everything too.
+        clock: Seconds; another one in tests.
+    """
+
+    def __init__(self, inner: Profiler, clock: Any = time.perf_counter) -> None:
+        super().__init__()
+        self.inner = inner
+        self.clock = clock
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._stack: list[str] = []
+        self._since = clock()
+
+    def start(self, action_name: str) -> None:
+        """An action begins: the time so far belongs to the one around it."""
+        self._count()
+        self._stack.append(part_of(action_name) or (self._stack[-1] if self._stack else "other"))
+        self.inner.start(action_name)
+
+    def stop(self, action_name: str) -> None:
+        """An action ends."""
+        self.inner.stop(action_name)
+        self._count()
+        if self._stack:
+            self._stack.pop()
+
+    @contextmanager
+    def profile(self, action_name: str) -> Iterator[str]:
+        """Counts an action from here to the end of the block."""
+        with self.inner.profile(action_name):
+            self._count()
+            self._stack.append(part_of(action_name) or (self._stack[-1] if self._stack else "other"))
+            try:
+                yield action_name
+            finally:
+                self._count()
+                if self._stack:
+                    self._stack.pop()
+
+    def _count(self) -> None:
+        now = self.clock()
+        self.seconds[self._stack[-1] if self._stack else "other"] += now - self._since
+        self._since = now
+
+    def take(self) -> dict[str, float]:
+        """Returns the seconds of each part since the last call, and starts anew."""
+        self._count()
+        taken = self.seconds
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        return taken
+
+    def setup(self, stage: str, local_rank: int | None = None, log_dir: str | None = None) -> None:
+        """Hands on to the trainer's own profiler."""
+        self.inner.setup(stage, local_rank, log_dir)
+
+    def teardown(self, stage: str | None) -> None:
+        """Hands on to the trainer's own profiler."""
+        self.inner.teardown(stage)
+
+    def summary(self) -> str:
+        """Returns the summary of the trainer's own profiler."""
+        return self.inner.summary()
+
+    def describe(self) -> None:
+        """Hands on to the trainer's own profiler."""
+        self.inner.describe()

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dogbreed.debugger.findings import Status
+from dogbreed.debugger.rules.data import (
+    check_input_images,
+    close_pairs,
+    corrupt_pictures,
+    near_duplicates,
+    train_val_overlap,
+)
+from dogbreed.debugger.series import ImageStatistics, PictureHashes
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def images(mean, std, low, high, count=600) -> ImageStatistics:
+    return ImageStatistics(count, np.array(mean), np.array(std), low, high, MEAN, STD)
+
+
+def test_normalised_pictures_are_ok():
+    assert check_input_images(images([0.05, 0, -0.1], [1, 1, 1], -2.1, 2.6)).status is Status.OK
+
+
+@pytest.mark.parametrize(("scale", "word"), [(1, "0..1"), (255, "0..255")])
+def test_unnormalised_pictures_fire_and_are_recognised(scale, word):
+    outcome = check_input_images(images([0.45 * scale] * 3, [0.25 * scale] * 3, 0, scale))
+    assert outcome.status is Status.ISSUE
+    assert word in outcome.summary
+
+
+def test_dark_but_rightly_normalised_pictures_are_said_and_ok():
+    outcome = check_input_images(images([-0.8] * 3, [0.6] * 3, -2.11, 2.6))
+    assert outcome.status is Status.OK
+    assert "pictures themselves differ" in outcome.summary
+
+
+def test_few_pictures_and_the_threshold_itself():
+    assert check_input_images(images([9] * 3, [1] * 3, 0, 1, count=499)).status is Status.INSUFFICIENT_DATA
+    assert check_input_images(images([0.2] * 3, [2.0] * 3, 0, 1)).status is Status.OK
+
+
+def random_hashes(prefix: str, count: int, seed: int) -> dict[str, int]:
+    random = np.random.default_rng(seed)
+    return {f"{prefix}{i}": int.from_bytes(random.bytes(32), "little") for i in range(count)}
+
+
+def test_same_picture_in_two_splits_is_named():
+    train, val = random_hashes("t", 600, 0), random_hashes("v", 50, 1)
+    assert train_val_overlap(PictureHashes({"train": train, "valid": val})).status is Status.OK
+    val["copy.jpg"] = train["t311"] ^ 0b111  # three bits differ
+    outcome = train_val_overlap(PictureHashes({"train": train, "valid": val}))
+    assert outcome.status is Status.ISSUE
+    assert (outcome.evidence[0].tensor, outcome.evidence[0].value) == ("t311", 3)
+    assert "copy.jpg" in outcome.evidence[0].text
+
+
+def test_overlap_needs_two_splits():
+    assert train_val_overlap(PictureHashes({"train": random_hashes("t", 5, 0)})).status is Status.INSUFFICIENT_DATA
+
+
+def test_pairs_within_a_split_come_once_each():
+    hashes = random_hashes("t", 300, 0)
+    hashes["double"] = hashes["t0"]
+    assert list(close_pairs(hashes, None, 12)) == [("t0", "double", 0)]
+
+
+def test_near_duplicates_count_against_a_share():
+    hashes = random_hashes("t", 300, 0)
+    hashes["double"] = hashes["t0"]
+    assert near_duplicates(PictureHashes({"train": hashes})).status is Status.OK
+    assert near_duplicates(PictureHashes({"train": hashes}), threshold_percent=0.1).status is Status.ISSUE
+
+
+def test_part_of_the_pictures_is_said():
+    pictures = PictureHashes({"train": random_hashes("t", 30, 0), "val": random_hashes("v", 3, 1)}, {}, 1000)
+    assert "33 of 1000" in train_val_overlap(pictures).summary
+
+
+def test_corrupt_pictures():
+    hashes = {"train": random_hashes("t", 9, 0)}
+    assert corrupt_pictures(PictureHashes(hashes, {"a.jpg": "truncated"}, 10)).evidence[0].tensor == "a.jpg"
+    assert corrupt_pictures(PictureHashes(hashes, {}, 9)).status is Status.OK
+    assert corrupt_pictures(PictureHashes({}, {}, 0)).status is Status.INSUFFICIENT_DATA

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pytorch_lightning.profilers import PassThroughProfiler
+
+from debugger.tiny import TinyData, TinyModel, network, train
+from dogbreed.debugger.limits import read_limits, used_cpu_s, used_memory
+from dogbreed.debugger.profiler import SystemProfiler
+from dogbreed.debugger.reading import read_run
+from dogbreed.debugger.sampler import Machine, SystemSampler
+from dogbreed.debugger.series import PARTS
+from dogbreed.debugger.system_files import SystemFiles, read_system
+from dogbreed.debugger.timing import StepTimer, part_of
+from dogbreed.errors import UserError
+
+SMALL = TinyData((32, 32), batch_size=16, val=8)
+PROFILE = {"profiler": {"enabled": True, "interval_ms": 100}}
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("profiled")
+    train(folder, TinyModel(network(2)), SMALL, 8, PROFILE)
+    return folder
+
+
+def test_machine_is_sampled_in_sagemakers_layout(profiled: Path):
+    paths = list((profiled / "profiler-output" / "system" / "incremental").glob("*/*.json"))
+    assert paths and all(path.name.endswith(".algo-1.json") for path in paths)
+    row = json.loads(paths[0].read_text().splitlines()[0])
+    assert set(row) == {"Type", "Name", "Dimension", "Value", "NodeId", "Timestamp"}
+    system = read_run(profiled).inputs["system"]
+    assert system.cpu.shape == (len(system.times_s), len(os.sched_getaffinity(0)))
+    assert ((system.cpu >= 0) & (system.cpu <= 100)).all()
+    assert np.median(np.diff(system.times_s)) >= 0.09  # later on a busy machine, never sooner
+
+
+def test_smdebugs_own_reader_reads_it(profiled: Path):
+    pytest.importorskip("smdebug", reason="smdebug is not installed: pip install -e '.[debug]'")
+    from smdebug.profiler.system_metrics_reader import LocalSystemMetricsReader
+
+    reader = LocalSystemMetricsReader(str(profiled / "profiler-output"))
+    now = int(time.time() * 1e6)
+    events = reader.get_events(now - 600 * 1_000_000, now + 60 * 1_000_000)
+    names = {event.dimension for event in events}
+    assert {"CPUUtilization", "MemoryUsedPercent"} <= names
+
+
+def test_parts_of_the_steps_add_up_to_the_time_that_passed(profiled: Path):
+    times = read_run(profiled).inputs["step_times"]
+    assert len(times.steps) == 32
+    assert set(times.parts) == set(PARTS)
+    within = np.diff(times.ends_s)[times.epochs[1:] == times.epochs[:-1]]
+    total = times.total[1:][times.epochs[1:] == times.epochs[:-1]]
+    assert total == pytest.approx(within, abs=0.01)
+    assert all(times.parts[name].sum() > 0 for name in ("data", "forward", "backward", "optimizer"))
+    assert times.phases_s["validation"] > 0 and times.phases_s["test"] > 0
+
+
+def test_own_time_of_nested_actions():
+    now = [0.0]
+    timer = StepTimer(PassThroughProfiler(), clock=lambda: now[0])
+    for action, seconds in (
+        ("[_TrainingEpochLoop].train_dataloader_next", 2), ("[LightningModule]M.optimizer_step", 1),
+    ):  # fmt: skip
+        with timer.profile(action):
+            now[0] += seconds
+            if "optimizer" in action:
+                with timer.profile("[Strategy]S.training_step"):
+                    now[0] += 4
+                with timer.profile("[Strategy]S.backward"), timer.profile("[Callback]C.on_after_backward"):
+                    now[0] += 8
+    now[0] += 16
+    taken = timer.take()
+    assert taken == {"data": 2, "optimizer": 1, "forward": 4, "backward": 0, "callbacks": 8, "other": 16}
+    assert sum(timer.take().values()) == 0
+    assert part_of("run_training_batch") is None
+
+
+def test_traces_on_request(tmp_path: Path):
+    config = {"profiler": {"enabled": True, "trace_steps": 2, "trace_start": 1}}
+    train(tmp_path, TinyModel(network(2)), SMALL, 1, config, test=False)
+    trace = json.loads((tmp_path / "debug" / "traces" / "trace-1.json").read_text())
+    assert trace["traceEvents"]
+    assert "conv" in (tmp_path / "debug" / "traces" / "operators.txt").read_text()
+
+
+def test_other_intervals_than_sagemakers_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="500"):
+        SystemProfiler(tmp_path, interval_ms=300)
+
+
+def test_a_stalled_training_is_said_once_while_it_stalls(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    profiler = SystemProfiler(tmp_path)
+    profiler._heartbeat = 1000.0
+    for now in (2799.0, 2801.0, 2802.0):
+        profiler._watch(now)
+    assert capsys.readouterr().out.count("finding=StalledTraining status=issue") == 1
+
+
+def write(root: Path, values: dict[str, str]) -> Path:
+    for name, value in values.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(value)
+    return root
+
+
+V2 = {
+    "cpu.max": "150000 100000", "memory.max": "1000", "memory.current": "600",
+    "memory.stat": "anon 1\ninactive_file 100\n", "cpu.stat": "usage_usec 2500000\n",
+}  # fmt: skip
+V1 = {
+    "cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000", "memory/memory.limit_in_bytes": "1000",
+    "memory/memory.usage_in_bytes": "600", "memory/memory.stat": "total_inactive_file 100\n",
+    "cpuacct/cpuacct.usage": "2500000000",
+}  # fmt: skip
+UNLIMITED = {"cpu.max": "max 100000", "memory.max": "max", "memory/memory.limit_in_bytes": "9223372036854771712"}
+
+
+@pytest.mark.parametrize("layout", [V2, V1])
+def test_limit_of_the_container_counts_not_the_host(layout: dict[str, str], tmp_path: Path):
+    root = write(tmp_path, layout)
+    limits = read_limits(root, host_cores=16, host_memory=10_000)
+    assert (limits.cores, limits.memory_bytes, limits.is_limited) == (1.5, 1000, True)
+    assert used_memory(root) == 500
+    assert used_cpu_s(root) == 2.5
+
+
+def test_without_limits_the_host_counts(tmp_path: Path):
+    limits = read_limits(write(tmp_path, UNLIMITED), host_cores=16, host_memory=10_000)
+    assert (limits.cores, limits.memory_bytes, limits.is_limited) == (16, 10_000, False)
+    assert read_limits(tmp_path / "absent", 16, 10_000).cores == 16
+
+
+def test_under_a_quota_utilisation_is_that_of_the_quota(tmp_path: Path):
+    root = write(tmp_path, {"cpu.max": "50000 100000", "cpu.stat": "usage_usec 0\n", "memory.max": "max"})
+    machine = Machine(root)
+    machine._before["cpu"] = (time.monotonic() - 1.0, 0.0)
+    write(root, {"cpu.stat": "usage_usec 250000\n"})
+    rows = [row for row in machine.sample() if row[1] == "CPUUtilization"]
+    assert [name for _, _, name, _ in rows] == ["cpu0"]
+    assert rows[0][3] == pytest.approx(50, rel=0.1)  # 0.25 s of CPU time in 1 s, of half a core
+
+
+def test_damaged_lines_are_counted_and_the_rest_is_read(tmp_path: Path):
+    files = SystemFiles(tmp_path)
+    for second in range(3):
+        files.write(60_000_000 + second, [("cpu", "CPUUtilization", f"cpu{i}", 10.0 * i) for i in (0, 10, 2)])
+    files.close()
+    path = next(tmp_path.rglob("*.json"))
+    path.write_text(path.read_text() + '{"Type": "cpu", "Na')
+    system, problems = read_system(tmp_path)
+    assert system is not None
+    assert system.cpu.tolist() == [[0.0, 20.0, 100.0]] * 3  # cpu10 comes after cpu2
+    assert "1 of 10 lines" in problems[0]
+
+
+def test_sampler_that_can_not_write_ends_quietly(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "file").write_text("")
+    sampler = SystemSampler(SystemFiles(tmp_path / "file"), 0.01, Machine())
+    sampler.start()
+    time.sleep(0.2)
+    sampler.stop()
+    assert "no longer watched" in caplog.text

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dogbreed.errors import UserError
+from launch import report
+
+
+@pytest.fixture
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run `dogs` whose loss does not fall, in outputs/."""
+    monkeypatch.chdir(tmp_path)
+    debug = tmp_path / "outputs" / "dogs" / "debug"
+    debug.mkdir(parents=True)
+    row = {"kind": "losses", "steps": list(range(40)), "epochs": [0] * 40, "values": [2.0] * 40}
+    (debug / "records.jsonl").write_text(json.dumps(row) + "\n")
+    return tmp_path / "outputs"
+
+
+def test_report_of_a_name_or_a_folder(outputs: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("dogs", str(outputs / "dogs")):
+        assert report.main([name]) == 0
+        out = capsys.readouterr().out
+        assert "LossNotDecreasing: the training loss does not fall; try lr=0.001" in out
+        assert (outputs / "dogs" / "report.html").is_file()
+
+
+def test_rules_can_be_set(outputs: Path, capsys: pytest.CaptureFixture[str]):
+    report.main(["dogs", "debugger.rules.LossNotDecreasing=null"])
+    assert "0 issues" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give one run"),
+        (["dgos"], "did you mean dogs"),
+        (["dogs", "lr=3"], "debugger.rules.NAME.SETTING"),
+        (["dogs", "debugger.rules.Overfitt.patience=3"], "did you mean Overfit"),
+    ],
+)
+def test_mistakes_say_what_to_type(outputs: Path, words: list[str], message: str):
+    with pytest.raises(UserError, match=message):
+        report.main(words)
+
+
+def test_empty_folder_says_what_is_expected(outputs: Path):
+    (outputs / "empty").mkdir()
+    with pytest.raises(UserError, match="nothing recorded"):
+        report.main(["empty"])
