@@ -13,13 +13,13 @@ from dogbreed.data.store import BusyError, PictureError, Store
 
 log = logging.getLogger(__name__)
 
-TRIES = 6
+TRIES = 8
 """Requests for a picture before it is given up, where the store answers others."""
 
 GIVE_UP_S = 120.0
 """How long a picture is tried for, where the store answers nothing at all."""
 
-FIRST_WAIT_S = 0.2
+FIRST_WAIT_S = 0.05
 """Most of the wait before the second try; it doubles with each, and chance takes some of it off."""
 
 LONGEST_WAIT_S = 10.0

@@ -69,9 +69,9 @@ def test_a_picture_that_always_fails_is_left_out_with_its_reason(proxy: Proxy) -
     data = module(proxy)
     assert len(seen(data)) == 119
     assert list(data.bad_images) == ["train/a/007.jpg"]
-    assert "given up after 6 tries" in data.bad_images["train/a/007.jpg"]
+    assert "given up after 8 tries" in data.bad_images["train/a/007.jpg"]
     assert "SlowDown" in data.bad_images["train/a/007.jpg"]
-    with pytest.raises(UserError, match=r"^train/a/007.jpg: given up after 6 tries .*; data.bad_images=skip"):
+    with pytest.raises(UserError, match=r"^train/a/007.jpg: given up after 8 tries .*; data.bad_images=skip"):
         seen(module(proxy, bad_images="raise"))
 
 
