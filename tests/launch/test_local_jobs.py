@@ -151,7 +151,7 @@ def test_a_job_that_ignores_sigterm_is_killed_after_the_grace(tmp_path):
     client.stop_training_job(TrainingJobName="deaf")
     started = time.monotonic()
     assert wait_training(client, "deaf")["TrainingJobStatus"] == "Stopped"
-    assert 0.2 < time.monotonic() - started < 5
+    assert 0.2 < time.monotonic() - started < 30
 
 
 def test_max_runtime(client):
