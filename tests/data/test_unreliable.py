@@ -105,7 +105,7 @@ def test_a_store_that_dies_is_given_up(proxy: Proxy) -> None:
     data.setup("fit")
     proxy.rule = fail_share(1.0, "reset")
     began = time.monotonic()
-    with pytest.raises(UserError, match=r"given up after \d+ tries in [23] s"):
+    with pytest.raises(UserError, match=r"given up after \d+ tries in \d+ s"):
         seen(data)
     assert time.monotonic() - began < 45
 
