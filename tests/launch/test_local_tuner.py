@@ -198,7 +198,7 @@ def test_a_job_lost_with_its_watcher_is_tried_again(client, tmp_path):
     client.create_hyper_parameter_tuning_job(**request)
     eventually(lambda: running_pids(tmp_path / "lost"))
     (folder,) = (tmp_path / "lost").glob("lost-001-*")
-    os.kill(state_of(folder)["supervisor_pid"], signal.SIGKILL)
+    os.kill(eventually(lambda: state_of(folder).get("supervisor_pid")), signal.SIGKILL)
     assert wait_tuning(client, "lost")["TrainingJobStatusCounters"]["NonRetryableError"] == 1
     again = tuning_request(
         "again", ranges=categorical("epoch_s", "30", "0"), jobs=1, parallel=1, static={"epochs": "0"}
