@@ -12,7 +12,6 @@ The exit status is 0 where the job completed, 1 where it did not.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +27,6 @@ from launch.entry import job_overrides
 from launch.errors import api_errors
 from launch.finish import and_look_again, command, finish_training, say_detached
 from launch.follow import POLL_S, follow_training
-from launch.limits import check_request
 from launch.logs import open_log
 from launch.plan import absolute_paths, for_the_job
 from launch.preflight import check_files
@@ -37,6 +35,7 @@ from launch.results import read_sweep
 from launch.settings import check_settings
 from launch.show import bound, console, where
 from launch.site import find_site
+from launch.submit import submit
 
 OPERATION = "CreateTrainingJob"
 
@@ -54,14 +53,7 @@ def main(overrides: list[str]) -> int:
     (Console(stderr=True, highlight=False) if cfg.dry_run else out).print(_plan_table(cfg, fixed))
     if not cfg.dry_run:
         check_files(cfg, out)
-    if problems := check_request(OPERATION, request):
-        raise UserError("\n       ".join(problems))
-    if cfg.dry_run:
-        print(json.dumps(request, indent=2, ensure_ascii=False))
-        return 0
-    upload()
-    with api_errors(cfg):
-        return _run(make_client(cfg.backend), cfg, request, out)
+    return submit(cfg, {OPERATION: request}, lambda client: _run(client, cfg, request, out), upload)
 
 
 def merge(found: Sequence[str], typed: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from cloud import STAND_IN, wait_for, written
 
 from dogbreed.config import compose
 from dogbreed.errors import UserError
-from launch import status, stop, train
+from launch import status, stop, submit, train
 from launch.entry import find_processes
 from launch.errors import explain_failure
 from launch.local import local_client
@@ -28,7 +28,7 @@ def launch(tmp_path, monkeypatch):
     def client(backend):
         return local_client(Path(backend.root), command=(sys.executable, str(program)), stop_grace_s=2)
 
-    for module in (train, status, stop):
+    for module in (train, status, stop, submit):
         monkeypatch.setattr(module, "make_client", client)
     monkeypatch.chdir(tmp_path)
     return lambda *typed: train.main(list(typed))

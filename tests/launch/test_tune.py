@@ -19,7 +19,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from dogbreed.errors import UserError
-from launch import status, tune
+from launch import status, submit, tune
 from launch.local import local_client
 
 STAND_IN = """
@@ -53,7 +53,8 @@ def sweep(tmp_path, monkeypatch):
     program = tmp_path / "stand_in.py"
     program.write_text(STAND_IN)
     command = (sys.executable, str(program))
-    monkeypatch.setattr(tune, "make_client", lambda backend: local_client(Path(backend.root), command=command))
+    for module in (tune, submit):
+        monkeypatch.setattr(module, "make_client", lambda backend: local_client(Path(backend.root), command=command))
     return lambda *typed: tune.main([*typed, f"backend.root={tmp_path}/outputs"])
 
 
