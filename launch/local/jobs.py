@@ -65,7 +65,7 @@ class TrainingJob:
             self._end("Failed", "Failed", f"InternalServerError: {error}")
         finally:
             if process is not None:
-                _kill_group(process)
+                kill_group(process)
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         self._told_to_end = True
@@ -111,7 +111,7 @@ class TrainingJob:
                 if self.stop is not None:
                     self._begin_to_stop(process)
             elif time.monotonic() > self._kill_at:
-                _kill_group(process)
+                kill_group(process)
 
     def _reason_to_stop(self, deadline: float) -> Stop | None:
         asked = read_json(self.folder / STOP)
@@ -133,7 +133,7 @@ class TrainingJob:
         self.state["stopped_by"] = self.stop.kind
         self._enter("Stopping", "Stopping", self.stop.because)
         self._kill_at = time.monotonic() + self.state["stop_grace_s"]
-        _signal_group(process, signal.SIGTERM)
+        signal_group(process, signal.SIGTERM)
 
     def _scrape(self, last: bool = False) -> None:
         found = self._scraper.read(last)
@@ -202,10 +202,15 @@ def _failure_reason(failure: Path, exit_code: int, log: Path) -> str:
         written = failure.read_text(encoding="utf-8", errors="replace").strip()
         if written:
             return f"AlgorithmError: {written}"
+    return f"AlgorithmError: {exit_words(exit_code, log)}"
+
+
+def exit_words(exit_code: int, log: Path) -> str:
+    """Returns how a process ended, and the last line of its log."""
     end = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
     if exit_code in {-signal.SIGKILL, 128 + signal.SIGKILL}:
         end += " (by hand, or by the system for want of memory)"
-    return f"AlgorithmError: {end}{_last_line(log)}"
+    return f"{end}{_last_line(log)}"
 
 
 def _last_line(log: Path) -> str:
@@ -217,14 +222,15 @@ def _last_line(log: Path) -> str:
     return f"; last line of the log: {last}" if last else ""
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+def signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    """Sends a signal to the process and all it started."""
     with suppress(ProcessLookupError, PermissionError):  # macOS answers EPERM for a group of zombies
         os.killpg(process.pid, number)
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kills the process and all it started, as the end of a container does."""
-    _signal_group(process, signal.SIGKILL)
+    signal_group(process, signal.SIGKILL)
     process.wait()
 
 

@@ -35,6 +35,7 @@ class Faulty:
 
     def __init__(self, service):
         self.service = service
+        self.root = service.root
         self.faults = {}
         self.requests = []
         self.times = []

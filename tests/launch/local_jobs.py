@@ -17,9 +17,9 @@ METRICS = [{"Name": name, "Regex": metric_regex(name)} for name in ("val/accurac
 ENDED = {"Completed", "Failed", "Stopped"}
 
 
-def make_client(root, command=PROGRAM, stop_grace_s=5.0):
+def make_client(root, command=PROGRAM, stop_grace_s=5.0, **options):
     """Returns a local client that checks each of its answers against the shape of the operation's output."""
-    client = local_client(Path(root), command, stop_grace_s)
+    client = local_client(Path(root), command, stop_grace_s, **options)
 
     def check(model, parsed, **_):
         if "Error" not in parsed:

@@ -124,9 +124,9 @@ def test_a_tuning_job_is_no_training_job(client, tmp_path):
 
 def test_an_operation_that_is_not_there_says_so(client):
     with pytest.raises(
-        ClientError, match="CreateModel is not there on this machine; there are AddTags, Create"
+        ClientError, match="CreateProject is not there on this machine; there are AddTags, Create"
     ) as error:
-        client.create_model(ModelName="m")
+        client.create_project(ProjectName="m")
     assert code_of(error) == "ValidationException"
 
 
