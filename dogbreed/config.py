@@ -123,6 +123,8 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: naming the key, the value and what is allowed.
     """
+    if "trainer" not in cfg:  # deploy.yaml, predict.yaml: nothing is trained
+        return
     for key, (kind, low, high) in NUMBERS.items():
         value = _select(cfg, key)
         number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
