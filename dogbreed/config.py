@@ -192,7 +192,5 @@ def run_cli(main: Callable[[list[str]], int | None], doc: str | None) -> None:
 
 def describe_groups() -> str:
     """Returns the groups of `conf/`, a line each, with their choices."""
-    groups = sorted(path for path in conf_dir().iterdir() if path.is_dir() and not path.name.startswith("_"))
-    return "\n".join(
-        f"  {group.name:<11} {', '.join(sorted(f.stem for f in group.glob('*.yaml')))}" for group in groups
-    )
+    groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and not path.name.startswith("_"))
+    return "\n".join(f"  {group:<11} {', '.join(choices(group))}" for group in groups)

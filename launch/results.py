@@ -38,7 +38,6 @@ class Trial:
     """Last value of every metric."""
     billable_s: float | None = None
     """What AWS charges for, all instances together; None where that was not asked or is not known yet."""
-
     findings: tuple[str, ...] = ()
     """Rules of the debugger that found an issue, as the trial's log names them."""
 

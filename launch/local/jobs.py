@@ -11,17 +11,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 from launch.local.container import job_environment, prepare_ml
-from launch.local.folder import LOG, METRICS, REQUEST, STATE, STOP, read_json, unheld, write_json
+from launch.local.folder import LOG, METRICS, STOP, read_json, unheld
 from launch.local.metrics import Scraper
+from launch.local.supervisor import Supervisor, supervise
 
 POLL_S = 0.1
 DEFAULT_MAX_RUNTIME_S = 86_400
@@ -37,23 +36,19 @@ class Stop(NamedTuple):
     because: str
 
 
-class TrainingJob:
+class TrainingJob(Supervisor):
     """A training job in `folder`, whose lock this process holds."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.request = read_json(folder / REQUEST)
-        self.state = read_json(folder / STATE)
+        super().__init__(folder)
         self.stop: Stop | None = None
         self._kill_at = 0.0
-        self._told_to_end = False
         definitions = self.request["AlgorithmSpecification"].get("MetricDefinitions", [])
         self._scraper = Scraper(folder / LOG, definitions, folder / METRICS)
 
     def run(self) -> None:
         """Runs the job to its end; whatever happens, its process does not outlive this call."""
-        signal.signal(signal.SIGTERM, self._on_sigterm)
-        self.state["supervisor_pid"] = os.getpid()
+        self._listen()
         process = None
         try:
             process = self._start()
@@ -66,9 +61,6 @@ class TrainingJob:
         finally:
             if process is not None:
                 kill_group(process)
-
-    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        self._told_to_end = True
 
     def _start(self) -> subprocess.Popen[bytes] | None:
         """Starts the command in a process group of its own; None where it can not be started."""
@@ -173,12 +165,7 @@ class TrainingJob:
         transitions.append({"status": secondary, "start": now, "message": message})
         if status in {"Completed", "Failed", "Stopped"}:
             transitions[-1]["end"] = now
-        self.state.update(status=status, secondary=secondary)
-        self._save()
-
-    def _save(self) -> None:
-        self.state["modified"] = time.time()
-        write_json(self.folder / STATE, self.state)
+        self._save(status=status, secondary=secondary)
 
     def _owner(self) -> Path | None:
         """Returns the folder of the tuning job that started this one, if one did."""
@@ -234,11 +221,5 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def main(folder: Path) -> None:
-    """Runs the training job in `folder`."""
-    TrainingJob(folder).run()
-
-
 if __name__ == "__main__":
-    os.set_inheritable(int(sys.argv[2]), False)
-    main(Path(sys.argv[1]))
+    supervise(TrainingJob)
