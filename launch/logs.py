@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from botocore.exceptions import ClientError
 from omegaconf import DictConfig
 
-from launch.endpoint_request import VARIANT
+from launch.hosting.request import VARIANT
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 ENDPOINT_LOG_GROUP = "/aws/sagemaker/Endpoints"

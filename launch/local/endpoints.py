@@ -178,6 +178,14 @@ def _settled(folder: Path) -> Json:
     return state
 
 
+def page_url(root: Path, name: str) -> str:
+    """Returns the address of an endpoint's page on this machine; empty where it does not answer."""
+    with suppress(FileNotFoundError):
+        if port := look(root / FOLDER / name).get("port"):
+            return f"http://127.0.0.1:{port}/"
+    return ""
+
+
 def remove_folder(folder: Path) -> None:
     """Removes an endpoint's folder: in one step for whoever looks at it."""
     gone = folder.with_name(f"_gone-{folder.name}-{os.getpid()}")

@@ -13,20 +13,19 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from launch.local.container import local_path
 from launch.local.endpoints import DESIRED, Hosting, remove_folder
 from launch.local.errors import ServiceError
-from launch.local.folder import LOG, STATE, STOP, read_json, with_launch_on_path, write_json
+from launch.local.folder import LOG, STOP, read_json, with_launch_on_path
 from launch.local.jobs import exit_words, kill_group, signal_group
+from launch.local.supervisor import Supervisor, supervise
 
 POLL_S = 0.05
 STARTUP_S = 600.0
@@ -65,7 +64,7 @@ class Server:
         model = _bring_model(container, hosting.root, home)
         self._ready, self._log = home / "ready.json", folder / LOG
         self._deadline = time.monotonic() + self.variant.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_S)
-        self.started = time.time()
+        started = time.time()
         options = ["--model-dir", str(model), "--port", "0", "--ready-file", str(self._ready)]
         try:
             with self._log.open("ab") as log:
@@ -79,6 +78,7 @@ class Server:
                 )
         except OSError as error:
             raise StartError(f"{command[0]} can not be started: {error.strerror}") from None
+        self.process_state = {"pid": self.process.pid, "started": started}
 
     def port(self) -> int | None:
         """Returns where the server answers; None while it can not yet.
@@ -106,36 +106,32 @@ class Server:
         kill_group(self.process)
 
 
-class Endpoint:
+class Endpoint(Supervisor):
     """An endpoint in `folder`, whose lock this process holds."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.state = read_json(folder / STATE)
+        super().__init__(folder)
         self._hosting = Hosting(folder.parent.parent, self.state["command"], self.state["stop_grace_s"])
         self._serving: Server | None = None
         self._coming: Server | None = None
-        self._told_to_end = False
 
     def run(self) -> None:
         """Serves until the endpoint is deleted or fails; whatever happens, no server outlives this call."""
-        signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._listen()
         try:
             self._start(self.state["config"])
             while self.state["status"] != "Failed" and not (self.folder / STOP).exists():
                 self._step()
                 time.sleep(POLL_S)
         except OSError as error:  # a full disk, a folder removed under the endpoint
-            self._fail(str(error))
+            with suppress(OSError):
+                self._fail(str(error))
         finally:
             for server in (self._serving, self._coming):
                 if server is not None:
                     server.stop(self.state["stop_grace_s"])
         if (self.folder / STOP).exists():
             remove_folder(self.folder)
-
-    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        self._told_to_end = True
 
     def _step(self) -> None:
         if self._told_to_end:
@@ -156,6 +152,9 @@ class Endpoint:
             self._coming = Server(self.folder, config, self._hosting, self.state["command"])
         except StartError as error:
             self._give_up(str(error))
+            return
+        if self._serving is None:
+            self._save(**self._coming.process_state)
 
     def _look_at_coming(self, coming: Server) -> None:
         try:
@@ -168,8 +167,8 @@ class Endpoint:
             return
         before, self._serving, self._coming = self._serving, coming, None
         self.state.pop("failure", None)
-        server = {"pid": coming.process.pid, "started": coming.started, "port": port}
-        self._save(status="InService", config=coming.config, variant=coming.variant["VariantName"], **server)
+        what = {"config": coming.config, "variant": coming.variant["VariantName"], "port": port}
+        self._save(status="InService", **what, **coming.process_state)
         if before is not None:
             before.stop(self.state["stop_grace_s"])
 
@@ -184,11 +183,6 @@ class Endpoint:
     def _fail(self, reason: str) -> None:
         self.state.pop("port", None)
         self._save(status="Failed", failure=reason[:1024])
-
-    def _save(self, **changes: Any) -> None:
-        self.state |= {**changes, "modified": time.time()}
-        if self.folder.exists():
-            write_json(self.folder / STATE, self.state)
 
 
 def _environment(own: Mapping[str, str]) -> dict[str, str]:
@@ -229,5 +223,4 @@ def _download(url: str, place: Path) -> Path:
 
 
 if __name__ == "__main__":
-    os.set_inheritable(int(sys.argv[2]), False)
-    Endpoint(Path(sys.argv[1])).run()
+    supervise(Endpoint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from dogbreed.errors import UserError
-from launch.endpoint_request import TrainedModel
+from launch.hosting.request import TrainedModel
 from launch.errors import explain_failure
+from launch.local import local_client
 from launch.local.container import LOCAL_BUCKET
+from launch.local.state import is_job
+from launch.local.trials import training_folder
 from launch.results import read_sweep
 from launch.show import decimal
 from launch.status import describe
@@ -39,17 +41,30 @@ def find_trained(client: Any, name: str, cfg: DictConfig, out: Console) -> Train
             raise UserError(f"from_training={name}: give the model.tar.gz itself, s3://BUCKET/.../output/model.tar.gz")
         return TrainedModel(name.removesuffix("/output/model.tar.gz").rpartition("/")[2][:54], name)
     root = Path(cfg.backend.root)
-    if cfg.backend.name == "local" and (root / name / "model" / CARD).is_file():
-        out.print(f"{name} is a training without a launcher", soft_wrap=True)
-        version = str((root / name / "model" / CARD).stat().st_mtime_ns)
-        return TrainedModel(name, f"{LOCAL_BUCKET}/{name}/model/", version)
-    kind, job = describe(client, name)
-    if kind == "sweep":
-        job = _best_of(client, name, out)
-    trained = _model_of(job)
-    if trained.url.startswith(f"{LOCAL_BUCKET}/"):
-        _check_archive(trained.name, root / trained.url.removeprefix(f"{LOCAL_BUCKET}/"))
+    if cfg.backend.name == "local":
+        return _find_here(client, name, root, out)
+    try:
+        return _find_job(client, name, out)
+    except UserError:
+        if not is_job(training_folder(root.absolute(), name)) and not (root / name / "model" / CARD).is_file():
+            raise
+    out.print(f"{name} is not at AWS but on this machine: its model is uploaded", soft_wrap=True)
+    return _find_here(local_client(root), name, root, out)
+
+
+def _find_here(client: Any, name: str, root: Path, out: Console) -> TrainedModel:
+    """Returns the model of something that ran on this machine, a plain `dogbreed.train` included."""
+    card = root / name / "model" / CARD
+    if card.is_file():
+        return TrainedModel(name, f"{LOCAL_BUCKET}/{name}/model/", str(card.stat().st_mtime_ns))
+    trained = _find_job(client, name, out)
+    _check_archive(trained.name, root / trained.url.removeprefix(f"{LOCAL_BUCKET}/"))
     return trained
+
+
+def _find_job(client: Any, name: str, out: Console) -> TrainedModel:
+    kind, job = describe(client, name)
+    return _model_of(_best_of(client, name, out) if kind == "sweep" else job)
 
 
 def _best_of(client: Any, name: str, out: Console) -> dict[str, Any]:
@@ -60,10 +75,8 @@ def _best_of(client: Any, name: str, out: Console) -> dict[str, Any]:
         raise UserError(f"sweep {name} has no best trial: {state}; python -m launch.status {name} shows them")
     found = " ".join(f"{key}={value}" for key, value in sweep.best.hyperparameters.items())
     still = "" if sweep.ended else " so far: the sweep goes on"
-    out.print(
-        f"of sweep {name} the best trial{still}: {sweep.best.name}  {sweep.metric}={decimal(sweep.best.objective)}  {found}",
-        soft_wrap=True,
-    )
+    best = f"{sweep.best.name}  {sweep.metric}={decimal(sweep.best.objective)}  {found}"
+    out.print(f"the best trial of sweep {name}{still}: {best}", soft_wrap=True)
     job: dict[str, Any] = client.describe_training_job(TrainingJobName=sweep.best.name)
     return job
 
@@ -85,13 +98,10 @@ def _check_archive(name: str, archive: Path) -> None:
     advice = f"train again: python -m launch.train; or take another training than {name}"
     try:
         with tarfile.open(archive, "r|gz") as tar:
-            if not _has_card(tar):
-                raise UserError(f"training {name} has left no model that can be served ({archive} has no {CARD}); {advice}")
+            if not any(member.name.removeprefix("./") == CARD for member in tar):
+                raise UserError(f"training {name} has left no model to serve ({archive} has no {CARD}); {advice}")
     except FileNotFoundError:
         raise UserError(f"training {name} has left no model ({archive} is not there); {advice}") from None
     except (OSError, tarfile.TarError, EOFError) as error:
         raise UserError(f"{archive} can not be read ({error}); {advice}") from None
 
-
-def _has_card(members: Iterable[tarfile.TarInfo]) -> bool:
-    return any(member.name.removeprefix("./") == CARD for member in members)

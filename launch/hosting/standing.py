@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from signal import Signals
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -15,8 +16,8 @@ from rich.text import Text
 
 from dogbreed.errors import UserError, did_you_mean
 from launch.client import aws_client
-from launch.endpoint_request import PRICE_TAG, TRAINING, is_made_for, scaling_target
-from launch.follow import Patient
+from launch.hosting.request import PRICE_TAG, TRAINING, is_made_for, scaling_target
+from launch.follow import POLL_S, Patient, follow
 from launch.show import duration
 
 SETTLED = frozenset({"InService", "Failed", "OutOfService", "UpdateRollbackFailed"})
@@ -110,6 +111,7 @@ class EndpointWatch:
         client: boto3's sagemaker client.
         name: of the endpoint.
         out: where a line is printed for each of its statuses.
+        gone: it is to be waited for until it is gone.
 
     Attributes:
         endpoint: as it was described last; None where it is gone, or was never seen.
@@ -118,8 +120,9 @@ class EndpointWatch:
 
     kept = "what was made for it is removed"
 
-    def __init__(self, client: Any, name: str, out: Console) -> None:
+    def __init__(self, client: Any, name: str, out: Console, gone: bool = False) -> None:
         self.endpoint: Json | None = None
+        self._rest = {GONE} if gone else {GONE, *SETTLED}
         self.ended = False
         self._client, self._name, self._out = client, name, out
         self._patient = Patient(out)
@@ -130,7 +133,7 @@ class EndpointWatch:
         answer = self._patient(lambda: (describe_endpoint(self._client, self._name),))
         if answer is not None:
             (self.endpoint,) = answer
-            self.ended = self._status in {*SETTLED, GONE}
+            self.ended = self._status in self._rest
             if self._status != self._said:
                 self._said = self._status
                 self._out.print(f"[{self._status}] {duration(time.monotonic() - self._began)}", markup=False)
@@ -170,8 +173,23 @@ def _if_there() -> Iterator[None]:
             raise
 
 
-def end_scaling(cfg: DictConfig, name: str) -> None:
-    """Ends the automatic scaling of an endpoint at AWS, where it has one: nothing ends it with the endpoint."""
+def remove_endpoint(client: Any, cfg: DictConfig, endpoint: Json, out: Console) -> Signals | None:
+    """Deletes a described endpoint and, when it is gone, what was made for it alone.
+
+    Returns:
+        The signal that ended the waiting, if any.
+    """
+    name = endpoint["EndpointName"]
+    _end_scaling(cfg, name)
+    if endpoint["EndpointStatus"] != "Deleting":
+        client.delete_endpoint(EndpointName=name)
+    left = follow(EndpointWatch(client, name, out, gone=True), out, POLL_S[cfg.backend.name], detach=True)
+    forget(client, name, endpoint.get("EndpointConfigName", ""))
+    return left
+
+
+def _end_scaling(cfg: DictConfig, name: str) -> None:
+    """Ends the automatic scaling of an endpoint at AWS, where it has one: nothing else would."""
     if cfg.backend.name == "local":
         return
     scaling, target = aws_client("application-autoscaling", cfg.backend), scaling_target(name)
