@@ -1,0 +1,108 @@
+"""Probabilities to the body of an answer: JSON, CSV or NumPy, whichever the client accepts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dogbreed.errors import UserError
+from dogbreed.serving.artifact import ModelCard
+from dogbreed.serving.pictures import JSON_TYPE, RequestError
+
+CSV_TYPE, NUMPY_TYPE = "text/csv", "application/x-npy"
+
+ACCEPTED = (JSON_TYPE, CSV_TYPE, NUMPY_TYPE)
+"""In the order in which they are chosen where a client takes anything."""
+
+
+class AnswerStyle(NamedTuple):
+    """What an endpoint was told about its answers."""
+
+    top_k: int = 5
+    """How many classes a JSON answer names."""
+    index: bool = False
+    """Answer the class's number alone, counted from 0 in the order of the card's classes."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> AnswerStyle:
+        """Returns what `DOGBREED_TOP_K` and `DOGBREED_ANSWER` (`label` or `index`) say.
+
+        Raises:
+            UserError: they say something else.
+        """
+        top_k, answer = environ.get("DOGBREED_TOP_K", "5"), environ.get("DOGBREED_ANSWER", "label")
+        if not top_k.isascii() or not top_k.isdigit() or int(top_k) < 1:
+            raise UserError(f"DOGBREED_TOP_K={top_k}: must be a whole number of at least 1")
+        if answer not in ("label", "index"):
+            raise UserError(f"DOGBREED_ANSWER={answer}: not allowed; allowed: label, index")
+        return cls(int(top_k), answer == "index")
+
+
+class Prediction(NamedTuple):
+    """What the network says of a request's pictures."""
+
+    probabilities: NDArray[np.float32]
+    """(B, num_classes)."""
+    several: bool
+    """Whether a list was asked, even of one."""
+    card: ModelCard
+
+
+def choose_type(accept: str | None) -> str:
+    """Returns the content type of the answer for an Accept header.
+
+    Raises:
+        RequestError: 406, nothing that it names can be made.
+    """
+    wanted = [part.partition(";")[0].strip().lower() for part in (accept or "*/*").split(",")]
+    for kind in wanted:
+        if kind in ACCEPTED:
+            return kind
+        family = kind.removesuffix("*")
+        if kind.endswith("/*"):
+            for known in ACCEPTED:
+                if kind == "*/*" or known.startswith(family):
+                    return known
+    raise RequestError(406, f"accept {accept!r}; possible: {', '.join(ACCEPTED)}")
+
+
+def write_answer(prediction: Prediction, accept: str | None, style: AnswerStyle) -> tuple[bytes, str]:
+    """Returns body and content type of the answer.
+
+    Raises:
+        RequestError: 406, nothing that `accept` names can be made.
+    """
+    kind = choose_type(accept)
+    probabilities = prediction.probabilities
+    best = probabilities.argmax(axis=1)
+    if kind == NUMPY_TYPE:
+        buffer = io.BytesIO()
+        np.save(buffer, best if style.index else probabilities, allow_pickle=False)
+        return buffer.getvalue(), kind
+    if kind == CSV_TYPE:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(
+            [index] if style.index else list(_named(prediction.card, index, row[index]).values())
+            for index, row in zip(best.tolist(), probabilities, strict=True)
+        )
+        return text.getvalue().encode(), kind
+    answers = best.tolist() if style.index else [_described(prediction.card, row, style.top_k) for row in probabilities]
+    return json.dumps({"predictions": answers} if prediction.several else answers[0]).encode(), kind
+
+
+def _named(card: ModelCard, index: int, probability: float) -> dict[str, Any]:
+    return {"label": card.labels[index], "class_name": card.names[index], "confidence": round(float(probability), 6)}
+
+
+def _described(card: ModelCard, row: NDArray[np.float32], top_k: int) -> dict[str, Any]:
+    order = np.argsort(-row, kind="stable")[:top_k].tolist()
+    top = [_named(card, index, row[index]) for index in order]
+    return {"predicted_label": top[0]["label"], **{key: top[0][key] for key in ("class_name", "confidence")},
+            "top_k": top}  # fmt: skip
