@@ -5,44 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dogbreed.errors import UserError
 from dogbreed.serving.artifact import ModelCard
 from dogbreed.serving.pictures import JSON_TYPE, RequestError
+from dogbreed.serving.settings import Settings
 
 CSV_TYPE, NUMPY_TYPE = "text/csv", "application/x-npy"
 
 ACCEPTED = (JSON_TYPE, CSV_TYPE, NUMPY_TYPE)
 """In the order in which they are chosen where a client takes anything."""
-
-
-class AnswerStyle(NamedTuple):
-    """What an endpoint was told about its answers."""
-
-    top_k: int = 5
-    """How many classes a JSON answer names."""
-    index: bool = False
-    """Answer the class's number alone, counted from 0 in the order of the card's classes."""
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> AnswerStyle:
-        """Returns what `DOGBREED_TOP_K` and `DOGBREED_ANSWER` (`label` or `index`) say.
-
-        Raises:
-            UserError: they say something else.
-        """
-        top_k, answer = environ.get("DOGBREED_TOP_K", "5"), environ.get("DOGBREED_ANSWER", "label")
-        if not top_k.isascii() or not top_k.isdigit() or int(top_k) < 1:
-            raise UserError(f"DOGBREED_TOP_K={top_k}: must be a whole number of at least 1")
-        if answer not in ("label", "index"):
-            raise UserError(f"DOGBREED_ANSWER={answer}: not allowed; allowed: label, index")
-        return cls(int(top_k), answer == "index")
 
 
 class Prediction(NamedTuple):
@@ -55,13 +30,13 @@ class Prediction(NamedTuple):
     card: ModelCard
 
 
-def choose_type(accept: str | None) -> str:
+def choose_type(accept: str) -> str:
     """Returns the content type of the answer for an Accept header.
 
     Raises:
         RequestError: 406, nothing that it names can be made.
     """
-    wanted = [part.partition(";")[0].strip().lower() for part in (accept or "*/*").split(",")]
+    wanted = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
     for kind in wanted:
         if kind in ACCEPTED:
             return kind
@@ -73,27 +48,31 @@ def choose_type(accept: str | None) -> str:
     raise RequestError(406, f"accept {accept!r}; possible: {', '.join(ACCEPTED)}")
 
 
-def write_answer(prediction: Prediction, accept: str | None, style: AnswerStyle) -> tuple[bytes, str]:
+def write_answer(prediction: Prediction, accept: str | None, settings: Settings) -> tuple[bytes, str]:
     """Returns body and content type of the answer.
 
     Raises:
         RequestError: 406, nothing that `accept` names can be made.
     """
-    kind = choose_type(accept)
+    kind = choose_type(accept if accept and accept != "*/*" else settings.default_accept)
     probabilities = prediction.probabilities
     best = probabilities.argmax(axis=1)
     if kind == NUMPY_TYPE:
         buffer = io.BytesIO()
-        np.save(buffer, best if style.index else probabilities, allow_pickle=False)
+        np.save(buffer, best if settings.as_index else probabilities, allow_pickle=False)
         return buffer.getvalue(), kind
     if kind == CSV_TYPE:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(
-            [index] if style.index else list(_named(prediction.card, index, row[index]).values())
+            [index] if settings.as_index else list(_named(prediction.card, index, row[index]).values())
             for index, row in zip(best.tolist(), probabilities, strict=True)
         )
         return text.getvalue().encode(), kind
-    answers = best.tolist() if style.index else [_described(prediction.card, row, style.top_k) for row in probabilities]
+    answers = (
+        best.tolist()
+        if settings.as_index
+        else [_described(prediction.card, row, settings.top_k) for row in probabilities]
+    )
     return json.dumps({"predictions": answers} if prediction.several else answers[0]).encode(), kind
 
 

@@ -28,7 +28,7 @@ class Classifier:
     def __init__(self, folder: Path) -> None:
         self.card = read_card(folder)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.net = load_net(folder, self.card).to(self.device, memory_format=torch.channels_last)
+        self.net = load_net(folder, self.card).to(self.device).to(memory_format=torch.channels_last)
         target = self.card.picture_format
         mean, std = (torch.tensor(v, device=self.device).mul_(255).view(3, 1, 1) for v in (target.mean, target.std))
         self._mean, self._std = mean, std

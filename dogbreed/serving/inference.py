@@ -5,18 +5,20 @@ This file is copied to `code/inference.py` of every model folder; what it import
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dogbreed.serving.answers import AnswerStyle, Prediction, write_answer
+from dogbreed.serving.answers import Prediction, write_answer
 from dogbreed.serving.classifier import Classifier
 from dogbreed.serving.pictures import Request, RequestError, read_body, read_pictures
+from dogbreed.serving.settings import Settings
 
 
 def model_fn(model_dir: str) -> Classifier:
     """Returns the model of a folder."""
-    AnswerStyle.from_environment()  # what is wrong with it is said at the start, not at the first request
+    Settings.from_environment(os.environ)  # what is wrong with it is said at the start, not at the first request
     return Classifier(Path(model_dir))
 
 
@@ -36,7 +38,7 @@ def predict_fn(request: Request, model: Classifier) -> Prediction:
 def output_fn(prediction: Prediction, accept: str) -> tuple[bytes, str]:
     """Returns body and content type of the answer."""
     with _toolkit_errors():
-        return write_answer(prediction, accept, AnswerStyle.from_environment())
+        return write_answer(prediction, accept, Settings.from_environment(os.environ))
 
 
 @contextmanager
