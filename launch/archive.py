@@ -24,7 +24,7 @@ ARCHIVE = "sourcedir.tar.gz"
 IN_IMAGE = frozenset({"torch", "torchvision"})
 """What SageMaker's PyTorch images bring, built for their own CUDA."""
 
-LAUNCHER_ONLY = frozenset({"optuna", "matplotlib", "packaging"})
+LAUNCHER_ONLY = frozenset({"optuna", "matplotlib", "packaging", "starlette", "uvicorn"})
 """What a job never imports."""
 
 _PROGRAM = b"""import sys
