@@ -1,8 +1,8 @@
 """Shows the endpoints that there are, what they serve, and what they cost an hour, of this machine or of AWS.
 
-    python -m launch.endpoints                      all of them, newest first, 50 at most
-    python -m launch.endpoints NAME                 one of them, with the end of its log
-    python -m launch.endpoints backend=sagemaker    those at AWS
+python -m launch.endpoints                      all of them, newest first, 50 at most
+python -m launch.endpoints NAME                 one of them, with the end of its log
+python -m launch.endpoints backend=sagemaker    those at AWS
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def _sdk_session(boto: Any, bucket: str, missing: Sequence[str]) -> Any:
         from sagemaker.core.helper.session_helper import Session
     except ImportError:
         raise UserError(
-            f"{', '.join(f'backend.{key}' for key in missing)} not given, and the SageMaker SDK, which would know, is not installed: "
-            f"{INSTALL_SDK}, or give them"
+            f"{', '.join(f'backend.{key}' for key in missing)} not given, and the SageMaker SDK, which would know, "
+            f"is not installed: {INSTALL_SDK}, or give them"
         ) from None
     return Session(boto_session=boto, default_bucket=bucket)

@@ -20,7 +20,9 @@ def main(words: list[str]) -> int:
     """Removes endpoint `NAME` and waits until it is gone; returns 0, or 128 + the signal that ended the waiting."""
     names = [word for word in words if "=" not in word]
     if len(names) != 1:
-        raise UserError("give the one name to remove: python -m launch.undeploy NAME; python -m launch.endpoints lists them")
+        raise UserError(
+            "give the one name to remove: python -m launch.undeploy NAME; python -m launch.endpoints lists them"
+        )
     cfg, out = compose("deploy", [word for word in words if "=" in word]), console()
     with api_errors(cfg):
         client = make_client(cfg.backend)

@@ -11,7 +11,6 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -36,14 +35,6 @@ class Picture(NamedTuple):
     """URL and key: what the CSV calls it."""
     size: int
     """Bytes."""
-
-
-@dataclass
-class Tally:
-    """What a run has done."""
-
-    answered: int = 0
-    unreadable: int = 0
 
 
 def list_pictures(store: Store) -> list[Picture]:
@@ -76,7 +67,9 @@ def open_csv(path: Path, model: str) -> tuple[TextIO, set[str]]:
         _cut_to_whole_lines(path)
         for row in read_csv(path):
             if row["model"] != model:
-                raise UserError(f"{path} has answers of another model, {row['model']}: remove it, or give output=OTHER.csv")
+                raise UserError(
+                    f"{path} has answers of another model, {row['model']}: remove it, or give output=OTHER.csv"
+                )
             done.add(row["key"])
     try:
         file = path.open("a", newline="", encoding="utf-8", errors="surrogateescape")
@@ -111,6 +104,7 @@ async def ask_all(
     store: Store,
     ask: Callable[[bytes], Answer],
     write: Callable[[Picture, Answer | str], None],
+    *,
     in_flight: int,
     stopped: Callable[[], bool],
 ) -> None:
@@ -170,7 +164,9 @@ def accuracy(rows: Sequence[dict[str, str]]) -> tuple[int, int] | None:
 
     None where the folders are not classes of the model: where fewer than half of them were ever among its answers.
     """
-    answered = [(parse_class(row["key"].split("/")[-2]).label, row) for row in rows if row["label"] and "/" in row["key"]]
+    answered = [
+        (parse_class(row["key"].split("/")[-2]).label, row) for row in rows if row["label"] and "/" in row["key"]
+    ]
     folders = {folder for folder, _ in answered}
     said = {row["label"] for _, row in answered}
     said |= {str(label) for _, row in answered if row["top_k"] for label, _ in json.loads(row["top_k"])}

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.errors import UserError
 from launch.definition import tags
@@ -99,9 +99,14 @@ def scaling_target(name: str) -> Json:
 
 def _check(cfg: DictConfig) -> None:
     local, serverless = cfg.backend.name == "local", cfg.serverless.memory_mb is not None
-    for key, wanted in (("autoscaling.max_count", cfg.autoscaling.max_count), ("data_capture.percent", cfg.data_capture.percent)):
+    for key, wanted in (
+        ("autoscaling.max_count", cfg.autoscaling.max_count),
+        ("data_capture.percent", cfg.data_capture.percent),
+    ):
         if wanted and local:
-            raise UserError(f"{key}={wanted} is AWS's: this machine has one process; leave it out or add backend=sagemaker")
+            raise UserError(
+                f"{key}={wanted} is AWS's: this machine has one process; leave it out or add backend=sagemaker"
+            )
     if cfg.autoscaling.max_count and serverless:
         raise UserError("serverless.memory_mb and autoscaling.max_count: a serverless endpoint has no instances to add")
     if serverless and cfg.instance.price_per_hour is not None:

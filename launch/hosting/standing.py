@@ -1,4 +1,4 @@
-"""An endpoint as the API tells of it: whether it is there, what it serves, and waiting until it is in service or gone."""
+"""An endpoint as the API tells of it: whether it is there, what it serves; waiting until it answers or is gone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rich.text import Text
 
 from dogbreed.errors import UserError, did_you_mean
 from launch.client import aws_client
-from launch.hosting.request import PRICE_TAG, TRAINING, is_made_for, scaling_target
 from launch.follow import POLL_S, Patient, follow
+from launch.hosting.request import PRICE_TAG, TRAINING, is_made_for, scaling_target
 from launch.show import duration
 
 SETTLED = frozenset({"InService", "Failed", "OutOfService", "UpdateRollbackFailed"})

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from dogbreed.errors import UserError
-from launch.hosting.request import TrainedModel
 from launch.errors import explain_failure
+from launch.hosting.request import TrainedModel
 from launch.local import local_client
 from launch.local.container import LOCAL_BUCKET
 from launch.local.state import is_job
@@ -86,7 +86,9 @@ def _model_of(job: dict[str, Any]) -> TrainedModel:
     if status in ("InProgress", "Stopping"):
         raise UserError(f"training {name} has not ended yet ({status}): python -m launch.status {name} --follow")
     if status == "Failed":
-        raise UserError(f"training {name} has left no model, it failed: {explain_failure(job.get('FailureReason', ''))}")
+        raise UserError(
+            f"training {name} has left no model, it failed: {explain_failure(job.get('FailureReason', ''))}"
+        )
     url = job.get("ModelArtifacts", {}).get("S3ModelArtifacts")
     if not url:
         raise UserError(f"training {name} has left no model ({status}): train again, or take another")
@@ -104,4 +106,3 @@ def _check_archive(name: str, archive: Path) -> None:
         raise UserError(f"training {name} has left no model ({archive} is not there); {advice}") from None
     except (OSError, tarfile.TarError, EOFError) as error:
         raise UserError(f"{archive} can not be read ({error}); {advice}") from None
-

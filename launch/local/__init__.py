@@ -3,8 +3,8 @@
     client = local_client(Path("outputs"))
     client.create_hyper_parameter_tuning_job(...)
 
-`service` answers the operations, `tuner` runs a tuning job, `jobs` a training job, `host` an endpoint, each as a process
-of its own.
+`service` answers the operations, `tuner` runs a tuning job, `jobs` a training job, `host` an endpoint, each as a
+process of its own.
 """
 
 from __future__ import annotations

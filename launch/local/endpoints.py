@@ -167,11 +167,8 @@ def _settled(folder: Path) -> Json:
         if state.get("status") == "Failed" or not (folder / REQUEST).exists():
             return state
         end_stray(state)
-        state |= {
-            "status": "Failed",
-            "failure": f"its supervisor process ended without a word (killed, or the machine stopped); see {folder / LOG}",
-            "modified": time.time(),
-        }
+        reason = f"its supervisor process ended without a word (killed, or the machine stopped); see {folder / LOG}"
+        state |= {"status": "Failed", "failure": reason, "modified": time.time()}
         state.pop("port", None)
         with suppress(OSError):  # another user's folder can be looked at, not mended
             write_json(folder / STATE, state)

@@ -30,7 +30,7 @@ from launch.local.wire import NO_ACCOUNT
 PATH = re.compile(r"/endpoints/([^/]+)/invocations")
 TIMEOUT_S = 60.0
 """How long SageMaker waits for the answer of a container."""
-HANDED_ON = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes")
+HANDED_ON = ("content-type", "accept")
 
 Json = dict[str, Any]
 

@@ -34,7 +34,12 @@ PORT = 8383
 TARGET = "SageMaker."
 """What stands before the operation in the X-Amz-Target header of botocore's JSON protocol."""
 CONTENT_TYPE = "application/x-amz-json-1.1"
-SENT_ON = ("content-type", "x-amzn-errortype", "x-amzn-invoked-production-variant", "x-amzn-sagemaker-custom-attributes")
+SENT_ON = (
+    "content-type",
+    "x-amzn-errortype",
+    "x-amzn-invoked-production-variant",
+    "x-amzn-sagemaker-custom-attributes",
+)
 """Headers of an endpoint's answer that a client looks at."""
 
 Json = dict[str, Any]

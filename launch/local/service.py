@@ -16,8 +16,8 @@ from dogbreed.errors import UserError
 from launch.limits import check_request
 from launch.local import answers
 from launch.local.container import LOCAL_BUCKET
-from launch.local.endpoints import OPERATIONS as HOSTING
 from launch.local.endpoints import ENDPOINT, Hosting
+from launch.local.endpoints import OPERATIONS as HOSTING
 from launch.local.errors import ServiceError, invalid
 from launch.local.folder import REQUEST, TAGS, TUNER_LOG, make_folder, read_json, start_supervisor, write_json
 from launch.local.listing import page, select

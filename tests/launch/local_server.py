@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         top = [{"label": label, "class_name": name or label, "confidence": 0.75}]
         top.append({"label": "999", "class_name": card.get("says", "other"), "confidence": 0.25})
         best = {"predicted_label": label, "class_name": name or label, "confidence": 0.75}
-        self.answer(200, {**best, "top_k": top[: int(os.environ.get("DOGBREED_TOP_K", 5))]})
+        self.answer(200, {**best, "top_k": top[: int(os.environ.get("DOGBREED_TOP_K", "5"))]})
 
     def answer(self, status, content):
         body = json.dumps(content).encode()

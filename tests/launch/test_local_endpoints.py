@@ -114,7 +114,8 @@ def test_it_outlives_the_process_that_made_it(root):
     configure(make_client(root, serve=SERVE), root, "dogs")
     code = (
         "import sys; from pathlib import Path; from launch.local import local_client;"
-        f"local_client(Path({str(root)!r}), serve={SERVE!r}).create_endpoint(EndpointName='dogs', EndpointConfigName='dogs')"
+        f"client = local_client(Path({str(root)!r}), serve={SERVE!r});"
+        "client.create_endpoint(EndpointName='dogs', EndpointConfigName='dogs')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     client = make_client(root)
@@ -123,7 +124,9 @@ def test_it_outlives_the_process_that_made_it(root):
     client.delete_endpoint(EndpointName="dogs")
 
 
-@pytest.mark.parametrize(("victim", "reason"), [("pid", "killed by signal 9"), ("host", "its supervisor process ended")])
+@pytest.mark.parametrize(
+    ("victim", "reason"), [("pid", "killed by signal 9"), ("host", "its supervisor process")]
+)
 def test_one_that_is_killed_is_noticed_and_can_be_deleted(client, runtime, root, dogs, victim, reason):
     host = psutil.Process(dogs["pid"]).ppid()
     os.kill(host if victim == "host" else dogs["pid"], signal.SIGKILL)
@@ -210,7 +213,11 @@ def test_what_is_missing_or_not_possible_here_is_said(client, root):
         client.create_endpoint_config(
             EndpointConfigName="twice", ProductionVariants=[{"VariantName": "a", "ModelName": "twice"}]
         )
-    capture = {"InitialSamplingPercentage": 1, "DestinationS3Uri": "s3://b/c", "CaptureOptions": [{"CaptureMode": "Input"}]}
+    capture = {
+        "InitialSamplingPercentage": 1,
+        "DestinationS3Uri": "s3://b/c",
+        "CaptureOptions": [{"CaptureMode": "Input"}],
+    }
     with pytest.raises(ClientError, match="DataCaptureConfig: not done on this machine"):
         client.create_endpoint_config(
             EndpointConfigName="captured",
