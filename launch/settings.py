@@ -26,6 +26,7 @@ NUMBERS: dict[str, tuple[type, float, float, bool]] = {
 """Key, type, lowest and highest value, and whether it may be null."""
 
 BOOLEANS = (
+    "dry_run", "logs",
     "instance.spot", "tuner.early_stopping", "tuner.until_converged", "tuner.autotune",
     "backend.network_isolation", "backend.encrypt_traffic",
 )  # fmt: skip
@@ -73,5 +74,6 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def _has(cfg: DictConfig, key: str) -> bool:
-    group, _, leaf = key.partition(".")
-    return group in cfg and leaf in cfg[group]
+    group, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(cfg, group) if group else cfg
+    return node is not None and leaf in node
