@@ -34,6 +34,7 @@ NUMBERS: dict[str, tuple[type, float, float, bool]] = {
 """Key, type, lowest and highest value, and whether it may be null."""
 
 BOOLEANS = (
+    "dry_run", "logs",
     "instance.spot", "tuner.early_stopping", "tuner.until_converged", "tuner.autotune",
     "backend.network_isolation", "backend.encrypt_traffic",
 )  # fmt: skip
@@ -83,5 +84,5 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
 
 def _has(cfg: DictConfig, key: str) -> bool:
     group, _, leaf = key.rpartition(".")
-    node = cfg.get(group) if group else cfg
+    node = OmegaConf.select(cfg, group) if group else cfg
     return node is not None and leaf in node

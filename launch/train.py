@@ -26,8 +26,7 @@ from launch.client import make_client
 from launch.entry import job_overrides
 from launch.errors import api_errors
 from launch.finish import and_look_again, command, finish_training, say_detached
-from launch.follow import POLL_S, follow_training
-from launch.logs import open_log
+from launch.follow import POLL_S, follow
 from launch.plan import absolute_paths, for_the_job
 from launch.preflight import check_files
 from launch.request import training_request
@@ -36,6 +35,7 @@ from launch.settings import check_settings
 from launch.show import bound, console, where
 from launch.site import find_site
 from launch.submit import submit
+from launch.watch import TrainingWatch
 
 OPERATION = "CreateTrainingJob"
 
@@ -93,12 +93,12 @@ def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) ->
     name, at_aws = request["TrainingJobName"], cfg.backend.name != "local"
     client.create_training_job(**request)
     out.print(f"\nstarted {name}; look from elsewhere with: {shlex.join(command(cfg, 'status', name))}", soft_wrap=True)
-    log = open_log(cfg.backend, name)
     with api_errors(cfg, and_look_again(cfg, name)):
-        job, stopped = follow_training(client, name, log, out, poll_s=POLL_S[cfg.backend.name], detach=at_aws)
-    if job is None or (stopped and at_aws):
-        return say_detached(cfg, name, stopped, out) if stopped else 1
-    status = finish_training(job, cfg, out)
+        watch = TrainingWatch(client, name, cfg, out)
+        stopped = follow(watch, out, POLL_S[cfg.backend.name], detach=at_aws)
+    if stopped and at_aws and not watch.ended:
+        return say_detached(cfg, name, stopped, out)
+    status = finish_training(watch.job, cfg, out)
     return 128 + stopped if stopped else status
 
 

@@ -38,6 +38,7 @@ from launch.settings import check_settings
 from launch.show import console, plan_table
 from launch.site import find_site
 from launch.submit import submit
+from launch.watch import SweepWatch
 
 OPERATION = "CreateHyperParameterTuningJob"
 
@@ -103,8 +104,9 @@ def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) ->
     look = shlex.join(command(cfg, "status", name))
     out.print(f"\nstarted {name}; look from elsewhere with: {look}", soft_wrap=True)
     with api_errors(cfg, and_look_again(cfg, name)):
-        sweep, stopped = follow(client, name, out, POLL_S[cfg.backend.name], detach=at_aws)
-        if stopped and at_aws and not (sweep and sweep.ended):
+        watch = SweepWatch(client, name, cfg, out)
+        stopped = follow(watch, out, POLL_S[cfg.backend.name], detach=at_aws)
+        if stopped and at_aws and not watch.ended:
             return say_detached(cfg, name, stopped, out)
         status = finish_sweep(client, cfg, name, out)
     if stopped:

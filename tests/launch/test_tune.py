@@ -63,8 +63,9 @@ def results(tmp_path, name):
 
 
 def test_a_sweep_ends_with_a_table_files_a_picture_and_the_command_for_the_best(sweep, tmp_path, capsys):
-    assert sweep("lr=range", "batch_size=16,32", "name=first", "tuner.max_jobs=5", "epochs=7") == 0
+    assert sweep("lr=range", "batch_size=16,32", "name=first", "tuner.max_jobs=5", "epochs=7", "logs=true") == 0
     printed = capsys.readouterr().out
+    assert [printed.count(f"    00{n} | metrics epoch=2 val/accuracy=") for n in range(1, 6)] == [1] * 5
     assert "search lr" in printed and "at most 10 instance-hours" in printed
     found = results(tmp_path, "first")
     assert len(found["trials"]) == 5
