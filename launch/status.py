@@ -88,7 +88,8 @@ def describe(client: Any, name: str) -> tuple[str, dict[str, Any]]:
         if error.response["Error"]["Code"] not in missing:
             raise
     known = [job["HyperParameterTuningJobName"] for job in _sweeps(client)]
-    hint = did_you_mean(name, known) if known else "; there are none yet"
+    known += [job["TrainingJobName"] for job in _trainings(client) if not TRIAL_NAME.fullmatch(job["TrainingJobName"])]
+    hint = did_you_mean(name, known).replace("allowed", "there are") if known else "; there are none yet"
     raise UserError(f"no sweep or training is called '{name}'{hint}")
 
 

@@ -15,12 +15,8 @@ from launch.errors import THROTTLED
 CONTENT_TYPE = "application/x-image"
 """Whatever kind of picture the bytes are."""
 BUSY_STATUSES = frozenset({429, 503})
-BUSY_CODES = THROTTLED | {
-    "ServiceUnavailable",
-    "InternalFailure",
-    "InternalDependencyException",
-    "ModelNotReadyException",
-}
+FAULTS = {"ServiceUnavailable", "InternalFailure", "InternalDependencyException", "ModelNotReadyException"}
+BUSY_CODES = THROTTLED | FAULTS
 PATIENCE_S = 60.0
 """How long a busy endpoint is asked again."""
 FIRST_WAIT_S = 0.1

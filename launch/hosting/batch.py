@@ -67,9 +67,7 @@ def open_csv(path: Path, model: str) -> tuple[TextIO, set[str]]:
         _cut_to_whole_lines(path)
         for row in read_csv(path):
             if row["model"] != model:
-                raise UserError(
-                    f"{path} has answers of another model, {row['model']}: remove it, or give output=OTHER.csv"
-                )
+                raise UserError(f"{path} has answers of model {row['model']}: remove it, or give output=OTHER.csv")
             done.add(row["key"])
     try:
         file = path.open("a", newline="", encoding="utf-8", errors="surrogateescape")
@@ -164,9 +162,8 @@ def accuracy(rows: Sequence[dict[str, str]]) -> tuple[int, int] | None:
 
     None where the folders are not classes of the model: where fewer than half of them were ever among its answers.
     """
-    answered = [
-        (parse_class(row["key"].split("/")[-2]).label, row) for row in rows if row["label"] and "/" in row["key"]
-    ]
+    readable = [row for row in rows if row["label"] and "/" in row["key"]]
+    answered = [(parse_class(row["key"].split("/")[-2]).label, row) for row in readable]
     folders = {folder for folder, _ in answered}
     said = {row["label"] for _, row in answered}
     said |= {str(label) for _, row in answered if row["top_k"] for label, _ in json.loads(row["top_k"])}

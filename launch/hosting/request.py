@@ -98,15 +98,10 @@ def scaling_target(name: str) -> Json:
 
 
 def _check(cfg: DictConfig) -> None:
-    local, serverless = cfg.backend.name == "local", cfg.serverless.memory_mb is not None
-    for key, wanted in (
-        ("autoscaling.max_count", cfg.autoscaling.max_count),
-        ("data_capture.percent", cfg.data_capture.percent),
-    ):
-        if wanted and local:
-            raise UserError(
-                f"{key}={wanted} is AWS's: this machine has one process; leave it out or add backend=sagemaker"
-            )
+    serverless = cfg.serverless.memory_mb is not None
+    for key in ("autoscaling.max_count", "data_capture.percent"):
+        if cfg.backend.name == "local" and OmegaConf.select(cfg, key):
+            raise UserError(f"{key} is done by AWS, not on this machine: leave it out, or add backend=sagemaker")
     if cfg.autoscaling.max_count and serverless:
         raise UserError("serverless.memory_mb and autoscaling.max_count: a serverless endpoint has no instances to add")
     if serverless and cfg.instance.price_per_hour is not None:

@@ -14,6 +14,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def local_runtime(root: Path) -> Any:
     return client
 
 
-def forward(root: Path, url: str, headers: Mapping[str, Any], body: bytes) -> urllib3.BaseHTTPResponse:
+def forward(root: Path, url: str, headers: Mapping[str, Any] | Message, body: bytes) -> urllib3.BaseHTTPResponse:
     """Returns the answer to an HTTP request for `/endpoints/NAME/invocations`, its body not read yet.
 
     Args:
@@ -71,7 +72,7 @@ def forward(root: Path, url: str, headers: Mapping[str, Any], body: bytes) -> ur
         place = f"http://127.0.0.1:{state['port']}/invocations"
         try:
             answer = _pool().request("POST", place, body=body, headers=sent, preload_content=False)
-        except urllib3.exceptions.TimeoutError:
+        except urllib3.exceptions.ReadTimeoutError:
             reason = "Your invocation timed out while waiting for a response from container primary"
             return _model_error(0, reason, folder)
         except urllib3.exceptions.HTTPError as error:

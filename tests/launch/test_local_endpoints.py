@@ -1,48 +1,28 @@
 """Endpoints on this machine: real processes and HTTP behind boto3's own clients, a server of a few lines inside."""
 
 import concurrent.futures
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 import urllib.request
-from pathlib import Path
 
 import boto3
 import psutil
 import pytest
 from botocore.exceptions import ClientError
-from local_jobs import ROLE, eventually, is_running, make_client, state_of
+from local_jobs import ROLE, SERVE, end_endpoints, eventually, is_running, make_client, pack_model, state_of
 
 from launch.local import local_runtime
-
-SERVE = (sys.executable, str(Path(__file__).with_name("local_server.py")))
-
-
-def pack(root, name, **card):
-    """Leaves a model.tar.gz as a training does; returns its URL."""
-    path = root / name / "output" / "model.tar.gz"
-    path.parent.mkdir(parents=True)
-    content = json.dumps(card).encode()
-    entry = tarfile.TarInfo("model.json")
-    entry.size = len(content)
-    with tarfile.open(path, "w:gz") as tar:
-        tar.addfile(entry, io.BytesIO(content))
-    return f"s3://local/{name}/output/model.tar.gz"
 
 
 @pytest.fixture
 def root(tmp_path):
     yield tmp_path
-    for state in (state_of(path.parent) for path in tmp_path.glob("endpoints/*/state.json")):
-        for pid in (state.get("pid"), state.get("supervisor_pid")):
-            if pid and is_running(pid):
-                os.kill(pid, signal.SIGKILL)
+    end_endpoints(tmp_path)
 
 
 @pytest.fixture
@@ -57,7 +37,7 @@ def runtime(root):
 
 def configure(client, root, name, **card):
     """Makes a model and an endpoint configuration called `name`."""
-    container = {"Image": "dogbreed", "ModelDataUrl": pack(root, name, says=name, **card)}
+    container = {"Image": "dogbreed", "ModelDataUrl": pack_model(root / name, says=name, **card)}
     client.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=ROLE)
     variant = {"VariantName": "AllTraffic", "ModelName": name, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
     client.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
@@ -124,9 +104,7 @@ def test_it_outlives_the_process_that_made_it(root):
     client.delete_endpoint(EndpointName="dogs")
 
 
-@pytest.mark.parametrize(
-    ("victim", "reason"), [("pid", "killed by signal 9"), ("host", "its supervisor process")]
-)
+@pytest.mark.parametrize(("victim", "reason"), [("pid", "killed by signal 9"), ("host", "its supervisor process")])
 def test_one_that_is_killed_is_noticed_and_can_be_deleted(client, runtime, root, dogs, victim, reason):
     host = psutil.Process(dogs["pid"]).ppid()
     os.kill(host if victim == "host" else dogs["pid"], signal.SIGKILL)
@@ -209,9 +187,11 @@ def test_what_is_missing_or_not_possible_here_is_said(client, root):
         with pytest.raises(ClientError, match=message):
             call()
     configure(client, root, "twice")
+    variants = [{"VariantName": "a", "ModelName": "twice", "InstanceType": "ml.m5.large"}]
     with pytest.raises(ClientError, match="Cannot create already existing endpoint configuration"):
         client.create_endpoint_config(
-            EndpointConfigName="twice", ProductionVariants=[{"VariantName": "a", "ModelName": "twice"}]
+            EndpointConfigName="twice",
+            ProductionVariants=[{"VariantName": "a", "ModelName": "twice", "InstanceType": "ml.m5.large"}],
         )
     capture = {
         "InitialSamplingPercentage": 1,
@@ -220,9 +200,7 @@ def test_what_is_missing_or_not_possible_here_is_said(client, root):
     }
     with pytest.raises(ClientError, match="DataCaptureConfig: not done on this machine"):
         client.create_endpoint_config(
-            EndpointConfigName="captured",
-            ProductionVariants=[{"VariantName": "a", "ModelName": "twice"}],
-            DataCaptureConfig=capture,
+            EndpointConfigName="captured", ProductionVariants=variants, DataCaptureConfig=capture
         )
 
 
