@@ -77,13 +77,16 @@ def _quota(message: str, cfg: DictConfig | None) -> str:
     """Returns which quota to raise, where, and for which instance type."""
     instance = cfg.instance if cfg is not None and "instance" in cfg else None
     named = re.search(r"limit '([^']+)'", message)
-    kind = "spot training job usage" if instance is not None and instance.spot else "training job usage"
+    kind = "spot training job usage" if instance is not None and instance.get("spot") else "training job usage"
+    fewer = "or fewer at a time: tuner.max_parallel_jobs, instance.count"
+    if cfg is not None and "serverless" in cfg:  # deploy.yaml
+        kind, fewer = "endpoint usage", "a smaller instance.count, or serverless.memory_mb=4096"
     quota = named[1] if named else f"{instance.type} for {kind}" if instance is not None else "the one it names"
     region = region_of(cfg) or "your region"
     return (
         f"ask for a higher quota '{quota}' of Amazon SageMaker in {region} "
         f"(https://{region}.console.aws.amazon.com/servicequotas/home/services/sagemaker/quotas), "
-        "or take another instance.type, or fewer at a time: tuner.max_parallel_jobs, instance.count"
+        f"or take another instance.type, {fewer}"
     )
 
 

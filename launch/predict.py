@@ -146,9 +146,9 @@ def _plain(answer: Answer | str) -> dict[str, Any]:
 
 
 def _table(answers: dict[str, Answer | str]) -> Table:
-    table = Table("picture", "class", "label")
-    table.add_column("confidence", justify="right")
-    table.add_column("then")
+    table = Table()
+    for column in ("picture", "class", "label", "confidence", "then"):
+        table.add_column(column, justify="right" if column == "confidence" else "left", overflow="fold")
     for target, answer in answers.items():
         if isinstance(answer, str):
             table.add_row(target, Text(answer, style="red"))

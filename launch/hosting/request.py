@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -35,6 +36,8 @@ class TrainedModel:
     """`s3://.../model.tar.gz`, or a folder that ends in `/`."""
     version: str = ""
     """Tells it from an earlier training of the same name."""
+    path: Path | None = None
+    """Where it lies on this machine, if it does."""
 
 
 @dataclass(frozen=True)

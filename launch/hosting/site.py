@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from launch.definition import LOCAL_SITE
 from launch.errors import api_errors
 from launch.hosting.request import Host, TrainedModel
-from launch.local.container import LOCAL_BUCKET
 from launch.local.jobs import pack_model
 from launch.site import Account
 
@@ -38,9 +37,9 @@ def find_host(cfg: DictConfig, model: TrainedModel) -> tuple[Host, TrainedModel,
         instance = str(cfg.instance.type) if cfg.serverless.memory_mb is None else SERVERLESS_ON
         place = f"{bucket}/{prefix}".rstrip("/")
         host = Host(account.role(), account.image(instance), f"s3://{place}", account.region)
-    if not model.url.startswith(f"{LOCAL_BUCKET}/"):
+    if model.path is None:
         return host, model, lambda: None
-    archive = _archive(Path(cfg.backend.root) / model.url.removeprefix(f"{LOCAL_BUCKET}/"))
+    archive = _archive(model.path)
     key = f"{place}/models/{hashlib.sha256(archive).hexdigest()[:16]}/model.tar.gz".partition("/")[2]
 
     def upload() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,11 @@ def _find_here(client: Any, name: str, root: Path, out: Console) -> TrainedModel
     """Returns the model of something that ran on this machine, a plain `dogbreed.train` included."""
     card = root / name / "model" / CARD
     if card.is_file():
-        return TrainedModel(name, f"{LOCAL_BUCKET}/{name}/model/", str(card.stat().st_mtime_ns))
+        return TrainedModel(name, f"{LOCAL_BUCKET}/{name}/model/", str(card.stat().st_mtime_ns), card.parent)
     trained = _find_job(client, name, out)
-    _check_archive(trained.name, root / trained.url.removeprefix(f"{LOCAL_BUCKET}/"))
-    return trained
+    archive = root / trained.url.removeprefix(f"{LOCAL_BUCKET}/")
+    _check_archive(trained.name, archive)
+    return replace(trained, path=archive)
 
 
 def _find_job(client: Any, name: str, out: Console) -> TrainedModel:

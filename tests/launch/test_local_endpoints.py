@@ -189,10 +189,7 @@ def test_what_is_missing_or_not_possible_here_is_said(client, root):
     configure(client, root, "twice")
     variants = [{"VariantName": "a", "ModelName": "twice", "InstanceType": "ml.m5.large"}]
     with pytest.raises(ClientError, match="Cannot create already existing endpoint configuration"):
-        client.create_endpoint_config(
-            EndpointConfigName="twice",
-            ProductionVariants=[{"VariantName": "a", "ModelName": "twice", "InstanceType": "ml.m5.large"}],
-        )
+        client.create_endpoint_config(EndpointConfigName="twice", ProductionVariants=variants)
     capture = {
         "InitialSamplingPercentage": 1,
         "DestinationS3Uri": "s3://b/c",

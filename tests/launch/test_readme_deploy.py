@@ -1,0 +1,57 @@
+"""The README's way from a model to an answer, word by word; a training of the README's name is there."""
+
+import functools
+import re
+import shlex
+from pathlib import Path
+
+from cloud import BUCKET, ROLE
+from local_jobs import SERVE, end_endpoints, pack_model, put_training
+from test_deploy_aws import AWS
+
+from launch import deploy, endpoints, follow, predict, undeploy
+from launch.local import local_client
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+SECTION = README.partition("## From the best model to an answer")[2].partition("\n## ")[0]
+LINES = [line.split("  #")[0].strip() for line in re.findall(r"^python -m .*$", SECTION, re.MULTILINE)]
+MAINS = {
+    f"launch.{module.__name__.rpartition('.')[2]}": module.main for module in (deploy, predict, undeploy, endpoints)
+}
+
+
+def run(line, *more):
+    module, *words = shlex.split(line.replace("ROLE_ARN", ROLE).replace("s3://BUCKET", f"s3://{BUCKET}"))[2:]
+    return MAINS[module]([word.replace("PATH", ".") for word in words] + list(more))
+
+
+def test_every_command_on_this_machine(tmp_path, monkeypatch, s3_server, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("launch.local.local_client", functools.partial(local_client, serve=SERVE), raising=False)
+    monkeypatch.setitem(follow.POLL_S, "local", 0.05)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
+    put_training(Path("outputs/dogs-1"))
+    pack_model(Path("outputs/dogs-1"))
+    for folder in (Path(), Path("dogImages/test/001.Pug"), s3_server.root / BUCKET / "dogImages/test/001.Pug"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("photo.jpg", "other.png"):
+            (folder / name).write_text("001.Pug")
+    local = [line for line in LINES if "backend=sagemaker" not in line]
+    assert {line.split()[2] for line in local} == set(MAINS)
+    try:
+        for line in local:
+            assert run(line) == 0, line
+    finally:
+        end_endpoints("outputs")
+    assert "accuracy by their folders: 1.0000 (2 of 2)" in capsys.readouterr().out
+    assert Path("predictions.csv").is_file() and Path("test.csv").is_file()
+
+
+def test_every_command_for_aws_makes_requests_that_it_takes(aws, capsys):
+    put_training(aws.root / "dogs-1")
+    pack_model(aws.root / "dogs-1")
+    there = [line for line in LINES if "backend=sagemaker" in line]
+    assert len(there) >= 3
+    for line in there:
+        assert run(line, "dry_run=true", *[word for word in AWS if "role" not in word]) == 0
+        assert '"CreateEndpoint"' in capsys.readouterr().out
