@@ -188,6 +188,8 @@ def run_cli(main: Callable[[list[str]], int | None], doc: str | None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def describe_groups() -> str:

@@ -33,12 +33,14 @@ REFUSALS = (
 """What a ValidationException may say, and what to do then."""
 
 FAILURES = (
-    (r"CapacityError|InsufficientCapacity", "AWS has no such machine free: another instance.type, instance.alternatives"
-     "=[TYPE,TYPE] for a sweep, another backend.region, or the same again later"),
+    (r"CapacityError|Insufficient\w*Capacity", "AWS has no such machine free: another instance.type, instance."
+     "alternatives=[TYPE,TYPE] for a sweep, another backend.region, or the same again later"),
     (r"ResourceLimitExceeded", "ask for a higher quota in the Service Quotas console, or take another instance.type"),
     (r"[Aa]ccess ?[Dd]enied|not authorized|403 Forbidden", "the role of the job (backend.role) lacks this permission"),
     (r"[Oo]ut ?[Oo]f ?[Mm]emory|CUDA error: out of memory|SIGKILL|exit code 137", "a smaller batch_size, or an "
      "instance.type with more memory"),
+    (r"ping health check", "the end of its log says why; where it could not install its requirements: does its network "
+     "reach PyPI? else backend.inference_image=URI with all of them"),
     (r"[Nn]o space left", "a larger instance.volume_gb, or backend.input_mode=null to stream"),
     (r"[Ii]mage.*(not found|does not exist)|CannotPullContainer", "look at backend.image and at its region"),
     (r"No matching distribution|pip.*(install|failed)|requirements\.txt", "the job could not install its requirements: "

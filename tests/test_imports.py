@@ -35,7 +35,12 @@ def test_the_library_knows_nothing_of_the_launcher():
         "launch.status",
         "launch.stop",
         "launch.entry",
+        "launch.deploy",
+        "launch.predict",
+        "launch.undeploy",
+        "launch.endpoints",
         "launch.local.tuner",
+        "launch.local.host",
         "launch.local.server",
     ],
 )

@@ -40,7 +40,8 @@ def find_trained(client: Any, name: str, cfg: DictConfig, out: Console) -> Train
     if name.startswith("s3://"):
         if not name.endswith(".tar.gz"):
             raise UserError(f"from_training={name}: give the model.tar.gz itself, s3://BUCKET/.../output/model.tar.gz")
-        return TrainedModel(name.removesuffix("/output/model.tar.gz").rpartition("/")[2][:54], name)
+        folder = name.rpartition("/")[0].removesuffix("/output")  # SageMaker's layout: JOBNAME/output/model.tar.gz
+        return TrainedModel(folder.rpartition("/")[2], name)
     root = Path(cfg.backend.root)
     if cfg.backend.name == "local":
         return _find_here(client, name, root, out)

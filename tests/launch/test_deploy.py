@@ -301,5 +301,10 @@ def test_pictures_under_an_s3_prefix(dogs, s3_server, capsys, monkeypatch):
     assert set(rows()) == {"s3://bucket-of-dogs/pets/001.Pug/a.jpg", "s3://bucket-of-dogs/pets/002.Collie/b.jpg"}
     assert predict.main(["dogs", "s3://bucket-of-dogs/pets/001.Pug/a.jpg"]) == 0
     assert "Pug" in capsys.readouterr().out
+    archive = s3_server.root / "bucket-of-dogs/jobs/cats/output/model.tar.gz"
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(Path("outputs/dogs/output/model.tar.gz").read_bytes())
+    assert deploy.main(["from_training=s3://bucket-of-dogs/jobs/cats/output/model.tar.gz"]) == 0
+    assert "cats is in service" in capsys.readouterr().out
     with pytest.raises(UserError, match="there is no such bucket"):
         predict.main(["dogs", "s3://no-such-bucket/pets"])

@@ -28,12 +28,8 @@ AWS = Host(
     "s3://sagemaker-us-east-1-123456789012/dogbreed",
     "us-east-1",
 )
-LINES = sorted(
-    {
-        line.split("  #")[0].removesuffix(" dry_run=true").strip()
-        for line in re.findall(r"^python -m launch\.deploy .*$", README, re.M)
-    }
-)
+TYPED = re.findall(r"^python -m launch\.deploy .*$", README, re.MULTILINE)
+LINES = sorted({line.split("  #")[0].strip().removesuffix(" dry_run=true") for line in TYPED})
 
 
 def requests(line, *more, update=False):

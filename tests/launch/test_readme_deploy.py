@@ -15,9 +15,7 @@ from launch.local import local_client
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 SECTION = README.partition("## From the best model to an answer")[2].partition("\n## ")[0]
 LINES = [line.split("  #")[0].strip() for line in re.findall(r"^python -m .*$", SECTION, re.MULTILINE)]
-MAINS = {
-    f"launch.{module.__name__.rpartition('.')[2]}": module.main for module in (deploy, predict, undeploy, endpoints)
-}
+MAINS = {module.__name__: module.main for module in (deploy, predict, undeploy, endpoints)}
 
 
 def run(line, *more):
