@@ -1,7 +1,7 @@
 """A model server of a few lines in place of a network: the same command line, the same HTTP.
 
 What a picture shows is written in it: `069.French_bulldog`. One that begins with `bad` can not be read (400); `slow`
-takes a second; `busy` is refused once (503). A model folder whose `model.json` says `broken` can not be served.
+takes a second; `busy` is refused once (503), `crash` always (500). A model folder whose `model.json` says `broken` can not be served.
 """
 
 import argparse
@@ -36,6 +36,8 @@ class Handler(BaseHTTPRequestHandler):
         text = self.rfile.read(int(self.headers["Content-Length"])).decode(errors="replace").strip()
         if text.startswith("bad"):
             return self.answer(400, {"error": f"cannot be read as a picture: {text[:20]}"})
+        if text.startswith("crash"):
+            return self.answer(500, {"error": "out of memory"})
         if text.startswith("busy") and text not in refused:
             refused.add(text)
             return self.answer(503, {"error": "busy"})
@@ -45,6 +47,8 @@ class Handler(BaseHTTPRequestHandler):
         top = [{"label": label, "class_name": name or label, "confidence": 0.75}]
         top.append({"label": "999", "class_name": card.get("says", "other"), "confidence": 0.25})
         best = {"predicted_label": label, "class_name": name or label, "confidence": 0.75}
+        if os.environ.get("DOGBREED_ANSWER") == "index":
+            return self.answer(200, int(label))
         self.answer(200, {**best, "top_k": top[: int(os.environ.get("DOGBREED_TOP_K", "5"))]})
 
     def answer(self, status, content):

@@ -257,6 +257,24 @@ def test_a_folder_becomes_a_csv_with_accuracy_and_the_same_command_goes_on(dogs,
         predict.main(["dogs", "pets", "output=mine.csv"])
 
 
+def test_an_endpoint_that_answers_with_numbers_alone(capsys):
+    assert deploy.main(["from_training=dogs", "answer=index"]) == 0
+    pictures("pets", a="68", b="7")
+    assert predict.main(["dogs", "pets/a.jpg", "--json"]) == 0
+    assert '"predicted_label": "68"' in capsys.readouterr().out
+    assert predict.main(["dogs", "pets"]) == 0
+    assert {key: row["label"] for key, row in rows().items()} == {"pets/a.jpg": "68", "pets/b.jpg": "7"}
+
+
+def test_an_endpoint_that_fails_on_everything_ends_the_run_and_on_a_few_does_not(dogs, capsys):
+    pictures("few", a="crash", b="1.a", c="crash")
+    assert predict.main(["dogs", "few", "in_flight=1"]) == 0
+    assert rows()["few/a.jpg"]["reason"] == "the endpoint failed on it (500): out of memory"
+    pictures("all", **{f"p{number:02d}": "crash" for number in range(20)})
+    with pytest.raises(UserError, match=r"fails on every picture; the last time: .*out of memory"):
+        predict.main(["dogs", "all", "output=all.csv"])
+
+
 def test_folders_that_are_no_classes_give_no_accuracy(dogs, capsys):
     pictures("trip", monday__a="001.Pug", tuesday__b="002.Collie")
     assert predict.main(["dogs", "trip"]) == 0
