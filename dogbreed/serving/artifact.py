@@ -40,7 +40,7 @@ _CODE = (
     "__init__.py", "errors.py", "backbone.py",
     "data/__init__.py", "data/classes.py", "data/decode.py", "data/store.py", "data/transforms.py",
     "serving/__init__.py", "serving/answers.py", "serving/artifact.py", "serving/classifier.py",
-    "serving/pictures.py", "serving/settings.py",
+    "serving/forms.py", "serving/pictures.py", "serving/settings.py",
 )  # fmt: skip
 """The modules of dogbreed that `code/inference.py` needs: none of them imports Lightning, Hydra or boto3."""
 

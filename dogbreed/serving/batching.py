@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,6 +78,7 @@ class Batcher:
         self._thread.join()
 
     def _run(self) -> None:
+        items: list[_Item] = []
         try:
             while items := self._take():
                 self._busy_since = time.monotonic()
@@ -85,26 +86,23 @@ class Batcher:
                 self._busy_since = None
         finally:
             while not self._queue.empty():
-                if item := self._queue.get():
+                items += [item for item in (self._queue.get(),) if item]
+            for item in items:
+                if not item.answer.done():
                     item.answer.set_exception(DeadError("the network's thread has ended"))
 
     def _take(self) -> list[_Item]:
         """Returns what is waiting, at least one; nothing when it is time to end."""
-        item = self._queue.get()
         items: list[_Item] = []
         num_pictures = 0
-        while item is not None:
+        while num_pictures < self._max_batch and (not items or not self._queue.empty()):
+            item = self._queue.get()
+            if item is None:
+                if items:
+                    self._queue.put(None)  # for the next call, when these have been answered
+                break
             items.append(item)
             num_pictures += len(item.pixels)
-            if num_pictures >= self._max_batch:
-                break
-            try:
-                item = self._queue.get_nowait()
-            except Empty:
-                break
-        else:
-            self._queue.put(None)  # for the next call, after these are answered
-            return items
         return items
 
     def _answer(self, items: list[_Item]) -> None:

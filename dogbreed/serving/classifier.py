@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dogbreed.errors import UserError
 from dogbreed.serving.artifact import load_net, read_card
+from dogbreed.serving.forms import fastest
 
 
 class Classifier:
@@ -20,6 +21,7 @@ class Classifier:
 
     Attributes:
         card: Of the model.
+        form: What runs it, `pytorch` or `onnx`.
 
     Raises:
         UserError: the folder holds no model that can be loaded.
@@ -27,17 +29,22 @@ class Classifier:
 
     def __init__(self, folder: Path) -> None:
         self.card = read_card(folder)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.net = load_net(folder, self.card).to(self.device).to(memory_format=torch.channels_last)
         target = self.card.picture_format
-        mean, std = (torch.tensor(v, device=self.device).mul_(255).view(3, 1, 1) for v in (target.mean, target.std))
-        self._mean, self._std = mean, std
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._mean, self._std = (
+            torch.tensor(values, device=self._device).mul_(255).view(3, 1, 1) for values in (target.mean, target.std)
+        )
+        net = load_net(folder, self.card).to(self._device)
+        with torch.inference_mode():
+            self.form, self._forward = (
+                fastest(net, target.height, target.width) if self._device.type == "cpu" else ("pytorch", net)
+            )
         if not np.isfinite(self(torch.zeros(1, 3, target.height, target.width, dtype=torch.uint8))).all():
             raise UserError(f"model folder {folder}: the network's answers are no numbers; its training went wrong")
 
     @torch.inference_mode()
     def __call__(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         """Returns probabilities (B, num_classes) for `pixels`, uint8 (B, 3, height, width)."""
-        images = pixels.to(self.device).to(torch.float32, memory_format=torch.channels_last)
-        images.sub_(self._mean).div_(self._std)
-        return self.net(images).softmax(dim=-1).cpu().numpy()
+        layout = torch.channels_last if self.form == "pytorch" else torch.contiguous_format
+        images = pixels.to(self._device).to(torch.float32, memory_format=layout).sub_(self._mean).div_(self._std)
+        return self._forward(images).softmax(dim=-1).cpu().numpy()

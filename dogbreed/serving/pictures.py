@@ -158,7 +158,7 @@ def _check_size(content: bytes) -> None:
     except UnidentifiedImageError:
         raise RequestError(400, f"not a readable picture, it begins with {content[:12]!r}") from None
     except Image.DecompressionBombError as error:
-        raise RequestError(413, f"the picture has too many pixels: {error}") from None
+        raise RequestError(413, str(error).partition(",")[0]) from None
     except Exception as error:
         raise RequestError(400, f"the picture can not be read: {error}") from error
     limit = MAX_JPEG_PIXELS if kind in ("JPEG", "MPO") else MAX_PIXELS

@@ -73,7 +73,10 @@ def serve(folder: Path, host: str, port: int, ready: Path | None) -> None:
         signal.signal(number, lambda *_: None)
     host, port = listener.getsockname()[:2]
     card = classifier.card
-    print(f"{card.name}: {card.architecture}, {len(card.classes)} classes, at http://{host}:{port}", flush=True)
+    print(
+        f"{card.name}: {card.architecture} ({classifier.form}), {len(card.classes)} classes, at http://{host}:{port}",
+        flush=True,
+    )
     asyncio.run(_Server(config, ready).serve([listener]))
 
 

@@ -1,0 +1,89 @@
+"""A small model folder, and an endpoint of it as a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = ["001.Affenpinscher", "069.French_bulldog", 'a, "b"']
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+class Endpoint(NamedTuple):
+    process: subprocess.Popen
+    port: int
+
+    def ask(self, method, path, body=None, **headers):
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
+        response = connection.getresponse()
+        answer = Answer(response.status, {key.lower(): value for key, value in response.getheaders()}, response.read())
+        connection.close()
+        return answer
+
+    def invoke(self, body, content_type="image/jpeg", **headers):
+        return self.ask("POST", "/invocations", body, Content_Type=content_type, **headers)
+
+
+@contextmanager
+def serving(folder, tmp_path, *program, **environ):
+    """Runs the server, or a `program` in its place, until the block ends."""
+    ready = tmp_path / "ready.json"
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, *(program or ("-m", "dogbreed.serving.server"))]
+    process = subprocess.Popen(
+        [*command, "--model-dir", str(folder), "--ready-file", str(ready)], cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environ, stderr=(tmp_path / "stderr").open("wb"),
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not ready.exists():
+            assert process.poll() is None, (tmp_path / "stderr").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        told = json.loads(ready.read_text())
+        assert told["pid"] == process.pid
+        yield Endpoint(process, told["port"])
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait(30)
+
+
+def make_model(folder, classes=CLASSES, spoil=None):
+    """Leaves a small network with random weights that tells pictures apart; `spoil` may change its weights."""
+    import torch
+
+    from dogbreed.backbone import create, data_config
+    from dogbreed.data.transforms import PictureFormat
+    from dogbreed.serving.artifact import make_card, write_model
+
+    torch.manual_seed(3)
+    net = create("test_resnet", len(classes), "random", {}).eval()
+    torch.nn.init.normal_(net.get_classifier().weight, std=3.0)
+    card = make_card(
+        name="small", architecture="test_resnet", model_kwargs={}, classes=list(classes),
+        pictures=PictureFormat.from_data_config(data_config(net)), metrics={"val/accuracy": 0.5, "x": float("nan")},
+        overrides=["model=timm", "model.name=test_resnet"],
+    )  # fmt: skip
+    state = net.state_dict()
+    if spoil:
+        spoil(state)
+    write_model(folder, state, card)
+    return folder

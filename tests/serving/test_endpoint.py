@@ -1,0 +1,185 @@
+"""The endpoint over HTTP: a real process, real requests."""
+
+import base64
+import csv
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from endpoints import CLASSES, ROOT, serving
+from sample_pictures import as_json, encoded, forms, jpeg, png_of_size, scene
+
+from dogbreed.errors import UserError
+from dogbreed.serving.classifier import Classifier
+from dogbreed.serving.pictures import read_picture
+from dogbreed.serving.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def expected(model_folder):
+    """The probabilities of `jpeg()`, worked out without a server."""
+    model = Classifier(model_folder)
+    return model(read_picture(jpeg(), model.card.picture_format)[None])[0]
+
+
+def test_a_raw_picture_is_answered_with_its_class_and_the_top_ones(endpoint, expected):
+    answer = endpoint.invoke(jpeg())
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    order = np.argsort(-expected).tolist()
+    top = [(entry["label"], entry["class_name"]) for entry in answer.json["top_k"]]
+    names = {0: ("001", "Affenpinscher"), 1: ("069", "French_bulldog"), 2: (CLASSES[2], CLASSES[2])}
+    assert top == [names[index] for index in order]
+    assert (answer.json["predicted_label"], answer.json["class_name"]) == names[order[0]]
+    confidences = [entry["confidence"] for entry in answer.json["top_k"]]
+    assert confidences == pytest.approx([expected[index] for index in order], abs=1e-4)
+    assert answer.json["confidence"] == confidences[0]
+
+
+@pytest.mark.parametrize("form", ["png", "webp", "turned", "cmyk", "animated webp"])
+def test_each_form_is_answered(endpoint, form):
+    answer = endpoint.invoke(forms()[form], "application/x-image")
+    assert answer.status == 200 and answer.json["predicted_label"] in ("001", "069", CLASSES[2])
+
+
+def test_json_csv_and_numpy_say_the_same(endpoint, expected):
+    body = json.dumps({"image": base64.b64encode(jpeg()).decode()})
+    one = endpoint.invoke(body, "application/json; charset=utf-8").json
+    assert one == endpoint.invoke(jpeg()).json
+    several = as_json(jpeg(), encoded(scene(), "PNG"))
+    both = endpoint.invoke(several, "application/json", Accept="application/*;q=0.9").json["predictions"]
+    assert len(both) == 2 and both[0]["predicted_label"] == one["predicted_label"]
+    table = endpoint.invoke(several, "application/json", Accept="image/png, text/csv")
+    assert table.headers["content-type"].startswith("text/csv")
+    rows = list(csv.reader(io.StringIO(table.body.decode())))
+    assert rows[0][:2] == [one["predicted_label"], one["class_name"]] and len(rows) == 2
+    array = endpoint.invoke(several, "application/json", Accept="application/x-npy")
+    probabilities = np.load(io.BytesIO(array.body), allow_pickle=False)
+    assert probabilities.shape == (2, 3) and probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "body", "headers"),
+    [
+        (415, "'text/html'; allowed: image/jpeg", b"x", {"Content_Type": "text/html"}),
+        (400, "not a readable picture", b"hello", {}),
+        (400, "Premature end", jpeg()[:-900], {}),
+        (400, "empty", b"", {}),
+        (400, "must be", b"{}", {"Content_Type": "application/json"}),
+        (413, "67,000,000 bytes; at most", b"", {"Content_Length": "67000000"}),
+        (413, "Image size (3600000000 pixels)", png_of_size(60000, 60000), {}),
+        (406, "possible: application/json, text/csv, application/x-npy", jpeg(), {"Accept": "text/html"}),
+    ],
+)
+def test_a_request_that_can_not_be_answered_says_why(endpoint, status, reason, body, headers):
+    answer = endpoint.ask("POST", "/invocations", body, **({"Content_Type": "image/jpeg"} | headers))
+    assert answer.status == status and reason in answer.json["error"]
+    assert endpoint.ask("GET", "/ping").status == 200
+
+
+def test_a_body_that_grows_too_large_is_cut_off_and_a_client_that_goes_away_harms_nobody(endpoint):
+    def chunks():
+        for _ in range(30):
+            yield bytes(2**20)
+
+    with suppress(BrokenPipeError, ConnectionResetError):  # the rest is not read
+        assert endpoint.ask("POST", "/invocations", chunks(), Content_Type="image/jpeg").status == 413
+    with socket.create_connection(("127.0.0.1", endpoint.port)) as client:
+        client.sendall(
+            b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\nabc"
+        )
+    assert endpoint.ask("GET", "/nothing").json == {"error": "Not Found"}
+    assert endpoint.ask("GET", "/invocations").status == 405
+    assert endpoint.invoke(jpeg()).status == 200
+
+
+def test_the_page_is_one_file_that_asks_nobody_else(endpoint):
+    answer = endpoint.ask("GET", "/")
+    page = answer.body.decode()
+    assert answer.status == 200 and answer.headers["content-type"].startswith("text/html")
+    assert "<h1>small</h1>" in page and "test_resnet, 3 classes" in page
+    assert "http:" not in page and "https:" not in page and "//cdn" not in page
+
+
+def test_many_clients_get_their_own_answers(endpoint):
+    pictures = [jpeg(scene().rotate(15 * turn)) for turn in range(12)]
+    alone = [endpoint.invoke(content).json["top_k"] for content in pictures]
+    with ThreadPoolExecutor(12) as clients:
+        together = list(clients.map(lambda content: endpoint.invoke(content).json["top_k"], pictures * 3))
+    for found, wanted in zip(together, alone * 3, strict=True):
+        assert {e["label"]: e["confidence"] for e in found} == pytest.approx(
+            {e["label"]: e["confidence"] for e in wanted}, abs=1e-3
+        )
+
+
+SLOW = """
+import sys, threading, time
+from dogbreed.errors import UserError
+from dogbreed.serving.classifier import Classifier
+from dogbreed.serving import server
+answer, start = Classifier.__call__, time.monotonic()
+def slowly(self, pixels):
+    if "MainThread" != threading.current_thread().name:
+        time.sleep(1.5)
+    return answer(self, pixels)
+Classifier.__call__ = slowly
+sys.exit(server.main(sys.argv[1:]))
+"""
+"""The server with a network that takes 1.5 s a batch."""
+
+
+def test_more_than_can_wait_is_refused_at_once_and_sigterm_lets_the_rest_end(model_folder, tmp_path):
+    settings = {"DOGBREED_MAX_WAITING": "3", "DOGBREED_ANSWER": "index"}
+    with serving(model_folder, tmp_path, "-c", SLOW, **settings) as endpoint, ThreadPoolExecutor(8) as clients:
+        begun = time.monotonic()
+        running = [clients.submit(endpoint.invoke, jpeg()) for _ in range(3)]
+        time.sleep(0.5)
+        refused = [endpoint.invoke(jpeg()) for _ in range(3)]
+        assert time.monotonic() - begun < 1.4
+        assert [answer.status for answer in refused] == [503] * 3
+        assert refused[0].headers["retry-after"] == "1" and "3 pictures are waiting" in refused[0].json["error"]
+        assert endpoint.ask("GET", "/ping").status == 200
+        endpoint.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        with pytest.raises(ConnectionRefusedError):
+            endpoint.invoke(jpeg())
+        answers = [future.result(20) for future in running]
+        assert [answer.status for answer in answers] == [200] * 3 and answers[0].json in (0, 1, 2)
+        assert endpoint.process.wait(20) == 0
+
+
+DYING = SLOW.replace("time.sleep(1.5)", "sys.exit()").replace("1.5 s a batch", "")
+
+
+def test_ping_tells_when_nothing_can_be_answered_any_more(model_folder, tmp_path):
+    with serving(model_folder, tmp_path, "-c", DYING) as endpoint:
+        assert endpoint.ask("GET", "/ping").status == 200
+        answers = [endpoint.invoke(jpeg()) for _ in range(2)]
+        assert [answer.status for answer in answers] == [503, 503]
+        ping = endpoint.ask("GET", "/ping")
+        assert (ping.status, ping.json["status"]) == (503, "the network's thread has ended")
+
+
+def test_a_server_that_can_not_start_says_so_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "dogbreed.serving.server", "--model-dir", f"{tmp_path}/no"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    told = f"error: model folder {tmp_path}/no does not exist: a training leaves one in outputs/NAME/model\n"
+    assert done.stderr == told
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("ANSWER", "number", "allowed: label, index"), ("TOP_K", "0", "at least 1"), ("MAX_BATCH", "1.5", "at least 1")],
+)
+def test_a_wrong_setting_is_named(name, value, message):
+    with pytest.raises(UserError, match=f"DOGBREED_{name}={value}: .*{message}"):
+        Settings.from_environment({f"DOGBREED_{name}": value})
