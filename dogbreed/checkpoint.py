@@ -63,10 +63,10 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         path: of the file.
-        every_s: seconds between two of them, also within an epoch; a few seconds are sooner trained again than written.
+        every_s: seconds between two of them, also within an epoch.
     """
 
-    def __init__(self, path: Path, every_s: float = 60.0) -> None:
+    def __init__(self, path: Path, every_s: float) -> None:
         self.path = path
         self.every_s = every_s
         self._saved_at = time.monotonic()

@@ -33,6 +33,7 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "weight_decay": (float, 0, float("inf")),
     "label_smoothing": (float, 0, 1),
     "backbone_lr_factor": (float, 0, float("inf")),
+    "checkpoint_s": (float, 0, float("inf")),
 }
 """Key, type, lowest and highest value of each number at the top of the config."""
 

@@ -61,7 +61,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     data = instantiate(cfg.data)
     model = create_model(cfg, data.classes)
     _introduce(cfg, model)
-    last = LastCheckpoint(Path(cfg.checkpoint_dir) / "last.ckpt")
+    last = LastCheckpoint(Path(cfg.checkpoint_dir) / "last.ckpt", cfg.checkpoint_s)
     best = best_checkpoint(cfg.checkpoint_dir, cfg.objective.metric, cfg.objective.goal)
     lines, stop = MetricLines(), StopOnSignal(last)
     recorders = debugger_callbacks(cfg.debugger, output_dir)
@@ -77,6 +77,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "finetune": cfg.finetune,
         "data": cfg.data.url,
         "bad_images": dict(data.bad_images),
+        "steps": trainer.global_step,
         "checkpoint": best.best_model_path or None,
         "seconds": round(time.time() - started, 1),
     }

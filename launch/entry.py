@@ -109,12 +109,14 @@ class Processes(NamedTuple):
     @property
     def command(self) -> list[str]:
         """torchrun, one process a GPU on this host, each of them this module."""
-        return [
-            sys.executable, "-m", "torch.distributed.run",
-            f"--nnodes={len(self.hosts)}", f"--nproc-per-node={self.per_host}",
-            f"--node-rank={self.hosts.index(self.this_host)}",
-            f"--master-addr={self.hosts[0]}", f"--master-port={RENDEZVOUS_PORT}", "-m", "launch.entry",
-        ]  # fmt: skip
+        place = ["--standalone"]  # a name like algo-1 need not be known on this machine, where trials share the ports
+        if len(self.hosts) > 1:
+            place = [
+                f"--nnodes={len(self.hosts)}", f"--node-rank={self.hosts.index(self.this_host)}",
+                f"--master-addr={self.hosts[0]}", f"--master-port={RENDEZVOUS_PORT}",
+            ]  # fmt: skip
+        workers = f"--nproc-per-node={self.per_host}"
+        return [sys.executable, "-m", "torch.distributed.run", *place, workers, "-m", "launch.entry"]
 
 
 def find_processes(cfg: DictConfig, environ: Mapping[str, str]) -> Processes:

@@ -19,17 +19,24 @@ from launch.errors import explain_failure
 from launch.logs import open_log
 from launch.results import Sweep, billable_seconds, found_issues, learning_curve, read_sweep, write_results
 from launch.show import cost_line, decimal, duration, sweep_table
+from launch.space import encode
 
 MOST_LOGS = 20
 """Trials at AWS whose logs are read, for learning curves and findings."""
 
 
 def command(cfg: DictConfig, module: str, *words: str) -> list[str]:
-    """Returns `python -m launch.MODULE WORDS`, with the backend of `cfg` where it is not the usual one."""
+    """Returns `python -m launch.MODULE WORDS`, with the backend of `cfg` where it is not the usual one.
+
+    What starts jobs is also told the role, bucket and image that were given.
+    """
     backend = cfg.backend
     place = [] if backend.name == "local" else [f"backend={backend.name}"]
     place += [f"backend.region={backend.region}"] if backend.get("region") else []
     place += [f"backend.root={backend.root}"] if backend.root != "outputs" else []
+    if module == "train":
+        given = [key for key in ("role", "bucket", "image") if backend.get(key)]
+        place += [f"backend.{key}={encode(backend[key])}" for key in given]
     return ["python", "-m", f"launch.{module}", *words, *place]
 
 

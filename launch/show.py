@@ -81,7 +81,7 @@ def sweep_table(sweep: Sweep) -> Table:
     for trial in sweep.ranked:
         cells = [brief(trial.hyperparameters.get(key, "")) for key in keys]
         numbers = [decimal(trial.objective), *(decimal(trial.metrics.get(name)) for name in extra)]
-        reason = [Text(explain_failure(trial.reason))] if failed else []
+        reason = [Text(reason_of(trial, sweep))] if failed else []
         notes = [*reason, Text(" ".join(trial.findings))] if found else reason
         status = Text(trial.status, style=STYLES.get(trial.status, ""))
         style = "bold" if trial is best else None
@@ -93,8 +93,14 @@ def trial_line(trial: Trial, done: int, sweep: Sweep) -> str:
     """Returns the line printed when a trial ends: `3/6  val/accuracy 0.8125  lr=0.00123  21 s`."""
     what = "" if trial.objective is None else f"{sweep.metric} {decimal(trial.objective)}"
     what = what if trial.status == "Completed" else f"{trial.status} {what}".rstrip()
-    reason = f"  {explain_failure(trial.reason)}" if trial.reason else ""
+    reason = f"  {reason_of(trial, sweep)}" if trial.reason else ""
     return f"{done:>3}/{sweep.max_jobs}  {what}  {brief_values(trial)}  {duration(trial.seconds)}{reason}"
+
+
+def reason_of(trial: Trial, sweep: Sweep) -> str:
+    """Returns why a trial failed and what to do, or `as 001` where that trial failed for the very same reason."""
+    first = next(other for other in sweep.trials if other.reason == trial.reason)
+    return explain_failure(trial.reason) if first is trial or not trial.reason else f"as {short_name(first.name)}"
 
 
 def trial_status_line(trial: Trial) -> str:

@@ -10,7 +10,8 @@
 KEY=VALUE fixes a key of conf/train.yaml, KEY=RANGE searches it: a,b  choice()  interval()  range()  glob()
 tag(log,...), or the word range for what conf/search declares. tuner=bayesian, tuner.max_jobs=12 and
 tuner.max_parallel_jobs=4 steer the search. Ctrl-C stops the running trials and keeps the finished ones; a sweep at
-AWS goes on, and python -m launch.status NAME --follow looks at it again. What a sweep did lies in outputs/NAME.
+AWS goes on, and python -m launch.status NAME --follow looks at it again. logs=true prints every line of the running
+trials. What a sweep did lies in outputs/NAME.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class SweepWatch:
         if self.sweep is None:
             return ""
         columns = [Column(no_wrap=True) for _ in range(4)]
-        grid = Table.grid(*columns, Column(no_wrap=True, overflow="ellipsis", style="dim"), padding=(0, 2))
+        grid = Table.grid(*columns, Column(no_wrap=True, ratio=1, style="dim"), padding=(0, 2), expand=True)
         for trial in self.sweep.own_trials:
             if trial.status not in ENDED:
                 values, last = Text(brief_values(trial)), Text(self._last_line.get(trial.name, ""))

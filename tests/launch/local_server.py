@@ -1,7 +1,8 @@
 """A model server of a few lines in place of a network: the same command line, the same HTTP.
 
 What a picture shows is written in it: `069.French_bulldog`. One that begins with `bad` can not be read (400); `slow`
-takes a second; `busy` is refused once (503), `crash` always (500). A model folder whose `model.json` says `broken` can not be served.
+takes a second; `busy` is refused once (503), `crash` always (500). A model folder can not be served whose `model.json`
+says `broken`.
 """
 
 import argparse

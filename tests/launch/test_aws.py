@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import tarfile
 import threading
@@ -26,7 +27,9 @@ def test_a_sweep_uploads_its_code_once_and_ends_with_results_and_the_bill(aws, c
     printed = capsys.readouterr().out
     assert "AWS, 1 x ml.m5.xlarge a job; at most 4 instance-hours, 14400.00 at 3600 an hour" in printed
     assert re.search(r"billable: 0\.00 instance-hours, [1-9][0-9.]* at 3600 an hour", printed)
-    assert "train the best: python -m launch.train from_tuning=first backend=sagemaker" in printed
+    best = shlex.split(printed.partition("train the best: ")[2].splitlines()[0])
+    assert best[:4] == ["python", "-m", "launch.train", "from_tuning=first"]
+    assert train.main([*best[3:], "dry_run=true"]) == 0  # as it stands: role, bucket and image are among its words
     (key,) = aws.keys()
     request = aws.sent("CreateHyperParameterTuningJob")[0]
     definition = request["TrainingJobDefinition"]
@@ -132,6 +135,7 @@ def test_a_job_that_fails_at_start_says_what_to_do(aws, capsys):
     assert tune.main([*SWEEP, "name=failing", "seed=14"]) == 1
     printed = capsys.readouterr().out
     assert "a smaller batch_size" in " ".join(printed.split())
+    assert re.search(r"  as 001$", printed, re.MULTILINE) and re.search(r"as 001 *│", printed)  # a reason is told once
     assert "their logs: python -m launch.status failing-001-" in printed
     assert train.main(["lr=0.1", "seed=14", "name=alone", *EXPLICIT]) == 1
 

@@ -77,15 +77,6 @@ def steps(ml):
     return torch.load(last, weights_only=False)["global_step"]
 
 
-KEEP_LAST = """
-import pathlib, sys
-from launch import entry
-unlink = pathlib.Path.unlink
-pathlib.Path.unlink = lambda path, **k: path.name == "last.ckpt" or unlink(path, **k)
-sys.exit(entry.main())
-"""
-"""Runs the job, but leaves its last checkpoint, so that its steps can be counted."""
-
 SLOWLY = """
 import sys, time
 from dogbreed.model import ImageClassifier
@@ -102,7 +93,7 @@ sys.exit(entry.main())
 def test_a_spot_instance_taken_away_in_mid_epoch_costs_no_step_and_adds_none(tmp_path, number):
     typed = ["epochs=3", "batch_size=2"]
     whole = make_job(tmp_path / "whole", *typed)
-    assert start(whole, sys.executable, "-c", KEEP_LAST).wait(300) == 0, written(whole / "log.txt")
+    assert start(whole).wait(300) == 0, written(whole / "log.txt")
     broken = make_job(tmp_path / "broken", *typed)
     first = start(broken, sys.executable, "-c", SLOWLY)
     wait_for(lambda: "epoch=0" in written(broken / "log.txt"), 120)
@@ -111,9 +102,8 @@ def test_a_spot_instance_taken_away_in_mid_epoch_costs_no_step_and_adds_none(tmp
     assert first.wait(120) != 0
     if number == signal.SIGTERM:
         assert 16 < steps(broken) < 32  # it is the middle of the second epoch that is gone on with
-    again = start(broken, sys.executable, "-c", KEEP_LAST, log="again.txt")
-    assert again.wait(300) == 0, written(broken / "again.txt")
-    assert steps(broken) == steps(whole) == 3 * 16
+    assert start(broken, log="again.txt").wait(300) == 0, written(broken / "again.txt")
+    assert results(broken)["steps"] == results(whole)["steps"] == 3 * 16
     assert results(broken)["test"].keys() == results(whole)["test"].keys()
 
 
@@ -188,6 +178,56 @@ def test_a_stop_under_the_real_toolkit_leaves_a_checkpoint(tmp_path, toolkit, up
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(120)
     wait_for((ml / "checkpoints" / NAME / "last.ckpt").is_file, 60)
+
+
+@pytest.mark.slow
+def test_a_machine_taken_away_under_the_real_toolkit_costs_seconds_and_no_step(tmp_path, toolkit, uploaded):
+    """The toolkit is process 1 of its container and hands no signal on: what counts is the last checkpoint."""
+    typed = ["data.url='demo://?classes=2&train=1200&valid=4&test=4&size=32'", "epochs=1", "checkpoint_s=1"]
+    ml = make_job(tmp_path, *typed, code_uri=uploaded)
+    container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *toolkit]
+    if subprocess.run([*container[:5], "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a process namespace needs root")
+    process = start(ml, *container, **LIKE_IN_THE_IMAGE)
+    last = ml / "checkpoints" / NAME / "last.ckpt"
+    wait_for(last.is_file, 200)
+    (init,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(init), signal.SIGTERM)
+    written_at = last.stat().st_mtime
+    wait_for(lambda: last.stat().st_mtime > written_at, 30)  # the signal changed nothing, the training goes on
+    process.kill()
+    process.wait()
+    lost_s = time.time() - last.stat().st_mtime
+    assert 0 < steps(ml) < 600 and lost_s < 10
+    again = start(ml, *toolkit, log="again.txt", **LIKE_IN_THE_IMAGE)
+    assert again.wait(400) == 0, written(ml / "again.txt")
+    assert results(ml)["steps"] == 600
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["FastFile", "File"])
+def test_the_real_toolkit_hands_over_pictures_that_sagemaker_brought(tmp_path, toolkit, uploaded, write_pictures, mode):
+    write_pictures(tmp_path / "dogs", {f"{split}/{name}": 4 for split in ("train", "val", "test") for name in "ab"})
+    typed = ["data=s3", "data.url=s3://local/dogs", f"backend.input_mode={mode}", "epochs=1", "model.weights=random"]
+    ml = make_job(tmp_path, *typed, code_uri=uploaded)
+    assert start(ml, *toolkit, **LIKE_IN_THE_IMAGE).wait(400) == 0, written(ml / "log.txt")
+    assert read_json(ml / "input" / "config" / "inputdataconfig.json")["data"]["TrainingInputMode"] == mode
+    assert results(ml)["data"] == str(ml / "input" / "data" / "data")
+
+
+@pytest.mark.slow
+def test_four_gpus_are_four_processes_under_the_real_toolkit(tmp_path, toolkit, uploaded):
+    typed = ["trainer=auto", "instance=gpu", "instance.type=ml.g5.12xlarge", "epochs=1"]
+    ml = make_job(tmp_path, *typed, code_uri=uploaded)
+    smi = tmp_path / "bin" / "nvidia-smi"  # how the toolkit counts them; the processes then train on the processor
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\nfor n in 0 1 2 3; do echo GPU $n: NVIDIA A10G; done\n")
+    smi.chmod(0o755)
+    path = f"{smi.parent}:{os.environ['PATH']}"
+    assert start(ml, *toolkit, PATH=path, **LIKE_IN_THE_IMAGE).wait(400) == 0, written(ml / "log.txt")
+    log = written(ml / "log.txt")
+    assert "SM_NUM_GPUS=4" in log
+    assert results(ml)["steps"] == 2  # 32 pictures, 4 to each process and step
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import boto3
 import pytest
 from cloud import BUCKET, IMAGE, ROLE
 
@@ -86,7 +87,7 @@ def test_a_dry_run_with_everything_given_asks_nothing_of_anybody_and_is_quick(cr
 
 
 @pytest.mark.slow
-def test_the_sdk_finds_the_image_and_makes_the_bucket_and_says_that_a_person_is_no_role(aws):
+def test_the_sdk_finds_the_image_and_makes_the_bucket_and_tells_a_role_from_a_person(aws, monkeypatch, capsys):
     pytest.importorskip("sagemaker.core", reason="the SageMaker SDK is not installed: pip install -e .[sagemaker]")
     import os
 
@@ -103,3 +104,12 @@ def test_the_sdk_finds_the_image_and_makes_the_bucket_and_says_that_a_person_is_
     assert request["OutputDataConfig"]["S3OutputPath"].startswith("s3://sagemaker-us-east-1-123456789012/dogbreed/")
     with pytest.raises(UserError, match=r"no role for the jobs: .* type backend\.role=arn:aws:iam::"):
         tune.main(typed(role="null"))
+    iam, policy = boto3.client("iam"), json.dumps({"Version": "2012-10-17", "Statement": []})
+    role = iam.create_role(RoleName="jobs", Path="/team/", AssumeRolePolicyDocument=policy)["Role"]["Arn"]
+    session = boto3.client("sts").assume_role(RoleArn=role, RoleSessionName="notebook")["Credentials"]
+    for name, key in {"ACCESS_KEY_ID": "AccessKeyId", "SECRET_ACCESS_KEY": "SecretAccessKey",
+                      "SESSION_TOKEN": "SessionToken"}.items():  # fmt: skip
+        monkeypatch.setenv(f"AWS_{name}", session[key])
+    capsys.readouterr()
+    assert tune.main([*typed(role="null"), "dry_run=true"]) == 0
+    assert json.loads(capsys.readouterr().out)["TrainingJobDefinition"]["RoleArn"] == role

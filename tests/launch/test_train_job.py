@@ -144,7 +144,9 @@ def test_one_process_a_gpu_on_every_host(typed, hosts, gpus, per_host, overrides
     environ = {"SM_HOSTS": json.dumps(hosts), "SM_CURRENT_HOST": hosts[-1], "SM_NUM_GPUS": str(gpus)}
     found = find_processes(compose("train", typed), environ)
     assert (found.per_host, found.overrides) == (per_host, overrides)
-    assert f"--node-rank={len(hosts) - 1}" in found.command and f"--master-addr={hosts[0]}" in found.command
+    several = {f"--node-rank={len(hosts) - 1}", f"--master-addr={hosts[0]}", f"--nnodes={len(hosts)}"}
+    assert (several if len(hosts) > 1 else {"--standalone"}) < set(found.command)
+    assert f"--nproc-per-node={per_host}" in found.command
     compose("train", overrides)
 
 

@@ -47,11 +47,11 @@ def cloudwatch(aws, tmp_path):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """A terminal of 120 columns, as text."""
+    """A terminal of 110 columns, as text: what does not fit is the end of the last line."""
     screen = io.StringIO()
     for module in (tune, train, status):
         monkeypatch.setattr(
-            module, "console", lambda: Console(file=screen, force_terminal=True, width=120, highlight=False)
+            module, "console", lambda: Console(file=screen, force_terminal=True, width=110, highlight=False)
         )
     return screen
 
