@@ -14,10 +14,10 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from storage import S3Server
 
 SHARED = Path(__file__).parents[1].resolve().parent / "shared"
 
@@ -46,16 +46,6 @@ def write_pictures() -> Callable[[Path, Mapping[str, int]], Path]:
         return root
 
     return write
-
-
-@dataclass(frozen=True)
-class S3Server:
-    """A running server; buckets are the folders below `root`."""
-
-    url: str
-    root: Path
-    access_key: str = "test-key"
-    secret_key: str = "test-secret"
 
 
 @pytest.fixture(scope="session")
