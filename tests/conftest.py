@@ -62,7 +62,7 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     keys = f"{server.access_key},{server.secret_key}"
     options = ["--addr", f"127.0.0.1:{port}", "--auth-key", keys, "--vfs-cache-mode", "off", "--copy-links"]
     process = subprocess.Popen(
-        [rclone, "serve", "s3", str(root), *options, "--dir-cache-time", "0s"],
+        [rclone, "serve", "s3", str(root), *options, "--dir-cache-time", "10ms"],
         env={**os.environ, "RCLONE_CONFIG": os.devnull},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
