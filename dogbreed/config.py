@@ -123,6 +123,8 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: naming the key, the value and what is allowed.
     """
+    if "trainer" not in cfg:  # deploy.yaml, predict.yaml: nothing is trained
+        return
     for key, (kind, low, high) in NUMBERS.items():
         value = _select(cfg, key)
         number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
@@ -190,7 +192,5 @@ def run_cli(main: Callable[[list[str]], int | None], doc: str | None) -> None:
 
 def describe_groups() -> str:
     """Returns the groups of `conf/`, a line each, with their choices."""
-    groups = sorted(path for path in conf_dir().iterdir() if path.is_dir() and not path.name.startswith("_"))
-    return "\n".join(
-        f"  {group.name:<11} {', '.join(sorted(f.stem for f in group.glob('*.yaml')))}" for group in groups
-    )
+    groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and not path.name.startswith("_"))
+    return "\n".join(f"  {group:<11} {', '.join(choices(group))}" for group in groups)

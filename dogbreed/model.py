@@ -118,6 +118,20 @@ class ImageClassifier(pl.LightningModule):
         """Whether only the head is being trained just now."""
         return not any(p.requires_grad for p in backbone.split_parameters(self.net)[0])
 
+    def setup(self, stage: str) -> None:
+        """Shows all parameters to DDP, which looks only once for those whose gradients it has to share.
+
+        Raises:
+            UserError: `gradual` under a strategy that waits for the gradients of frozen parameters, or knows none.
+        """
+        if stage == "fit" and self.trainer.world_size > 1 and self.hparams["finetune"] == "gradual":
+            if not getattr(self.trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters"):
+                raise UserError(
+                    "finetune=gradual in several processes needs trainer.strategy=ddp_find_unused_parameters_true: "
+                    "any other would not share what the backbone learns"
+                )
+            backbone.freeze_backbone(self.net, frozen=False)  # until on_train_start
+
     def on_train_start(self) -> None:
         """Sets what is frozen: Lightning leaves `on_train_epoch_start` out where it resumes within an epoch."""
         self.on_train_epoch_start()

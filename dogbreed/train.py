@@ -5,7 +5,8 @@
     python -m dogbreed.train trainer=debug                               one batch of everything, checked
 
 Every key of conf/train.yaml can be set with KEY=VALUE. What the training did lies in outputs/NAME: config.yaml,
-metrics.csv, tensorboard/, results.json, report.html, checkpoints/best.ckpt and last.ckpt (go on with resume_from=PATH).
+metrics.csv, tensorboard/, results.json, report.html, checkpoints/best.ckpt and last.ckpt (go on with resume_from=PATH),
+and model/, the best model as an endpoint serves it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import json
 import logging
 import math
 import os
-import shutil
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import TQDMProgressBar
@@ -33,16 +35,22 @@ from dogbreed.backbone import count_parameters
 from dogbreed.callbacks import MetricLines, StopOnSignal
 from dogbreed.checkpoint import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
 from dogbreed.config import compose, run_cli, settle
+from dogbreed.data.transforms import PictureFormat
 from dogbreed.debugger import debugger_callbacks, write_report
 from dogbreed.errors import UserError
 from dogbreed.model import ImageClassifier
 from dogbreed.objective import metric_line
+from dogbreed.serving.artifact import make_card, write_model
 
 log = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig) -> dict[str, Any]:
+def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Fits and tests what the settled `cfg` describes; returns what is written to `results.json`.
+
+    Args:
+        cfg: Of conf/train.yaml.
+        overrides: What it was made by, for the model's card.
 
     Raises:
         UserError: unreadable data, unknown model, missing weights, an output folder that can not be written.
@@ -76,7 +84,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         if recorders and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             report = write_report(output_dir, mlflow=cfg.debugger.get("mlflow"), say=not sys.stdout.isatty())
             results["issues"] = {finding.rule: finding.outcome.summary for finding in report.issues}
-        _save(cfg, results, output_dir)
+        if cfg.model_dir and results["checkpoint"]:
+            _leave_model(cfg, overrides, data.picture_format, results)
+        _save(results, output_dir)
     return results
 
 
@@ -162,24 +172,31 @@ def _history(lines: MetricLines, cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def _save(cfg: DictConfig, results: dict[str, Any], output_dir: Path) -> None:
-    """Writes results.json, leaves the best model for a SageMaker job, prints the objective line and the table."""
+def _save(results: dict[str, Any], output_dir: Path) -> None:
+    """Writes results.json, prints the objective line and the table."""
     (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    if cfg.model_dir and results["checkpoint"]:
-        _leave_model(Path(results["checkpoint"]), Path(cfg.model_dir) / "model.ckpt")
     if results["best_epoch"] is not None:  # last, so that the best epoch's objective is the one the job is judged by
         print(metric_line(results["best_epoch"], results["best"] | results.get("test", {})), flush=True)
     _print_table(results, output_dir)
 
 
-def _leave_model(checkpoint: Path, place: Path) -> None:
-    """Puts the best model in `place`, as a second name of the same file where the disk allows that."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.unlink(missing_ok=True)
-    try:
-        os.link(checkpoint, place)
-    except OSError:  # another disk, or one without links
-        shutil.copy2(checkpoint, place)
+def _leave_model(cfg: DictConfig, overrides: Sequence[str], pictures: PictureFormat, results: dict[str, Any]) -> None:
+    """Leaves the best checkpoint as a model folder. Where it lies on this machine is none of the card's business."""
+    best = torch.load(results["checkpoint"], map_location="cpu", weights_only=True, mmap=True)
+    card = make_card(
+        name=cfg.name,
+        architecture=cfg.model.name,
+        model_kwargs=OmegaConf.to_container(cfg.model.kwargs, resolve=True),  # type: ignore[arg-type]
+        classes=best["hyper_parameters"]["classes"],
+        pictures=pictures,
+        metrics=results["best"] | results.get("test", {}),
+        overrides=[text for text in overrides if text.lstrip("+").partition("=")[0] not in _PLACES],
+    )
+    net = {key.removeprefix("net."): value for key, value in best["state_dict"].items() if key.startswith("net.")}
+    write_model(Path(cfg.model_dir), net, card)
+
+
+_PLACES = ("output_dir", "model_dir", "checkpoint_dir", "resume_from")
 
 
 def _print_table(results: dict[str, Any], output_dir: Path) -> None:
@@ -217,7 +234,7 @@ def main(overrides: list[str]) -> int:
     """Runs one training from Hydra `overrides`; returns the exit status: 0, or 128 + the signal that stopped it."""
     set_up_logging()
     cfg = settle(compose("train", overrides))
-    results = train(cfg)
+    results = train(cfg, overrides)
     return 0 if results["stopped_by"] is None else {"SIGTERM": 143, "SIGINT": 130}[results["stopped_by"]]
 
 

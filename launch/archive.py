@@ -24,7 +24,7 @@ ARCHIVE = "sourcedir.tar.gz"
 IN_IMAGE = frozenset({"torch", "torchvision"})
 """What SageMaker's PyTorch images bring, built for their own CUDA."""
 
-LAUNCHER_ONLY = frozenset({"optuna", "matplotlib", "packaging"})
+LAUNCHER_ONLY = frozenset({"optuna", "matplotlib", "packaging", "starlette", "uvicorn"})
 """What a job never imports."""
 
 _PROGRAM = b"""import sys
@@ -33,7 +33,8 @@ from launch.entry import main
 
 sys.exit(main())
 """
-_SUFFIXES = {".py", ".yaml", ".typed"}
+_LEFT_BEHIND = ("__pycache__", "outputs", "multirun")
+_APP_SUFFIXES = (".py", ".yaml")
 
 
 def code_archive(requirements: bool = True, extra: str = "", app: Path | None = None) -> bytes:
@@ -42,14 +43,14 @@ def code_archive(requirements: bool = True, extra: str = "", app: Path | None = 
     Args:
         requirements: False where the job has no network to install anything from.
         extra: name of one of the project's extras that the job needs too.
-        app: folder of another application whose files lie beside them at the root.
+        app: folder of another application whose code and YAML files lie beside them at the root.
     """
     home = Path(__file__).resolve().parent.parent
     packages = ("dogbreed", "launch", "hydra_plugins/hydra_sagemaker_sweeper")
     files = {f"{name}/{path}": data for name in packages for path, data in _files(home / name)}
     files = {path: data for path, data in files.items() if not path.startswith("dogbreed/conf/")}
     files |= {f"conf/{path}": data for path, data in _files(conf_dir())}
-    files |= dict(_files(app)) if app else {}
+    files |= {path: data for path, data in _files(app) if path.endswith(_APP_SUFFIXES)} if app else {}
     files[PROGRAM] = _PROGRAM
     if requirements:
         own = (app / "requirements.txt").read_text() if app and (app / "requirements.txt").is_file() else ""
@@ -109,9 +110,8 @@ def _declared(extra: str) -> list[str]:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Yields path below `folder` and content of each file of code in it; not what the code left behind when it ran."""
+    """Yields path below `folder` and content of each file in it, but for what the code left behind when it ran."""
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)
-        hidden = any(part.startswith(".") or part in ("__pycache__", "outputs", "multirun") for part in below.parts)
-        if not hidden and path.suffix in _SUFFIXES and path.is_file():
+        if path.is_file() and not any(part.startswith(".") or part in _LEFT_BEHIND for part in below.parts):
             yield below.as_posix(), path.read_bytes()

@@ -29,19 +29,43 @@ def make_client(backend: DictConfig) -> Any:
     raise UserError(f"backend={backend.name} is unknown{did_you_mean(backend.name, ['local', 'sagemaker'])}")
 
 
-def aws_client(service: str, backend: DictConfig) -> Any:
+def make_runtime(backend: DictConfig) -> Any:
+    """Returns a boto3 sagemaker-runtime client, which asks endpoints.
+
+    Args:
+        backend: as of `make_client`.
+
+    Raises:
+        UserError: no AWS region is configured.
+    """
+    if backend.name == "local":
+        from launch.local import local_runtime
+
+        return local_runtime(Path(backend.root))
+    return aws_client("sagemaker-runtime", backend, read_timeout=70, max_pool_connections=64)
+
+
+def aws_client(service: str, backend: DictConfig, **options: Any) -> Any:
     """Returns boto3's client of an AWS service in the backend's region.
+
+    Args:
+        service: by boto3's name.
+        backend: the `backend` node of the config.
+        options: of botocore's Config, over those of every client.
 
     Raises:
         UserError: no region is configured.
     """
     import boto3
+    from botocore.config import Config
     from botocore.exceptions import NoRegionError
 
     from launch.site import client_config
 
     try:
-        return boto3.Session(region_name=backend.region).client(service, config=client_config())
+        return boto3.Session(region_name=backend.region).client(
+            service, config=client_config().merge(Config(**options))
+        )
     except NoRegionError:
         raise UserError(
             "no AWS region is configured: type backend.region=us-east-1, or set AWS_DEFAULT_REGION"

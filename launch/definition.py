@@ -144,7 +144,8 @@ def _channels(cfg: DictConfig, site: Site) -> list[Json]:
         return []
     channels, mode = [], cfg.backend.input_mode
     if mode is not None and str(cfg.data.url).startswith("s3://"):
-        channels.append(_channel(DATA, str(cfg.data.url), mode))
+        # With the slash it is a folder; without, dogs2/ would come along with dogs/.
+        channels.append(_channel(DATA, f"{str(cfg.data.url).rstrip('/')}/", mode))
     if str(cfg.model.weights).startswith("s3://"):
         channels.append(_channel(WEIGHTS, str(cfg.model.weights), "File"))
     if cfg.backend.network_isolation:

@@ -53,6 +53,9 @@ def folder_overrides(base: Path, environ: Mapping[str, str]) -> list[str]:
     """Returns the overrides that put a training's files where SageMaker collects them, and take what it brought.
 
     Checkpoints lie in a folder of the job's own: the trials of a sweep share one place in S3.
+
+    Raises:
+        UserError: a channel is empty.
     """
     name = environ.get("TRAINING_JOB_NAME", "job")
     checkpoints = base / "checkpoints" / name
@@ -62,14 +65,25 @@ def folder_overrides(base: Path, environ: Mapping[str, str]) -> list[str]:
         "model_dir": environ.get("SM_MODEL_DIR", str(base / "model")),
         "checkpoint_dir": str(checkpoints),
     }
-    channels = base / "input" / "data"
-    if (channels / DATA).is_dir():
-        places |= {"data.url": str(channels / DATA), "++data.endpoint_url": None}
-    if weights := sorted((channels / WEIGHTS).glob("*")):
-        places["model.weights"] = str(weights[0])
+    if f"SM_CHANNEL_{DATA.upper()}" in environ:
+        places |= {"data.url": str(_channel(DATA, environ)), "++data.endpoint_url": None}
+    if f"SM_CHANNEL_{WEIGHTS.upper()}" in environ:
+        places["model.weights"] = str(next(_channel(WEIGHTS, environ).iterdir()))
     if (checkpoints / "last.ckpt").is_file():  # a spot instance was taken away: go on where it stopped
         places["resume_from"] = str(checkpoints / "last.ckpt")
     return [f"{key}={encode(value)}" for key, value in places.items()]
+
+
+def _channel(name: str, environ: Mapping[str, str]) -> Path:
+    """Returns the folder into which SageMaker mounted or copied what the request's channel `name` names.
+
+    Raises:
+        UserError: nothing is in it.
+    """
+    folder = Path(environ[f"SM_CHANNEL_{name.upper()}"])
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise UserError(f"channel {name}: nothing is in {folder}; is anything below the S3 address in the request?")
+    return folder
 
 
 class Processes(NamedTuple):
@@ -78,13 +92,19 @@ class Processes(NamedTuple):
     hosts: list[str]
     this_host: str
     per_host: int
+    strategy: str
+    """Lightning's name of how they share gradients."""
 
     @property
     def overrides(self) -> list[str]:
         """The trainer's settings for them; none where there is one process."""
         if len(self.hosts) * self.per_host == 1:
             return []
-        return [f"trainer.devices={self.per_host}", f"++trainer.num_nodes={len(self.hosts)}", "++trainer.strategy=ddp"]
+        return [
+            f"trainer.devices={self.per_host}",
+            f"++trainer.num_nodes={len(self.hosts)}",
+            f"++trainer.strategy={self.strategy}",
+        ]
 
     @property
     def command(self) -> list[str]:
@@ -98,21 +118,15 @@ class Processes(NamedTuple):
 
 
 def find_processes(cfg: DictConfig, environ: Mapping[str, str]) -> Processes:
-    """Returns the processes for the job's hosts and GPUs, as far as the config's trainer wants them.
-
-    Raises:
-        UserError: the backbone would be unfrozen behind the back of the processes' common gradient.
-    """
+    """Returns the processes for the job's hosts and GPUs, as far as the config's trainer wants them."""
     hosts = json.loads(environ.get("SM_HOSTS", "[]")) or ["localhost"]
     devices, gpus = cfg.trainer.devices, int(environ.get("SM_NUM_GPUS", "0"))
     if cfg.trainer.accelerator == "cpu" or gpus == 0:
         per_host = devices if isinstance(devices, int) and devices > 0 else 1
     else:
         per_host = devices if isinstance(devices, int) and devices > 0 else gpus
-    found = Processes(hosts, environ.get("SM_CURRENT_HOST", hosts[0]), per_host)
-    if found.overrides and cfg.finetune == "gradual":
-        raise UserError("finetune=gradual trains in one process only: give finetune=full or head, or one GPU and host")
-    return found
+    strategy = "ddp_find_unused_parameters_true" if cfg.finetune == "gradual" else "ddp"  # frozen ones have no gradient
+    return Processes(hosts, environ.get("SM_CURRENT_HOST", hosts[0]), per_host, strategy)
 
 
 def base_dir() -> Path:

@@ -18,7 +18,7 @@ from rich.text import Text
 from launch.errors import explain_failure
 from launch.logs import open_log
 from launch.results import Sweep, billable_seconds, found_issues, learning_curve, read_sweep, write_results
-from launch.show import cost_line, decimal, sweep_table
+from launch.show import cost_line, decimal, duration, sweep_table
 
 MOST_LOGS = 20
 """Trials at AWS whose logs are read, for learning curves and findings."""
@@ -48,7 +48,8 @@ def finish_sweep(client: Any, cfg: DictConfig, name: str, out: Console) -> int:
     out.print()
     out.print(sweep_table(sweep))
     if cfg.backend.name != "local":
-        out.print(cost_line(sweep.billable_hours, cfg.instance.price_per_hour))
+        cost = cost_line(sweep.billable_hours, cfg.instance.price_per_hour)
+        out.print(f"{duration(sweep.seconds)} from start to end; {cost}", soft_wrap=True)
     if sweep.reason:
         out.print(f"{sweep.status}: {explain_failure(sweep.reason)}", soft_wrap=True)
     if best is None:

@@ -25,6 +25,11 @@ MAX_RESOURCE_EPOCHS = 20_000
 EPOCH_NAMES = ("epochs", "numepochs", "n-epochs", "n_epochs", "num_epochs")
 """Static hyperparameters from which AMT infers Hyperband's MaxResource."""
 
+SERVERLESS_MEMORY_MB = tuple(range(1024, 6145, 1024))
+AUTO_SCALING = "application-autoscaling"
+SERVICES = {"RegisterScalableTarget": AUTO_SCALING, "PutScalingPolicy": AUTO_SCALING}
+"""Operation to its service, where that is not SageMaker."""
+
 _CONFIG = "HyperParameterTuningJobConfig"
 _RANGES = f"{_CONFIG}.ParameterRanges"
 
@@ -36,7 +41,7 @@ def check_request(operation: str, request: Json) -> list[str]:
 
     The documented limits are looked at once the request has the right shape.
     """
-    shape = service_model().operation_model(operation).input_shape
+    shape = service_model(SERVICES.get(operation, "sagemaker")).operation_model(operation).input_shape
     problems = check_shape(shape, request)
     if problems:
         return problems
@@ -44,7 +49,20 @@ def check_request(operation: str, request: Json) -> list[str]:
         return list(_check_tuning(request))
     if operation == "CreateTrainingJob":
         return list(_check_spot(request, ""))
+    if operation == "CreateEndpointConfig":
+        return list(_check_variants(request))
     return []
+
+
+def _check_variants(request: Json) -> Iterator[str]:
+    for index, variant in enumerate(request["ProductionVariants"]):
+        path = f"ProductionVariants[{index}]"
+        if ("ServerlessConfig" in variant) == ("InstanceType" in variant):
+            yield f"{path}: give exactly one of ServerlessConfig and InstanceType"
+        memory = variant.get("ServerlessConfig", {}).get("MemorySizeInMB", SERVERLESS_MEMORY_MB[0])
+        if memory not in SERVERLESS_MEMORY_MB:
+            allowed = ", ".join(map(str, SERVERLESS_MEMORY_MB))
+            yield f"{path}.ServerlessConfig.MemorySizeInMB: {memory} is not one of {allowed}"
 
 
 def _check_tuning(request: Json) -> Iterator[str]:

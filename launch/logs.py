@@ -8,7 +8,10 @@ from typing import Any, Protocol
 from botocore.exceptions import ClientError
 from omegaconf import DictConfig
 
+from launch.hosting.request import VARIANT
+
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+ENDPOINT_LOG_GROUP = "/aws/sagemaker/Endpoints"
 
 
 class LogTail(Protocol):
@@ -25,6 +28,15 @@ def open_log(backend: DictConfig, name: str) -> LogTail:
     from launch.client import aws_client
 
     return CloudWatchLog(aws_client("logs", backend), name)
+
+
+def open_endpoint_log(backend: DictConfig, name: str) -> LogTail:
+    """Returns the log of endpoint `name`, read from its beginning."""
+    if backend.name == "local":
+        return FileLog(Path(backend.root) / "endpoints" / name / "log.txt")
+    from launch.client import aws_client
+
+    return CloudWatchLog(aws_client("logs", backend), VARIANT, f"{ENDPOINT_LOG_GROUP}/{name}")
 
 
 def local_log(root: Path, name: str) -> Path:
@@ -57,12 +69,14 @@ class CloudWatchLog:
 
     Args:
         client: boto3's logs client.
-        name: of the training job.
+        name: of the training job, or of an endpoint's variant.
+        group: the log group.
     """
 
-    def __init__(self, client: Any, name: str) -> None:
+    def __init__(self, client: Any, name: str, group: str = LOG_GROUP) -> None:
         self._client = client
         self._name = name
+        self._group = group
         self._tokens: dict[str, str] = {}
 
     def read(self) -> list[str]:
@@ -76,7 +90,7 @@ class CloudWatchLog:
 
     def _streams(self) -> list[str]:
         try:
-            answer = self._client.describe_log_streams(logGroupName=LOG_GROUP, logStreamNamePrefix=f"{self._name}/")
+            answer = self._client.describe_log_streams(logGroupName=self._group, logStreamNamePrefix=f"{self._name}/")
         except ClientError as error:
             if error.response["Error"]["Code"] != "ResourceNotFoundException":  # the account's first job makes it
                 raise
@@ -88,7 +102,7 @@ class CloudWatchLog:
         while True:
             token = {"nextToken": self._tokens[stream]} if stream in self._tokens else {}
             answer = self._client.get_log_events(
-                logGroupName=LOG_GROUP, logStreamName=stream, startFromHead=True, **token
+                logGroupName=self._group, logStreamName=stream, startFromHead=True, **token
             )
             lines += [line for event in answer["events"] for line in event["message"].splitlines()]
             if answer["nextForwardToken"] == self._tokens.get(stream):  # AWS says so that there is no more yet

@@ -15,7 +15,7 @@ from launch.settings import check_settings
 from launch.space import Range, encode, split_overrides
 
 LAUNCHER_KEYS = frozenset(
-    {"search", "tuner", "backend", "instance", "sweep", "dry_run", "resume", "from_tuning", "name"}
+    {"search", "tuner", "backend", "instance", "sweep", "logs", "dry_run", "resume", "from_tuning", "name"}
 )
 """Keys at the top of the config that the launcher reads itself; no job gets an override of them."""
 

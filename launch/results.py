@@ -38,7 +38,6 @@ class Trial:
     """Last value of every metric."""
     billable_s: float | None = None
     """What AWS charges for, all instances together; None where that was not asked or is not known yet."""
-
     findings: tuple[str, ...] = ()
     """Rules of the debugger that found an issue, as the trial's log names them."""
 
@@ -61,6 +60,8 @@ class Sweep:
     """Trials that were asked for, earlier ones of a resumed sweep included."""
     trials: tuple[Trial, ...]
     """In the order of their creation."""
+    seconds: float
+    """From its creation to its end, or to now."""
     reason: str = ""
     early_stopping: bool = False
     """Whether trials are stopped for being behind the others."""
@@ -135,6 +136,7 @@ def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
         maximize=config["HyperParameterTuningJobObjective"]["Type"] == "Maximize",
         max_jobs=config["ResourceLimits"].get("MaxNumberOfTrainingJobs", len(jobs)) + len(trials) - len(jobs),
         trials=tuple(trials),
+        seconds=_seconds(described["CreationTime"], described.get("HyperParameterTuningEndTime")),
         reason=described.get("FailureReason", ""),
         early_stopping=early,
         log_keys=frozenset(keys.get(name, name) for name in _log_names(config["ParameterRanges"])),
@@ -156,8 +158,7 @@ def _log_names(ranges: Mapping[str, Any]) -> list[str]:
 
 
 def _trial(client: Any, job: Mapping[str, Any], keys: Mapping[str, str], metrics: bool) -> Trial:
-    start, end = job.get("TrainingStartTime"), job.get("TrainingEndTime")
-    seconds = ((end or datetime.now(timezone.utc)) - start).total_seconds() if start else None
+    start = job.get("TrainingStartTime")
     final: dict[str, float] = {}
     billable = None
     if metrics:
@@ -169,16 +170,25 @@ def _trial(client: Any, job: Mapping[str, Any], keys: Mapping[str, str], metrics
         status=job["TrainingJobStatus"],
         hyperparameters={keys.get(name, name): value for name, value in job["TunedHyperParameters"].items()},
         objective=job.get("FinalHyperParameterTuningJobObjectiveMetric", {}).get("Value"),
-        seconds=seconds,
+        seconds=_seconds(start, job.get("TrainingEndTime")) if start else None,
         reason=job.get("FailureReason", ""),
         metrics=final,
         billable_s=billable,
     )
 
 
-def billable_seconds(described: Mapping[str, Any]) -> float | None:
-    """Returns what AWS charges for a described training job: its billable time on each of its instances."""
+def _seconds(start: datetime, end: datetime | None) -> float:
+    return ((end or datetime.now(timezone.utc)) - start).total_seconds()
+
+
+def billable_seconds(described: Mapping[str, Any], so_far: bool = False) -> float | None:
+    """Returns what AWS charges for a described training job: its billable time on each of its instances.
+
+    AWS tells it at the end; None until then, or with `so_far` the job's time until now.
+    """
     seconds = described.get("BillableTimeInSeconds")
+    if seconds is None and so_far and "TrainingStartTime" in described:
+        seconds = _seconds(described["TrainingStartTime"], described.get("TrainingEndTime"))
     return None if seconds is None else seconds * int(described.get("ResourceConfig", {}).get("InstanceCount", 1))
 
 

@@ -22,18 +22,28 @@ NUMBERS: dict[str, tuple[type, float, float, bool]] = {
     "tuner.max_hours": (float, 1 / 30, 4380, True),
     "tuner.target": (float, -ANY, ANY, True),
     "tuner.patience": (int, 3, ANY, True),
+    "top_k": (int, 1, ANY, False),
+    "serverless.memory_mb": (int, 1024, 6144, True),
+    "serverless.max_concurrency": (int, 1, 200, False),
+    "autoscaling.max_count": (int, 1, ANY, True),
+    "autoscaling.min_count": (int, 1, ANY, False),
+    "autoscaling.requests_per_minute": (float, 0.1, ANY, False),
+    "data_capture.percent": (int, 0, 100, False),
+    "in_flight": (int, 1, 256, False),
 }
 """Key, type, lowest and highest value, and whether it may be null."""
 
 BOOLEANS = (
+    "dry_run", "logs",
     "instance.spot", "tuner.early_stopping", "tuner.until_converged", "tuner.autotune",
     "backend.network_isolation", "backend.encrypt_traffic",
 )  # fmt: skip
 LISTS = ("instance.alternatives", "tuner.warm_start", "backend.subnets", "backend.security_groups")
-MAPS = ("backend.environment", "backend.tags")
+MAPS = ("backend.environment", "backend.tags", "environment")
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "tuner.warm_start_type": ("IdenticalDataAndAlgorithm", "TransferLearning"),
     "backend.input_mode": (None, "FastFile", "File"),
+    "answer": ("label", "index"),
 }
 
 
@@ -73,5 +83,6 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def _has(cfg: DictConfig, key: str) -> bool:
-    group, _, leaf = key.partition(".")
-    return group in cfg and leaf in cfg[group]
+    group, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(cfg, group) if group else cfg
+    return node is not None and leaf in node

@@ -39,9 +39,9 @@ def model_loader() -> Loader:
 
 
 @functools.cache
-def service_model() -> ServiceModel:
-    """Returns botocore's model of the SageMaker API."""
-    return ServiceModel(model_loader().load_service_model("sagemaker", "service-2"), "sagemaker")
+def service_model(service: str = "sagemaker") -> ServiceModel:
+    """Returns botocore's model of an API, of SageMaker's unless another is named."""
+    return ServiceModel(model_loader().load_service_model(service, "service-2"), service)
 
 
 def check_shape(shape: Any, value: Any, path: str = "") -> list[str]:

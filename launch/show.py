@@ -7,12 +7,13 @@ import sys
 
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from launch.errors import explain_failure
 from launch.plan import Plan
-from launch.results import Sweep, Trial
+from launch.results import ENDED, Sweep, Trial
 
 STYLES = {"Completed": "green", "Failed": "red", "Stopped": "yellow", "Stopping": "yellow", "InProgress": "cyan"}
 """Colour of each status."""
@@ -92,16 +93,19 @@ def trial_line(trial: Trial, done: int, sweep: Sweep) -> str:
     """Returns the line printed when a trial ends: `3/6  val/accuracy 0.8125  lr=0.00123  21 s`."""
     what = "" if trial.objective is None else f"{sweep.metric} {decimal(trial.objective)}"
     what = what if trial.status == "Completed" else f"{trial.status} {what}".rstrip()
-    values = " ".join(f"{key}={brief(value)}" for key, value in trial.hyperparameters.items())
     reason = f"  {explain_failure(trial.reason)}" if trial.reason else ""
-    return f"{done:>3}/{sweep.max_jobs}  {what}  {values}  {duration(trial.seconds)}{reason}"
+    return f"{done:>3}/{sweep.max_jobs}  {what}  {brief_values(trial)}  {duration(trial.seconds)}{reason}"
 
 
-def trial_start_line(trial: Trial) -> str:
-    """Returns the line printed when a trial starts at AWS: `  002 started  lr=0.00123`."""
-    return f"{short_name(trial.name):>7} started  " + " ".join(
-        f"{k}={brief(v)}" for k, v in trial.hyperparameters.items()
-    )
+def trial_status_line(trial: Trial) -> str:
+    """Returns the line printed when a trial at AWS starts or is being stopped: `    002 started  lr=0.00123`."""
+    status = {"InProgress": "started"}.get(trial.status, trial.status.lower())
+    return f"{short_name(trial.name):>7} {status}  {brief_values(trial)}"
+
+
+def brief_values(trial: Trial) -> str:
+    """Returns a trial's hyperparameters: `lr=0.00123 model=resnet34`."""
+    return " ".join(f"{key}={brief(value)}" for key, value in trial.hyperparameters.items())
 
 
 def cost_line(hours: float, price: float | None) -> str:
@@ -110,25 +114,37 @@ def cost_line(hours: float, price: float | None) -> str:
     return f"billable: {hours:.2f} instance-hours{cost}"
 
 
-def progress_line(sweep: Sweep, elapsed_s: float, parallel: int) -> str:
-    """Returns what a sweep is doing now: trials done and running, the best so far, the time that is left."""
-    done = [t for t in sweep.trials if t.status in ("Completed", "Failed", "Stopped")]
-    running = [t for t in sweep.trials if t.status in ("InProgress", "Stopping")]
+def progress_bar(sweep: Sweep, hours: bool) -> Table:
+    """Returns a bar and what a sweep is doing now; with `hours` the instance-hours so far too."""
+    done = sum(trial.status in ENDED for trial in sweep.trials)
+    grid = Table.grid(padding=(0, 1))
+    line = progress_line(sweep) + (f", {sweep.billable_hours:.2f} instance-hours so far" if hours else "")
+    grid.add_row(ProgressBar(total=sweep.max_jobs, completed=done, width=24), line)
+    return grid
+
+
+def progress_line(sweep: Sweep) -> str:
+    """Returns what a sweep is doing now: trials done and running, the best so far, its time, the time that is left."""
+    done = [t for t in sweep.trials if t.status in ENDED]
+    running = [t for t in sweep.trials if t.status not in ENDED]
     best = sweep.best
     so_far = "none yet" if best is None else f"{sweep.metric} {decimal(best.objective)}"
-    left = time_left(done, running, sweep.max_jobs, parallel)
+    left = time_left(done, running, sweep.max_jobs)
     eta = "" if left is None else f", about {duration(left)} left"
-    return f"{len(done)}/{sweep.max_jobs} done, {len(running)} running, best {so_far}, {duration(elapsed_s)}{eta}"
+    return f"{len(done)}/{sweep.max_jobs} done, {len(running)} running, best {so_far}, {duration(sweep.seconds)}{eta}"
 
 
-def time_left(done: list[Trial], running: list[Trial], max_jobs: int, parallel: int) -> float | None:
-    """Returns the seconds until a sweep ends, if trials go on taking as long as those done; None before the first."""
+def time_left(done: list[Trial], running: list[Trial], max_jobs: int) -> float | None:
+    """Returns the seconds until a sweep ends, if trials take as long as those done, as many at a time as now run.
+
+    None before the first of them has ended.
+    """
     times = [t.seconds for t in done if t.status == "Completed" and t.seconds]
     if not times:
         return None
     mean = sum(times) / len(times)
     work = max(0, max_jobs - len(done)) * mean - sum(min(mean, t.seconds or 0) for t in running)
-    return max(0.0, work / max(1, parallel))
+    return max(0.0, work / max(1, len(running)))
 
 
 def short_name(name: str) -> str:

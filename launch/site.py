@@ -7,7 +7,7 @@ not say; with all three, no request leaves this machine before `Uploader.check`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from launch.errors import api_errors
 from launch.managed import wants_managed_rules
 from launch.preflight import check_reachable
 
+IMAGE_KEYS = {"training": "image", "inference": "inference_image"}
+"""What an image is for, and the key of the backend that names it."""
 INSTALL_SDK = "install it: pip install 'dogbreed[sagemaker]'"
 
 
@@ -66,6 +68,7 @@ class Account:
 
     Args:
         backend: the `backend` node of the config.
+        scope: what the image is for, `training` or `inference`.
 
     Attributes:
         region: AWS's name of the region.
@@ -74,19 +77,20 @@ class Account:
         UserError: no region is configured.
     """
 
-    def __init__(self, backend: DictConfig) -> None:
+    def __init__(self, backend: DictConfig, scope: str = "training") -> None:
         import boto3
 
-        self._backend = backend
+        self._backend, self._scope = backend, scope
+        self._image_key = IMAGE_KEYS[scope]
         self._boto = boto3.Session(region_name=backend.region)
         if self._boto.region_name is None:
             raise UserError("no AWS region is configured: type backend.region=us-east-1, or set AWS_DEFAULT_REGION")
         self.region: str = self._boto.region_name
         self._sdk: Any = None
         self._default_bucket = ""
-        if not (backend.role and backend.bucket and backend.image):
+        if missing := [key for key in ("role", "bucket", self._image_key) if not backend[key]]:
             self._default_bucket = f"sagemaker-{self.region}-{self.identity()['Account']}"
-            self._sdk = _sdk_session(self._boto, self.bucket(), backend)
+            self._sdk = _sdk_session(self._boto, self.bucket(), missing)
 
     def identity(self) -> dict[str, str]:
         """Returns Account and Arn of the credentials in use: the cheapest request, so the first."""
@@ -115,22 +119,22 @@ class Account:
             ) from None
 
     def image(self, instance_type: str) -> str:
-        """Returns the URI of the training image: the SDK's newest PyTorch one for the region and instance."""
-        if self._backend.image:
-            return str(self._backend.image)
+        """Returns the URI of the image: the SDK's newest PyTorch one for the region and instance."""
+        if self._backend[self._image_key]:
+            return str(self._backend[self._image_key])
         from sagemaker.core import image_uris
 
-        newest = list(image_uris.config_for_framework("pytorch")["training"]["versions"])[-1]
+        newest = list(image_uris.config_for_framework("pytorch")[self._scope]["versions"])[-1]
         try:
             return str(
                 image_uris.retrieve(
-                    "pytorch", self.region, version=newest, instance_type=instance_type, image_scope="training"
+                    "pytorch", self.region, version=newest, instance_type=instance_type, image_scope=self._scope
                 )
             )
         except (ValueError, KeyError) as error:
             raise UserError(
                 f"the SageMaker SDK knows no PyTorch {newest} image for {instance_type} in {self.region} ({error}): "
-                "type backend.image=URI"
+                f"type backend.{self._image_key}=URI"
             ) from None
 
     def rules_image(self) -> str:
@@ -196,19 +200,18 @@ def client_config() -> Any:
     return Config(retries={"mode": "standard", "total_max_attempts": 8}, connect_timeout=10, read_timeout=30)
 
 
-def _sdk_session(boto: Any, bucket: str, backend: DictConfig) -> Any:
-    """Returns the SDK's session for `bucket`.
+def _sdk_session(boto: Any, bucket: str, missing: Sequence[str]) -> Any:
+    """Returns the SDK's session for `bucket`; it is asked for the keys of the backend that are `missing`.
 
     Raises:
         UserError: the SDK is not installed.
     """
-    missing = [f"backend.{name}" for name in ("role", "bucket", "image") if not backend[name]]
     logging.getLogger("sagemaker").setLevel(logging.WARNING)  # it greets with where it looked for its own config
     try:
         from sagemaker.core.helper.session_helper import Session
     except ImportError:
         raise UserError(
-            f"{', '.join(missing)} not given, and the SageMaker SDK, which would know, is not installed: "
-            f"{INSTALL_SDK}, or give them"
+            f"{', '.join(f'backend.{key}' for key in missing)} not given, and the SageMaker SDK, which would know, "
+            f"is not installed: {INSTALL_SDK}, or give them"
         ) from None
     return Session(boto_session=boto, default_bucket=bucket)

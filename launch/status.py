@@ -3,6 +3,7 @@
     python -m launch.status                  all of them, newest first, 50 sweeps at most
     python -m launch.status NAME             the trials of one sweep, or one training
     python -m launch.status NAME --follow    until it ends: trials, log lines, then the results
+    python -m launch.status NAME --follow --logs      of a sweep every line that its trainings print, too
 
 Add backend=sagemaker for those at AWS. Ctrl-C ends the watching, never what is watched. With --follow the exit status
 is 0 where it completed (a sweep: with a best trial), 1 where it did not, 130 after Ctrl-C.
@@ -25,13 +26,17 @@ from dogbreed.errors import UserError, did_you_mean
 from launch.client import make_client
 from launch.errors import api_errors
 from launch.finish import finish_sweep, finish_training, say_detached, training_table
-from launch.follow import POLL_S, follow, follow_training
-from launch.logs import open_log
+from launch.follow import POLL_S, follow
 from launch.results import read_sweep
+from launch.settings import check_settings
 from launch.show import STYLES, console, decimal, duration, sweep_table
+from launch.watch import SweepWatch, TrainingWatch
 
 NEWEST = 50
 """Sweeps that are listed; an account may have thousands."""
+
+FLAGS = {"--follow": "", "--logs": "logs=true"}
+"""Words that are no names, and the override that each stands for."""
 
 TRIAL_NAME = re.compile(r".+-\d{3,}-[0-9a-f]{8}")
 """How tuning jobs call their training jobs."""
@@ -40,10 +45,11 @@ TRIAL_NAME = re.compile(r".+-\d{3,}-[0-9a-f]{8}")
 def main(words: list[str]) -> int:
     """Prints the list, or what `NAME` is doing; returns 0, or how it ended where it was followed."""
     watch = "--follow" in words
-    names = [word for word in words if "=" not in word and word != "--follow"]
+    names = [word for word in words if "=" not in word and word not in FLAGS]
     if len(names) > 1 or (watch and not names):
         raise UserError(f"give one name{' to follow' if watch else ' at most'}, got {' '.join(names) or 'none'}")
-    cfg = compose("tune", [word for word in words if "=" in word])
+    cfg = compose("tune", [FLAGS.get(word, word) for word in words if "=" in FLAGS.get(word, word)])
+    check_settings(cfg)
     out = console()
     with api_errors(cfg):
         client = make_client(cfg.backend)
@@ -54,16 +60,14 @@ def main(words: list[str]) -> int:
 
 
 def _watch(client: Any, cfg: DictConfig, name: str, out: Console) -> int:
-    poll_s = POLL_S[cfg.backend.name]
-    if describe(client, name)[0] == "sweep":
-        sweep, left = follow(client, name, out, poll_s, detach=True)
-        if left and not (sweep and sweep.ended):
-            return say_detached(cfg, name, left, out)
-        return finish_sweep(client, cfg, name, out)
-    job, left = follow_training(client, name, open_log(cfg.backend, name), out, poll_s=poll_s, detach=True)
-    if job is None or left:
-        return say_detached(cfg, name, left, out) if left else 1
-    return finish_training(job, cfg, out)
+    kind = SweepWatch if describe(client, name)[0] == "sweep" else TrainingWatch
+    watch = kind(client, name, cfg, out)
+    left = follow(watch, out, POLL_S[cfg.backend.name], detach=True)
+    if left and not watch.ended:
+        return say_detached(cfg, name, left, out)
+    if isinstance(watch, TrainingWatch):
+        return finish_training(watch.job, cfg, out)
+    return finish_sweep(client, cfg, name, out)
 
 
 def describe(client: Any, name: str) -> tuple[str, dict[str, Any]]:
@@ -84,7 +88,8 @@ def describe(client: Any, name: str) -> tuple[str, dict[str, Any]]:
         if error.response["Error"]["Code"] not in missing:
             raise
     known = [job["HyperParameterTuningJobName"] for job in _sweeps(client)]
-    hint = did_you_mean(name, known) if known else "; there are none yet"
+    known += [job["TrainingJobName"] for job in _trainings(client) if not TRIAL_NAME.fullmatch(job["TrainingJobName"])]
+    hint = did_you_mean(name, known).replace("allowed", "there are") if known else "; there are none yet"
     raise UserError(f"no sweep or training is called '{name}'{hint}")
 
 

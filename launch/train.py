@@ -12,7 +12,6 @@ The exit status is 0 where the job completed, 1 where it did not.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -27,9 +26,7 @@ from launch.client import make_client
 from launch.entry import job_overrides
 from launch.errors import api_errors
 from launch.finish import and_look_again, command, finish_training, say_detached
-from launch.follow import POLL_S, follow_training
-from launch.limits import check_request
-from launch.logs import open_log
+from launch.follow import POLL_S, follow
 from launch.plan import absolute_paths, for_the_job
 from launch.preflight import check_files
 from launch.request import training_request
@@ -37,6 +34,8 @@ from launch.results import read_sweep
 from launch.settings import check_settings
 from launch.show import bound, console, where
 from launch.site import find_site
+from launch.submit import submit
+from launch.watch import TrainingWatch
 
 OPERATION = "CreateTrainingJob"
 
@@ -54,14 +53,7 @@ def main(overrides: list[str]) -> int:
     (Console(stderr=True, highlight=False) if cfg.dry_run else out).print(_plan_table(cfg, fixed))
     if not cfg.dry_run:
         check_files(cfg, out)
-    if problems := check_request(OPERATION, request):
-        raise UserError("\n       ".join(problems))
-    if cfg.dry_run:
-        print(json.dumps(request, indent=2, ensure_ascii=False))
-        return 0
-    upload()
-    with api_errors(cfg):
-        return _run(make_client(cfg.backend), cfg, request, out)
+    return submit(cfg, {OPERATION: request}, lambda client: _run(client, cfg, request, out), upload)
 
 
 def merge(found: Sequence[str], typed: Sequence[str]) -> list[str]:
@@ -101,12 +93,12 @@ def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) ->
     name, at_aws = request["TrainingJobName"], cfg.backend.name != "local"
     client.create_training_job(**request)
     out.print(f"\nstarted {name}; look from elsewhere with: {shlex.join(command(cfg, 'status', name))}", soft_wrap=True)
-    log = open_log(cfg.backend, name)
     with api_errors(cfg, and_look_again(cfg, name)):
-        job, stopped = follow_training(client, name, log, out, poll_s=POLL_S[cfg.backend.name], detach=at_aws)
-    if job is None or (stopped and at_aws):
-        return say_detached(cfg, name, stopped, out) if stopped else 1
-    status = finish_training(job, cfg, out)
+        watch = TrainingWatch(client, name, cfg, out)
+        stopped = follow(watch, out, POLL_S[cfg.backend.name], detach=at_aws)
+    if stopped and at_aws and not watch.ended:
+        return say_detached(cfg, name, stopped, out)
+    status = finish_training(watch.job, cfg, out)
     return 128 + stopped if stopped else status
 
 

@@ -15,7 +15,6 @@ AWS goes on, and python -m launch.status NAME --follow looks at it again. What a
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Callable
@@ -31,7 +30,6 @@ from launch.client import make_client
 from launch.errors import api_errors
 from launch.finish import and_look_again, command, finish_sweep, say_detached
 from launch.follow import POLL_S, follow
-from launch.limits import check_request
 from launch.plan import Plan, make_plan
 from launch.preflight import check_files
 from launch.request import resume_request, tuning_request
@@ -39,6 +37,8 @@ from launch.results import read_sweep
 from launch.settings import check_settings
 from launch.show import console, plan_table
 from launch.site import find_site
+from launch.submit import submit
+from launch.watch import SweepWatch
 
 OPERATION = "CreateHyperParameterTuningJob"
 
@@ -51,7 +51,7 @@ def main(overrides: list[str]) -> int:
     cfg = compose("tune", overrides)
     check_settings(cfg)
     request = _resume(cfg, resumed, any(o.startswith("tuner.max_jobs=") for o in overrides))
-    return _submit(cfg, request, lambda: None)
+    return _submit(cfg, request)
 
 
 def run_plan(plan: Plan, app: Path | None = None) -> int:
@@ -69,15 +69,8 @@ def run_plan(plan: Plan, app: Path | None = None) -> int:
     return _submit(cfg, tuning_request(plan, site), upload)
 
 
-def _submit(cfg: DictConfig, request: dict[str, Any], upload: Callable[[], None]) -> int:
-    if problems := check_request(OPERATION, request):
-        raise UserError("\n       ".join(problems))
-    if cfg.dry_run:
-        print(json.dumps(request, indent=2, ensure_ascii=False))
-        return 0
-    upload()
-    with api_errors(cfg):
-        return _run(make_client(cfg.backend), cfg, request, console())
+def _submit(cfg: DictConfig, request: dict[str, Any], upload: Callable[[], None] = lambda: None) -> int:
+    return submit(cfg, {OPERATION: request}, lambda client: _run(client, cfg, request, console()), upload)
 
 
 def _print_plan(plan: Plan, out: Console) -> None:
@@ -111,8 +104,9 @@ def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) ->
     look = shlex.join(command(cfg, "status", name))
     out.print(f"\nstarted {name}; look from elsewhere with: {look}", soft_wrap=True)
     with api_errors(cfg, and_look_again(cfg, name)):
-        sweep, stopped = follow(client, name, out, POLL_S[cfg.backend.name], detach=at_aws)
-        if stopped and at_aws and not (sweep and sweep.ended):
+        watch = SweepWatch(client, name, cfg, out)
+        stopped = follow(watch, out, POLL_S[cfg.backend.name], detach=at_aws)
+        if stopped and at_aws and not watch.ended:
             return say_detached(cfg, name, stopped, out)
         status = finish_sweep(client, cfg, name, out)
     if stopped:

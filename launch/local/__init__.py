@@ -3,7 +3,8 @@
     client = local_client(Path("outputs"))
     client.create_hyper_parameter_tuning_job(...)
 
-`service` answers the operations, `tuner` runs a tuning job, `jobs` a training job, each as a process of its own.
+`service` answers the operations, `tuner` runs a tuning job, `jobs` a training job, `host` an endpoint, each as a
+process of its own.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from launch.local.runtime import local_runtime
     from launch.local.service import LocalSageMaker
     from launch.local.wire import local_client
 
-__all__ = ["LocalSageMaker", "local_client"]
+__all__ = ["LocalSageMaker", "local_client", "local_runtime"]
 
-_MODULES = {"LocalSageMaker": "launch.local.service", "local_client": "launch.local.wire"}
+_MODULES = {
+    "LocalSageMaker": "launch.local.service",
+    "local_client": "launch.local.wire",
+    "local_runtime": "launch.local.runtime",
+}
 
 
 def __getattr__(name: str) -> Any:  # the supervisor processes stay small: they need no botocore

@@ -11,17 +11,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 from launch.local.container import job_environment, prepare_ml
-from launch.local.folder import LOG, METRICS, REQUEST, STATE, STOP, read_json, unheld, write_json
+from launch.local.folder import LOG, METRICS, STOP, read_json, unheld
 from launch.local.metrics import Scraper
+from launch.local.supervisor import Supervisor, supervise
 
 POLL_S = 0.1
 DEFAULT_MAX_RUNTIME_S = 86_400
@@ -37,23 +36,19 @@ class Stop(NamedTuple):
     because: str
 
 
-class TrainingJob:
+class TrainingJob(Supervisor):
     """A training job in `folder`, whose lock this process holds."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.request = read_json(folder / REQUEST)
-        self.state = read_json(folder / STATE)
+        super().__init__(folder)
         self.stop: Stop | None = None
         self._kill_at = 0.0
-        self._told_to_end = False
         definitions = self.request["AlgorithmSpecification"].get("MetricDefinitions", [])
         self._scraper = Scraper(folder / LOG, definitions, folder / METRICS)
 
     def run(self) -> None:
         """Runs the job to its end; whatever happens, its process does not outlive this call."""
-        signal.signal(signal.SIGTERM, self._on_sigterm)
-        self.state["supervisor_pid"] = os.getpid()
+        self._listen()
         process = None
         try:
             process = self._start()
@@ -65,10 +60,7 @@ class TrainingJob:
             self._end("Failed", "Failed", f"InternalServerError: {error}")
         finally:
             if process is not None:
-                _kill_group(process)
-
-    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        self._told_to_end = True
+                kill_group(process)
 
     def _start(self) -> subprocess.Popen[bytes] | None:
         """Starts the command in a process group of its own; None where it can not be started."""
@@ -111,7 +103,7 @@ class TrainingJob:
                 if self.stop is not None:
                     self._begin_to_stop(process)
             elif time.monotonic() > self._kill_at:
-                _kill_group(process)
+                kill_group(process)
 
     def _reason_to_stop(self, deadline: float) -> Stop | None:
         asked = read_json(self.folder / STOP)
@@ -133,7 +125,7 @@ class TrainingJob:
         self.state["stopped_by"] = self.stop.kind
         self._enter("Stopping", "Stopping", self.stop.because)
         self._kill_at = time.monotonic() + self.state["stop_grace_s"]
-        _signal_group(process, signal.SIGTERM)
+        signal_group(process, signal.SIGTERM)
 
     def _scrape(self, last: bool = False) -> None:
         found = self._scraper.read(last)
@@ -173,12 +165,7 @@ class TrainingJob:
         transitions.append({"status": secondary, "start": now, "message": message})
         if status in {"Completed", "Failed", "Stopped"}:
             transitions[-1]["end"] = now
-        self.state.update(status=status, secondary=secondary)
-        self._save()
-
-    def _save(self) -> None:
-        self.state["modified"] = time.time()
-        write_json(self.folder / STATE, self.state)
+        self._save(status=status, secondary=secondary)
 
     def _owner(self) -> Path | None:
         """Returns the folder of the tuning job that started this one, if one did."""
@@ -202,10 +189,15 @@ def _failure_reason(failure: Path, exit_code: int, log: Path) -> str:
         written = failure.read_text(encoding="utf-8", errors="replace").strip()
         if written:
             return f"AlgorithmError: {written}"
+    return f"AlgorithmError: {exit_words(exit_code, log)}"
+
+
+def exit_words(exit_code: int, log: Path) -> str:
+    """Returns how a process ended, and the last line of its log."""
     end = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
     if exit_code in {-signal.SIGKILL, 128 + signal.SIGKILL}:
         end += " (by hand, or by the system for want of memory)"
-    return f"AlgorithmError: {end}{_last_line(log)}"
+    return f"{end}{_last_line(log)}"
 
 
 def _last_line(log: Path) -> str:
@@ -217,22 +209,17 @@ def _last_line(log: Path) -> str:
     return f"; last line of the log: {last}" if last else ""
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+def signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    """Sends a signal to the process and all it started."""
     with suppress(ProcessLookupError, PermissionError):  # macOS answers EPERM for a group of zombies
         os.killpg(process.pid, number)
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kills the process and all it started, as the end of a container does."""
-    _signal_group(process, signal.SIGKILL)
+    signal_group(process, signal.SIGKILL)
     process.wait()
 
 
-def main(folder: Path) -> None:
-    """Runs the training job in `folder`."""
-    TrainingJob(folder).run()
-
-
 if __name__ == "__main__":
-    os.set_inheritable(int(sys.argv[2]), False)
-    main(Path(sys.argv[1]))
+    supervise(TrainingJob)

@@ -4,6 +4,7 @@
     python -m launch.local.server root=PATH port=8384
 
     export AWS_ENDPOINT_URL_SAGEMAKER=http://127.0.0.1:8383 AWS_DEFAULT_REGION=us-east-1
+    export AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://127.0.0.1:8383
     export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any
 
 It listens to this machine alone: whoever can reach it can start processes. Requests are not authenticated.
@@ -13,14 +14,18 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from urllib3 import BaseHTTPResponse
+
 from dogbreed.config import run_cli
 from dogbreed.errors import UserError, did_you_mean
 from launch.local.errors import ServiceError, invalid
+from launch.local.runtime import PATH, forward
 from launch.local.service import LocalSageMaker
 from launch.shapes import service_model
 
@@ -29,6 +34,13 @@ PORT = 8383
 TARGET = "SageMaker."
 """What stands before the operation in the X-Amz-Target header of botocore's JSON protocol."""
 CONTENT_TYPE = "application/x-amz-json-1.1"
+SENT_ON = (
+    "content-type",
+    "x-amzn-errortype",
+    "x-amzn-invoked-production-variant",
+    "x-amzn-sagemaker-custom-attributes",
+)
+"""Headers of an endpoint's answer that a client looks at."""
 
 Json = dict[str, Any]
 
@@ -41,6 +53,8 @@ def make_server(service: LocalSageMaker, port: int = 0) -> ThreadingHTTPServer:
     """
 
     class Handler(_Handler):
+        root = service.root
+
         def answer(self, operation: str, request: Json) -> Json:
             return service.answer(operation, request)
 
@@ -52,13 +66,17 @@ def make_server(service: LocalSageMaker, port: int = 0) -> ThreadingHTTPServer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    root: Path
 
     def answer(self, operation: str, request: Json) -> Json:
         raise NotImplementedError
 
     def do_POST(self) -> None:
-        """Answers one operation."""
+        """Answers one operation, or hands a picture on to the endpoint that it is for."""
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        if PATH.match(self.path):
+            self._send_on(forward(self.root, self.path, self.headers, body))
+            return
         operation = self.headers.get("X-Amz-Target", "").removeprefix(TARGET)
         try:
             if operation not in service_model().operation_names:
@@ -74,10 +92,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.BAD_REQUEST, {"__type": refusal.code, "message": str(refusal)})
 
     def _send(self, status: HTTPStatus, answer: Json) -> None:
-        body = json.dumps(answer, default=_seconds).encode()
+        self._write(status, {"Content-Type": CONTENT_TYPE}, json.dumps(answer, default=_seconds).encode())
+
+    def _send_on(self, answer: BaseHTTPResponse) -> None:
+        body = answer.read()
+        self._write(answer.status, {name: answer.headers[name] for name in SENT_ON if name in answer.headers}, body)
+
+    def _write(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", CONTENT_TYPE)
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 

@@ -1,4 +1,4 @@
-"""LocalSageMaker: SageMaker's operations for training and tuning jobs, answered from folders on this machine.
+"""LocalSageMaker: SageMaker's operations for jobs and endpoints, answered from folders on this machine.
 
 One method for each operation, a request dict in, a response dict out, as they are on the wire. `wire.local_client`
 puts it behind a boto3 client.
@@ -16,6 +16,8 @@ from dogbreed.errors import UserError
 from launch.limits import check_request
 from launch.local import answers
 from launch.local.container import LOCAL_BUCKET
+from launch.local.endpoints import ENDPOINT, Hosting
+from launch.local.endpoints import OPERATIONS as HOSTING
 from launch.local.errors import ServiceError, invalid
 from launch.local.folder import REQUEST, TAGS, TUNER_LOG, make_folder, read_json, start_supervisor, write_json
 from launch.local.listing import page, select
@@ -26,16 +28,20 @@ from launch.local.trials import ancestors, final_objective, start_training, trai
 STOP_GRACE_S = 120.0
 """From SIGTERM to SIGKILL, as SageMaker has it."""
 
+SERVE = (sys.executable, "-m", "dogbreed.serving.server")
+"""What an endpoint runs: it serves the folder that --model-dir names."""
+
 Json = dict[str, Any]
 
 
 class LocalSageMaker:
-    """Training and tuning jobs as processes, their state as files.
+    """Training and tuning jobs and endpoints as processes, their state as files.
 
     Args:
         root: the folder that holds a folder for each job; `s3://local` in requests.
         command: what a training job runs, under the container contract.
-        stop_grace_s: seconds from SIGTERM to SIGKILL for jobs made by this service.
+        stop_grace_s: seconds from SIGTERM to SIGKILL for jobs and endpoints made by this service.
+        serve: what an endpoint runs: it serves the folder that --model-dir names.
     """
 
     def __init__(
@@ -43,8 +49,10 @@ class LocalSageMaker:
         root: Path,
         command: Sequence[str] = (sys.executable, "-m", "launch.entry"),
         stop_grace_s: float = STOP_GRACE_S,
+        serve: Sequence[str] = SERVE,
     ):
         self.root = root.absolute()
+        self.hosting = Hosting(self.root, serve, stop_grace_s)
         self.command = list(command)
         self.stop_grace_s = stop_grace_s
         self._supervisors: list[subprocess.Popen[bytes]] = []
@@ -56,12 +64,16 @@ class LocalSageMaker:
             ServiceError: the API's own errors.
             UserError: the root folder can not be written.
         """
-        method = _OPERATIONS.get(operation)
-        if method is None:
-            names = ", ".join(sorted(_OPERATIONS))
+        if operation not in _OPERATIONS | HOSTING:
+            names = ", ".join(sorted(_OPERATIONS | HOSTING))
             raise ServiceError("ValidationException", f"{operation} is not there on this machine; there are {names}")
         _raise(check_request(operation, request))
-        return method(self, request)
+        if operation in HOSTING:
+            try:
+                return HOSTING[operation](self.hosting, request)
+            except OSError as error:
+                raise UserError(f"{self.hosting.folder} can not be written: {error.strerror}") from None
+        return _OPERATIONS[operation](self, request)
 
     def create_training_job(self, request: Json) -> Json:
         """Starts a training job."""
@@ -142,14 +154,14 @@ class LocalSageMaker:
         return self._stop(self._tuning(request["HyperParameterTuningJobName"]), "hyperparameter tuning job")
 
     def add_tags(self, request: Json) -> Json:
-        """Adds tags to a job."""
+        """Adds tags to a job or an endpoint."""
         folder = self._by_arn(request["ResourceArn"])
         tags = {tag["Key"]: tag["Value"] for tag in self._tags(folder) + request["Tags"]}
         write_json(folder / TAGS, {"Tags": [{"Key": key, "Value": value} for key, value in tags.items()]})
         return {"Tags": self._tags(folder)}
 
     def list_tags(self, request: Json) -> Json:
-        """Returns the tags of a job."""
+        """Returns the tags of a job or an endpoint."""
         entries, more = page(self._tags(self._by_arn(request["ResourceArn"])), request, default=50)
         return {"Tags": entries, **more}
 
@@ -189,6 +201,8 @@ class LocalSageMaker:
             return self._tuning(name)
         if arn == job_arn(TRAINING, name):
             return self._training(name)
+        if arn == job_arn(ENDPOINT, name):
+            return self.hosting.look(name)[0]
         raise ServiceError("ResourceNotFound", f"there is no {kind or arn} on this machine")
 
     def _tags(self, folder: Path) -> list[Json]:

@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 
 def job_arn(kind: str, name: str) -> str:
-    """Returns the ARN of a job on this machine; `kind` is TRAINING or TUNING."""
+    """Returns the ARN of a job on this machine; `kind` is as ARNs have it: TRAINING, TUNING, endpoint."""
     return f"arn:aws:sagemaker:local:{ACCOUNT}:{kind}/{name}"
 
 
@@ -92,7 +92,7 @@ def _settled(folder: Path) -> Json:
         state = read_json(folder / STATE)  # it may have written its last word before it let go
         if state.get("status") in FINAL:
             return state
-        _end_stray(state)
+        end_stray(state)
         state = _failed(folder, state)
         with suppress(OSError):  # another user's folder can be looked at, not mended
             write_json(folder / STATE, state)
@@ -120,7 +120,7 @@ def _failed(folder: Path, state: Json) -> Json:
     }
 
 
-def _end_stray(state: Json) -> None:
+def end_stray(state: Json) -> None:
     """Kills the training process that outlived its supervisor, if it is still the one recorded."""
     pid, started = state.get("pid"), state.get("started")
     if not pid or not started:

@@ -7,21 +7,18 @@ It alone imports Optuna. Everything it knows lies in files, so any other process
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 from launch.local.completion import Completion
-from launch.local.folder import METRICS, REQUEST, STATE, STOP, read_json, write_json
+from launch.local.folder import METRICS, STOP, read_json
 from launch.local.metrics import LineTail, parse_metrics
 from launch.local.search import PastJob, Search
 from launch.local.state import FINAL, ask_to_stop, look
+from launch.local.supervisor import Supervisor, supervise
 from launch.local.trials import INTERRUPTED, ancestors, final_objective, start_trial, trial_states
 
 POLL_S = 0.1
@@ -49,13 +46,11 @@ class End(NamedTuple):
     because: str
 
 
-class Tuner:
+class Tuner(Supervisor):
     """The tuning job in `folder`, whose lock this process holds."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.request = read_json(folder / REQUEST)
-        self.state = read_json(folder / STATE)
+        super().__init__(folder)
         config = self.request["HyperParameterTuningJobConfig"]
         self.objective: Json = config["HyperParameterTuningJobObjective"]
         static = self.request["TrainingJobDefinition"].get("StaticHyperParameters", {})
@@ -69,13 +64,12 @@ class Tuner:
         self.running: list[Running] = []
         self.launched = 0
         self._exhausted = False
-        self._told_to_end = False
         self._deadline = self.state["created"] + limits.get("MaxRuntimeInSeconds", float("inf"))
 
     def run(self) -> None:
         """Runs the tuning job to its end."""
-        signal.signal(signal.SIGTERM, self._on_sigterm)
-        self._save(supervisor_pid=os.getpid())
+        self._listen()
+        self._save()
         try:
             while (end := self._end()) is None:
                 self._launch()
@@ -92,9 +86,6 @@ class Tuner:
             self.state["failure"] = end.because
         self._save(status=end.status, ended=time.time(), note=end.because)
         print(f"{end.status}: {end.because}", flush=True)
-
-    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        self._told_to_end = True
 
     def _end(self) -> End | None:
         """Returns how the tuning job ends, None while it goes on."""
@@ -147,10 +138,6 @@ class Tuner:
         self._save(not_improving=self.completion.not_improving, converged_at=self.completion.converged_at)
         print(f"{job.folder.name}: {state['status']}, {value} {state.get('failure', '')}", flush=True)
 
-    def _save(self, **changes: Any) -> None:
-        self.state.update(changes, modified=time.time())
-        write_json(self.folder / STATE, self.state)
-
 
 def past_jobs(folder: Path, request: Json, objective: Json) -> list[PastJob]:
     """Returns the training jobs of the warm start's parents and of their parents."""
@@ -165,11 +152,5 @@ def past_jobs(folder: Path, request: Json, objective: Json) -> list[PastJob]:
     ]
 
 
-def main(folder: Path) -> None:
-    """Runs the tuning job in `folder`."""
-    Tuner(folder).run()
-
-
 if __name__ == "__main__":
-    os.set_inheritable(int(sys.argv[2]), False)
-    main(Path(sys.argv[1]))
+    supervise(Tuner)

@@ -12,10 +12,12 @@ import boto3
 import botocore.session
 
 from launch.local.errors import ServiceError
-from launch.local.service import STOP_GRACE_S, LocalSageMaker
+from launch.local.service import SERVE, STOP_GRACE_S, LocalSageMaker
 from launch.shapes import model_loader
 
 _PARAMETERS = "local_parameters"
+NO_ACCOUNT = {"region_name": "local", "aws_access_key_id": "local", "aws_secret_access_key": "local"}
+"""boto3 insists on a region and keys; nothing is signed for anybody here."""
 
 Json = dict[str, Any]
 
@@ -30,6 +32,7 @@ def local_client(
     root: Path,
     command: Sequence[str] = (sys.executable, "-m", "launch.entry"),
     stop_grace_s: float = STOP_GRACE_S,
+    serve: Sequence[str] = SERVE,
 ) -> Any:
     """Returns a boto3 SageMaker client whose requests are answered on this machine; it needs no account or network.
 
@@ -37,13 +40,12 @@ def local_client(
         root: the folder that holds a folder for each job.
         command: what a training job runs, under the container contract.
         stop_grace_s: seconds a job has between SIGTERM and SIGKILL.
+        serve: what an endpoint runs: it serves the folder that --model-dir names.
     """
-    service = LocalSageMaker(root, command, stop_grace_s)
+    service = LocalSageMaker(root, command, stop_grace_s, serve)
     session = botocore.session.Session()
     session.register_component("data_loader", model_loader())
-    client = boto3.Session(botocore_session=session, region_name="local").client(
-        "sagemaker", aws_access_key_id="local", aws_secret_access_key="local"
-    )
+    client = boto3.Session(botocore_session=session).client("sagemaker", **NO_ACCOUNT)
 
     def keep_parameters(params: Json, context: Json, **_: Any) -> None:
         context[_PARAMETERS] = params

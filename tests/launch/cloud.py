@@ -12,7 +12,7 @@ EXPLICIT = [f"backend.role={ROLE}", f"backend.image='{IMAGE}'", f"backend.bucket
 """With these nothing is asked of the SDK."""
 
 STAND_IN = """
-import json, math, os, sys, time
+import json, math, os, signal, sys, time
 from pathlib import Path
 from dogbreed.objective import metric_line
 base = Path(os.environ["SAGEMAKER_BASE_DIR"])
@@ -22,10 +22,12 @@ lr = float(hp.get("lr") or next(o.partition("=")[2] for o in fixed if o.startswi
 if "seed=14" in fixed:
     (base / "output/failure").write_text("CUDA error: out of memory")
     sys.exit(1)
+if "seed=21" in fixed:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("hello from", hp["sagemaker_program"] if "sagemaker_program" in hp else "this machine", flush=True)
 for epoch in range(3):
     print(metric_line(epoch, {"val/accuracy": 1 / (1 + abs(math.log10(lr) + 3)) * (epoch + 1) / 3}), flush=True)
-    time.sleep(20 if "seed=20" in fixed else 0.02)
+    time.sleep(20 if {"seed=20", "seed=21"} & set(fixed) else 0.02)
 """
 """A training of a few lines in place of a network, under the real container contract."""
 
@@ -35,6 +37,7 @@ class Faulty:
 
     def __init__(self, service):
         self.service = service
+        self.root = service.root
         self.faults = {}
         self.requests = []
         self.times = []

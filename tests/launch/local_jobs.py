@@ -1,7 +1,12 @@
 """Requests, clients and waiting for the tests of launch.local."""
 
+import datetime as dt
+import io
 import json
+import os
+import signal
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -9,17 +14,21 @@ import psutil
 
 from dogbreed.objective import metric_regex
 from launch.local import local_client
+from launch.local.folder import LOG, TUNER_LOG, make_folder
+from launch.local.state import TRAINING, TUNING, new_state
 from launch.shapes import check_shape
 
 PROGRAM = (sys.executable, str(Path(__file__).with_name("local_program.py")))
 ROLE = "arn:aws:iam::000000000000:role/this-machine"
 METRICS = [{"Name": name, "Regex": metric_regex(name)} for name in ("val/accuracy", "val/loss")]
+NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.timezone.utc).timestamp()
+SERVE = (sys.executable, str(Path(__file__).with_name("local_server.py")))
 ENDED = {"Completed", "Failed", "Stopped"}
 
 
-def make_client(root, command=PROGRAM, stop_grace_s=5.0):
+def make_client(root, command=PROGRAM, stop_grace_s=5.0, **options):
     """Returns a local client that checks each of its answers against the shape of the operation's output."""
-    client = local_client(Path(root), command, stop_grace_s)
+    client = local_client(Path(root), command, stop_grace_s, **options)
 
     def check(model, parsed, **_):
         if "Error" not in parsed:
@@ -81,6 +90,47 @@ def warm_start(*parents):
         "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": name} for name in parents],
         "WarmStartType": "IdenticalDataAndAlgorithm",
     }
+
+
+def put_training(folder, status="Completed", created=NOON, tuned=None, objective=None):
+    """Leaves the folder of a training job that has ended, as if it had been run."""
+    state = new_state(TRAINING, folder.name, ["true"], 1.0)
+    state |= {"status": status, "secondary": status, "created": created, "modified": created, "ended": created}
+    if tuned is not None:
+        state |= {"tuned": tuned, "tuning_job": folder.parent.name}
+    if objective is not None:
+        state["metrics"] = {"val/accuracy": [objective, created]}
+    os.close(make_folder(folder, training_request(folder.name), state, LOG))
+
+
+def put_tuning(folder, status="Completed", created=NOON, objectives=()):
+    """Leaves the folder of a tuning job that has ended, with a training job for each of `objectives`."""
+    state = new_state(TUNING, folder.name, ["true"], 1.0)
+    state |= {"status": status, "created": created, "modified": created, "ended": created}
+    os.close(make_folder(folder, tuning_request(folder.name), state, TUNER_LOG))
+    for number, objective in enumerate(objectives, start=1):
+        trial = folder / f"{folder.name}-{number:03d}-0000000{number}"
+        put_training(trial, "Failed" if objective is None else "Completed", created, {"lr": str(number)}, objective)
+
+
+def pack_model(folder, **card):
+    """Leaves the model.tar.gz of a training in its folder; returns its URL."""
+    path = folder / "output" / "model.tar.gz"
+    path.parent.mkdir(parents=True)
+    content = json.dumps(card).encode()
+    entry = tarfile.TarInfo("model.json")
+    entry.size = len(content)
+    with tarfile.open(path, "w:gz") as tar:
+        tar.addfile(entry, io.BytesIO(content))
+    return f"s3://local/{folder.name}/output/model.tar.gz"
+
+
+def end_endpoints(root):
+    """Kills whatever serves below `root`."""
+    for state in (state_of(path.parent) for path in Path(root).glob("endpoints/*/state.json")):
+        for pid in (state.get("supervisor_pid"), state.get("pid")):
+            if pid and is_running(pid):
+                os.kill(pid, signal.SIGKILL)
 
 
 def eventually(condition, seconds=20.0):

@@ -61,7 +61,7 @@ trainer = (
     .with_retry_strategy(RetryStrategy(maximum_retry_attempts=2))
     .with_metric_definitions([MetricDefinition(name=m["Name"], regex=m["Regex"]) for m in metrics])
 )
-data = [InputData(channel_name="data", data_source="s3://b/dogs")]
+data = [InputData(channel_name="data", data_source="s3://b/dogs/")]
 try:
     if what == "train":
         trainer.train(input_data_config=data, wait=False, logs=False)

@@ -4,8 +4,11 @@ import io
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 from launch.archive import code_archive, code_key, job_requirements
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def members(archive):
@@ -26,6 +29,9 @@ def test_it_holds_the_code_the_conf_and_the_requirements_and_nothing_that_runnin
     files = members(code_archive())
     assert {"run_job.py", "launch/entry.py", "dogbreed/model.py", "conf/model/resnet18.yaml"} <= set(files)
     assert not [name for name in files if "__pycache__" in name or name.startswith((".", "tests"))]
+    for folder in ("dogbreed", "launch", "conf"):  # templates and whatever else code reads, not modules alone
+        inside = (path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        assert {path.relative_to(ROOT).as_posix() for path in inside} <= set(files)
     required = files["requirements.txt"].decode().split()
     assert any(line.startswith("timm==") for line in required)
     assert not [line for line in required if line.startswith(("torch==", "torchvision==", "optuna", "matplotlib"))]

@@ -127,7 +127,7 @@ def test_two_hosts_train_one_model_together(tmp_path):
     assert [process.wait(300) for process in running] == [0, 0], [written(ml / "log.txt") for ml in jobs]
     assert len(re.findall(r"^metrics epoch=0", written(jobs[0] / "log.txt"), re.MULTILINE)) >= 1
     assert "metrics epoch" not in written(jobs[1] / "log.txt")
-    assert (jobs[0] / "model" / "model.ckpt").is_file() and not (jobs[1] / "model" / "model.ckpt").exists()
+    assert (jobs[0] / "model" / "model.json").is_file() and not (jobs[1] / "model" / "model.json").exists()
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_the_real_toolkit_runs_a_trial_from_the_uploaded_archive(tmp_path, toolk
     assert str(ml / "code") in log or (ml / "code" / "launch" / "entry.py").is_file()
     with tarfile.open(tmp_path / "m.tar.gz", "w:gz") as archive:
         archive.add(ml / "model", "model")
-    assert (ml / "model" / "model.ckpt").stat().st_size > 10_000
+    assert (ml / "model" / "model.safetensors").stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -196,4 +196,4 @@ def test_two_hosts_under_the_real_toolkit(tmp_path, toolkit, uploaded):
     jobs = [make_job(tmp_path / h, "epochs=1", hosts=hosts, host=h, code_uri=uploaded) for h in hosts]
     running = [start(ml, *toolkit, **LIKE_IN_THE_IMAGE) for ml in jobs]
     assert [process.wait(400) for process in running] == [0, 0], [written(ml / "log.txt") for ml in jobs]
-    assert (jobs[0] / "model" / "model.ckpt").is_file() and not (jobs[1] / "model" / "model.ckpt").exists()
+    assert (jobs[0] / "model" / "model.json").is_file() and not (jobs[1] / "model" / "model.json").exists()

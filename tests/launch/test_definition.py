@@ -38,7 +38,7 @@ SETTINGS = {
     "tags": (["+backend.tags.team=dogs"], "Tags", [{"Key": "team", "Value": "dogs"}]),
     "channel, FastFile": ([*DATA, "backend.input_mode=FastFile"], f"{DEFINITION}.InputDataConfig[0]", {
         "ChannelName": "data", "InputMode": "FastFile", "DataSource": {"S3DataSource": {
-            "S3DataType": "S3Prefix", "S3Uri": "s3://b/dogs", "S3DataDistributionType": "FullyReplicated"}}}),
+            "S3DataType": "S3Prefix", "S3Uri": "s3://b/dogs/", "S3DataDistributionType": "FullyReplicated"}}}),
     "channel, File": ([*DATA, "backend.input_mode=File"], f"{DEFINITION}.InputDataConfig[0].InputMode", "File"),
     "channel of weights": (["model.weights=s3://b/w.pth"],
                            f"{DEFINITION}.InputDataConfig[0].DataSource.S3DataSource.S3Uri", "s3://b/w.pth"),

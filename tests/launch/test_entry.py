@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.config import compose
+from dogbreed.errors import UserError
 from launch.entry import folder_overrides, job_overrides
 from launch.space import encode
 
@@ -74,9 +75,15 @@ def test_what_sagemaker_mounted_or_copied_is_taken_in_place_of_its_address(tmp_p
         "data.endpoint_url=http://x",
         "model.weights=s3://b/resnet18.safetensors",
     ]
-    cfg = compose("train", [*typed, *folder_overrides(tmp_path, {})])
+    channels = {f"SM_CHANNEL_{name.upper()}": f"{tmp_path}/input/data/{name}" for name in ("data", "weights")}
+    cfg = compose("train", [*typed, *folder_overrides(tmp_path, channels)])
     assert cfg.data.url == f"{tmp_path}/input/data/data" and cfg.data.endpoint_url is None
     assert cfg.model.weights == f"{tmp_path}/input/data/weights/resnet18.safetensors"
+
+
+def test_a_channel_that_brought_nothing_is_an_error_and_not_streamed_instead(tmp_path):
+    with pytest.raises(UserError, match="channel data: nothing is in"):
+        folder_overrides(tmp_path, {"SM_CHANNEL_DATA": str(tmp_path)})
 
 
 def test_a_mistake_in_the_job_is_told_to_sagemaker_in_one_line(tmp_path):

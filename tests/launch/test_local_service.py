@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError, ParamValidationError
 from local_jobs import (
+    NOON,
     categorical,
     job_fields,
     make_client,
+    put_training,
+    put_tuning,
     run_tuning,
     training_request,
     tuning_request,
@@ -25,36 +28,12 @@ from omegaconf import OmegaConf
 
 from dogbreed.errors import UserError
 from launch.client import make_client as make_any_client
-from launch.local.folder import LOG, STATE, TUNER_LOG, make_folder, write_json
-from launch.local.state import TRAINING, TUNING, new_state
-
-NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.timezone.utc).timestamp()
+from launch.local.folder import STATE, write_json
 
 
 @pytest.fixture
 def client(tmp_path):
     return make_client(tmp_path)
-
-
-def put_training(folder, status="Completed", created=NOON, tuned=None, objective=None):
-    """Leaves the folder of a training job that has ended, as if it had been run."""
-    state = new_state(TRAINING, folder.name, ["true"], 1.0)
-    state |= {"status": status, "secondary": status, "created": created, "modified": created, "ended": created}
-    if tuned is not None:
-        state |= {"tuned": tuned, "tuning_job": folder.parent.name}
-    if objective is not None:
-        state["metrics"] = {"val/accuracy": [objective, created]}
-    os.close(make_folder(folder, training_request(folder.name), state, LOG))
-
-
-def put_tuning(folder, status="Completed", created=NOON, objectives=()):
-    """Leaves the folder of a tuning job that has ended, with a training job for each of `objectives`."""
-    state = new_state(TUNING, folder.name, ["true"], 1.0)
-    state |= {"status": status, "created": created, "modified": created, "ended": created}
-    os.close(make_folder(folder, tuning_request(folder.name), state, TUNER_LOG))
-    for number, objective in enumerate(objectives, start=1):
-        trial = folder / f"{folder.name}-{number:03d}-0000000{number}"
-        put_training(trial, "Failed" if objective is None else "Completed", created, {"lr": str(number)}, objective)
 
 
 def code_of(error):
@@ -124,9 +103,9 @@ def test_a_tuning_job_is_no_training_job(client, tmp_path):
 
 def test_an_operation_that_is_not_there_says_so(client):
     with pytest.raises(
-        ClientError, match="CreateModel is not there on this machine; there are AddTags, Create"
+        ClientError, match="CreateProject is not there on this machine; there are AddTags, Create"
     ) as error:
-        client.create_model(ModelName="m")
+        client.create_project(ProjectName="m")
     assert code_of(error) == "ValidationException"
 
 

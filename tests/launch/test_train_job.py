@@ -11,7 +11,7 @@ from cloud import STAND_IN, wait_for, written
 
 from dogbreed.config import compose
 from dogbreed.errors import UserError
-from launch import status, stop, train
+from launch import status, stop, submit, train
 from launch.entry import find_processes
 from launch.errors import explain_failure
 from launch.local import local_client
@@ -28,7 +28,7 @@ def launch(tmp_path, monkeypatch):
     def client(backend):
         return local_client(Path(backend.root), command=(sys.executable, str(program)), stop_grace_s=2)
 
-    for module in (train, status, stop):
+    for module in (train, status, stop, submit):
         monkeypatch.setattr(module, "make_client", client)
     monkeypatch.chdir(tmp_path)
     return lambda *typed: train.main(list(typed))
@@ -148,9 +148,9 @@ def test_one_process_a_gpu_on_every_host(typed, hosts, gpus, per_host, overrides
     compose("train", overrides)
 
 
-def test_unfreezing_is_refused_where_several_processes_share_a_gradient():
-    with pytest.raises(UserError, match="finetune=full or head"):
-        find_processes(compose("train", ["finetune=gradual"]), {"SM_HOSTS": '["a","b"]', "SM_CURRENT_HOST": "a"})
+def test_unfreezing_in_several_processes_takes_the_strategy_that_can(tmp_path):
+    found = find_processes(compose("train", ["finetune=gradual"]), {"SM_HOSTS": '["a","b"]', "SM_CURRENT_HOST": "a"})
+    assert found.overrides[-1] == "++trainer.strategy=ddp_find_unused_parameters_true"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from dogbreed.errors import UserError
-from launch import status, tune
+from launch import status, submit, tune
 from launch.local import local_client
 
 STAND_IN = """
@@ -53,7 +53,8 @@ def sweep(tmp_path, monkeypatch):
     program = tmp_path / "stand_in.py"
     program.write_text(STAND_IN)
     command = (sys.executable, str(program))
-    monkeypatch.setattr(tune, "make_client", lambda backend: local_client(Path(backend.root), command=command))
+    for module in (tune, submit):
+        monkeypatch.setattr(module, "make_client", lambda backend: local_client(Path(backend.root), command=command))
     return lambda *typed: tune.main([*typed, f"backend.root={tmp_path}/outputs"])
 
 
@@ -62,8 +63,9 @@ def results(tmp_path, name):
 
 
 def test_a_sweep_ends_with_a_table_files_a_picture_and_the_command_for_the_best(sweep, tmp_path, capsys):
-    assert sweep("lr=range", "batch_size=16,32", "name=first", "tuner.max_jobs=5", "epochs=7") == 0
+    assert sweep("lr=range", "batch_size=16,32", "name=first", "tuner.max_jobs=5", "epochs=7", "logs=true") == 0
     printed = capsys.readouterr().out
+    assert [printed.count(f"    00{n} | metrics epoch=2 val/accuracy=") for n in range(1, 6)] == [1] * 5
     assert "search lr" in printed and "at most 10 instance-hours" in printed
     found = results(tmp_path, "first")
     assert len(found["trials"]) == 5

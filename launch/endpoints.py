@@ -1,0 +1,46 @@
+"""Shows the endpoints that there are, what they serve, and what they cost an hour, of this machine or of AWS.
+
+python -m launch.endpoints                      all of them, newest first, 50 at most
+python -m launch.endpoints NAME                 one of them, with the end of its log
+python -m launch.endpoints backend=sagemaker    those at AWS
+"""
+
+from __future__ import annotations
+
+from dogbreed.config import compose, run_cli
+from dogbreed.errors import UserError
+from launch.client import make_client
+from launch.errors import api_errors
+from launch.hosting.show import details, endpoints_table, tail, total_line
+from launch.hosting.standing import describe_endpoint, list_endpoints, read_standing, unknown_endpoint
+from launch.show import console
+
+
+def main(words: list[str]) -> int:
+    """Prints the list, or one endpoint; returns 0."""
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise UserError(f"give one name at most, got {' '.join(names)}")
+    cfg, out = compose("deploy", [word for word in words if "=" in word]), console()
+    with api_errors(cfg):
+        client = make_client(cfg.backend)
+        if names:
+            endpoint = describe_endpoint(client, names[0])
+            if endpoint is None:
+                raise unknown_endpoint(client, names[0])
+            out.print(details(cfg, endpoint, read_standing(client, endpoint)))
+            for line in tail(cfg.backend, names[0]):
+                out.print(f"  {line}", soft_wrap=True, markup=False)
+            return 0
+        listed = [describe_endpoint(client, summary["EndpointName"]) for summary in list_endpoints(client)]
+        found = [(endpoint, read_standing(client, endpoint)) for endpoint in listed if endpoint is not None]
+    if not found:
+        out.print("none is running; deploy one with: python -m launch.deploy from_training=NAME")
+        return 0
+    out.print(endpoints_table(cfg, found))
+    out.print(total_line(cfg, found))
+    return 0
+
+
+if __name__ == "__main__":
+    run_cli(main, __doc__)

@@ -1,0 +1,172 @@
+"""Every picture of a folder or S3 prefix to an endpoint, many at a time, and the answers into a CSV file.
+
+The file is the memory: a picture that has a line in it is not asked again, so whatever ended a run, the same command
+goes on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from dogbreed.data.classes import parse_class
+from dogbreed.data.listing import pack
+from dogbreed.data.patience import Patience
+from dogbreed.data.store import PictureError, Store
+from dogbreed.errors import UserError
+from launch.hosting.asking import Answer, Refused
+
+COLUMNS = ("key", "label", "class_name", "confidence", "top_k", "reason", "model")
+MAX_FAILURES = 10
+"""Pictures one after another that the endpoint fails on: then it is not the pictures."""
+
+
+class Picture(NamedTuple):
+    """One object to ask about."""
+
+    key: str
+    """Below the store's URL."""
+    place: str
+    """URL and key: what the CSV calls it."""
+    size: int
+    """Bytes."""
+
+
+def list_pictures(store: Store) -> list[Picture]:
+    """Returns the pictures under the store's URL, sorted by key.
+
+    Raises:
+        UserError: it can not be listed, or there are none.
+    """
+    listing = pack(store.entries())
+    if not len(listing):
+        raise UserError(f"{store.url} has no pictures (files that end in .jpg, .jpeg, .png, .webp and the like)")
+    base = store.url.rstrip("/")
+    return [Picture(key, f"{base}/{key}", int(size)) for key, size in zip(listing.keys, listing.sizes, strict=True)]
+
+
+def open_csv(path: Path, model: str) -> tuple[TextIO, set[str]]:
+    """Returns the CSV file, to be written on, and the places that it has lines about.
+
+    A last line that was cut off is taken away.
+
+    Args:
+        path: of the file; it need not be there yet.
+        model: what answers now.
+
+    Raises:
+        UserError: the file is another kind of CSV, or holds answers of another model.
+    """
+    done: set[str] = set()
+    if path.exists() and path.stat().st_size:
+        _cut_to_whole_lines(path)
+        for row in read_csv(path):
+            if row["model"] != model:
+                raise UserError(f"{path} has answers of model {row['model']}: remove it, or give output=OTHER.csv")
+            done.add(row["key"])
+    try:
+        file = path.open("a", newline="", encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"output={path} can not be written: {error.strerror}") from None
+    if not path.stat().st_size:
+        csv.writer(file).writerow(COLUMNS)
+    return file, done
+
+
+def read_csv(path: Path) -> Iterator[dict[str, str]]:
+    """Yields the lines of a CSV file of answers.
+
+    Raises:
+        UserError: it is another kind of CSV.
+    """
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = csv.DictReader(file)
+        if tuple(rows.fieldnames or ()) != COLUMNS:
+            raise UserError(f"{path} is no file of predictions: remove it, or give output=OTHER.csv")
+        yield from rows
+
+
+def _cut_to_whole_lines(path: Path) -> None:
+    with path.open("rb+") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+
+
+async def ask_all(
+    pictures: Sequence[Picture],
+    store: Store,
+    ask: Callable[[bytes], Answer],
+    write: Callable[[Picture, Answer | str], None],
+    *,
+    in_flight: int,
+    stopped: Callable[[], bool],
+) -> None:
+    """Asks about every picture, `in_flight` at a time, and hands each answer, or the reason for none, to `write`.
+
+    Args:
+        pictures: of the store.
+        store: where they lie.
+        ask: blocks until there is an answer; called in threads.
+        write: called in this thread, in the order in which the answers come.
+        in_flight: how many are fetched or asked at a time.
+        stopped: whether to begin no other.
+
+    Raises:
+        UserError: the store can not be read any more, or the endpoint fails on everything.
+        ClientError: the endpoint can not be asked any more.
+    """
+    loop, patience, waiting, failures = asyncio.get_running_loop(), Patience(store), iter(pictures), 0
+
+    async def work(threads: ThreadPoolExecutor) -> None:
+        nonlocal failures
+        for picture in waiting:
+            if stopped():
+                return
+            try:
+                content = await patience.fetch(picture.key, picture.size)
+                write(picture, await loop.run_in_executor(threads, ask, content))
+                failures = 0
+            except PictureError as error:
+                write(picture, str(error))
+            except Refused as error:
+                failures = 0 if error.fault_of_picture else failures + 1
+                if failures > MAX_FAILURES:
+                    raise UserError(f"the endpoint fails on every picture; the last time: {error}") from None
+                write(picture, str(error))
+
+    with ThreadPoolExecutor(in_flight) as threads:
+        workers = [asyncio.ensure_future(work(threads)) for _ in range(min(in_flight, len(pictures)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+
+
+def row(picture: Picture, answer: Answer | str, model: str) -> list[Any]:
+    """Returns the line of the CSV about a picture."""
+    if isinstance(answer, str):
+        return [picture.place, "", "", "", "", answer, model]
+    top = json.dumps([[g.label, g.confidence] for g in answer.top], ensure_ascii=False) if answer.top else ""
+    label, name, confidence = answer.best
+    return [picture.place, label, name, "" if confidence is None else f"{confidence:.6f}", top, "", model]
+
+
+def accuracy(rows: Sequence[dict[str, str]]) -> tuple[int, int] | None:
+    """Returns how many answers are right and how many there are, by the class folders that the pictures lie in.
+
+    None where the folders are not classes of the model: where fewer than half of them were ever among its answers.
+    """
+    readable = [row for row in rows if row["label"] and "/" in row["key"]]
+    answered = [(parse_class(row["key"].split("/")[-2]).label, row) for row in readable]
+    folders = {folder for folder, _ in answered}
+    said = {row["label"] for _, row in answered}
+    said |= {str(label) for _, row in answered if row["top_k"] for label, _ in json.loads(row["top_k"])}
+    if not folders or 2 * len(folders & said) < len(folders):
+        return None
+    return sum(folder == row["label"] for folder, row in answered), len(answered)

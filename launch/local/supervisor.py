@@ -1,0 +1,45 @@
+"""What the process that watches over a job, of either kind, starts with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from launch.local.folder import REQUEST, STATE, read_json, write_json
+
+
+class Supervisor:
+    """The job in `folder`, whose lock this process holds: its request, and its state, which it alone writes."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.request: dict[str, Any] = read_json(folder / REQUEST)
+        self.state: dict[str, Any] = read_json(folder / STATE)
+        self._told_to_end = False
+
+    def run(self) -> None:
+        """Runs the job to its end."""
+        raise NotImplementedError
+
+    def _listen(self) -> None:
+        """Notes from here on that SIGTERM came, in place of ending."""
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        self.state["supervisor_pid"] = os.getpid()
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        self._told_to_end = True
+
+    def _save(self, **changes: Any) -> None:
+        self.state.update(changes, modified=time.time())
+        write_json(self.folder / STATE, self.state)
+
+
+def supervise(kind: type[Supervisor]) -> None:
+    """Runs the job whose folder and lock the command line names: `FOLDER LOCK`."""
+    os.set_inheritable(int(sys.argv[2]), False)
+    kind(Path(sys.argv[1])).run()
