@@ -70,7 +70,7 @@ def test_files_that_share_their_bytes_are_a_bomb(pack):
     second = data.rindex(b"PK\x01\x02")  # of the directory: its second entry is to point at the first file
     data[second + 42 : second + 46] = (0).to_bytes(4, "little")
     path.write_bytes(data)
-    with pytest.raises(UserError, match="a zip bomb: 'a/1.jpg' and 'a/2.jpg' are the same bytes"):
+    with pytest.raises(UserError, match=r"a zip bomb: 'a/1.jpg' and 'a/2.jpg' are the same bytes"):
         open_source(str(path))
 
 

@@ -90,7 +90,7 @@ def test_the_next_run_goes_on_where_this_one_gave_up(server, tmp_path):
             server.status = 503
             broken.set()
 
-    with pytest.raises(TransferError, match="503 .*; the 0.7 MB that came are kept"):
+    with pytest.raises(TransferError, match=r"503 .*; the 0.7 MB that came are kept"):
         download(address(server), tmp_path, pull_the_plug, pauses_s=(0.0,))
     assert broken.is_set()
     server.status = 0
@@ -136,7 +136,7 @@ def test_no_room(server, tmp_path, monkeypatch):
 
 
 def test_nobody_there(tmp_path):
-    with pytest.raises(TransferError, match="can not be reached: .*refused"):
+    with pytest.raises(TransferError, match=r"can not be reached: .*refused"):
         download("http://127.0.0.1:1/x.zip", tmp_path, lambda *now: None, pauses_s=(0.0,))
 
 
