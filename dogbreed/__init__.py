@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dogbreed.data.datamodule import ImageDataModule
+    from dogbreed.gallery import find_mistakes, show_mistakes, show_pictures
     from dogbreed.model import ImageClassifier
 
-__all__ = ["ImageClassifier", "ImageDataModule"]
+__all__ = ["ImageClassifier", "ImageDataModule", "find_mistakes", "show_mistakes", "show_pictures"]
 
-_MODULES = {"ImageClassifier": "dogbreed.model", "ImageDataModule": "dogbreed.data.datamodule"}
+_MODULES = {
+    "ImageClassifier": "dogbreed.model",
+    "ImageDataModule": "dogbreed.data.datamodule",
+    "find_mistakes": "dogbreed.gallery",
+    "show_mistakes": "dogbreed.gallery",
+    "show_pictures": "dogbreed.gallery",
+}
 
 
 def __getattr__(name: str) -> Any:

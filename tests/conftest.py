@@ -14,10 +14,10 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from storage import S3Server
 
 SHARED = Path(__file__).parents[1].resolve().parent / "shared"
 
@@ -48,16 +48,6 @@ def write_pictures() -> Callable[[Path, Mapping[str, int]], Path]:
     return write
 
 
-@dataclass(frozen=True)
-class S3Server:
-    """A running server; buckets are the folders below `root`."""
-
-    url: str
-    root: Path
-    access_key: str = "test-key"
-    secret_key: str = "test-secret"
-
-
 @pytest.fixture(scope="session")
 def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """rclone serving a folder as S3: checks every signature."""
@@ -72,7 +62,7 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     keys = f"{server.access_key},{server.secret_key}"
     options = ["--addr", f"127.0.0.1:{port}", "--auth-key", keys, "--vfs-cache-mode", "off", "--copy-links"]
     process = subprocess.Popen(
-        [rclone, "serve", "s3", str(root), *options, "--dir-cache-time", "0s"],
+        [rclone, "serve", "s3", str(root), *options, "--dir-cache-time", "10ms"],
         env={**os.environ, "RCLONE_CONFIG": os.devnull},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -34,6 +34,7 @@ def test_the_library_knows_nothing_of_the_launcher():
         "launch.train",
         "launch.status",
         "launch.stop",
+        "launch.publish",
         "launch.entry",
         "launch.deploy",
         "launch.predict",

@@ -6,14 +6,17 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dogbreed.data.store import PictureError
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_PIXELS = 178_956_970
 """Larger pictures are refused, as Pillow refuses them: decoded they would fill half a gigabyte."""
@@ -52,10 +55,15 @@ def decode(data: bytes, reduction: Reduction = lambda height, width: 1) -> torch
     Raises:
         PictureError: empty, not a picture, truncated or damaged.
     """
+    import torch
+
+    return torch.from_numpy(decode_pixels(data, reduction)).permute(2, 0, 1)
+
+
+def decode_pixels(data: bytes, reduction: Reduction) -> NDArray[np.uint8]:
+    """Returns what `decode` does, but (H, W, 3) and without torch: publishing reads pictures as training will."""
     pixels = _decode_jpeg(data, reduction) if data[:2] == b"\xff\xd8" else None
-    if pixels is None:
-        pixels = _decode_any(data, reduction)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return _decode_any(data, reduction) if pixels is None else pixels
 
 
 def _decode_jpeg(data: bytes, reduction: Reduction) -> NDArray[np.uint8] | None:

@@ -98,6 +98,10 @@ class DemoStore:
                 for picture in range(getattr(self, split)):
                     yield Entry(f"{split}/{folder}/{picture:04d}.jpg", self.size**2, f"{self.size}px")
 
+    def read(self, key: str) -> bytes | None:
+        """Returns None: there is nothing but the pictures."""
+        return None
+
     async def fetch(self, key: str) -> bytes:
         """Returns the JPEG of a key: always the same bytes."""
         number = key.split("/")[1].partition(".")[0] if key.count("/") == 2 else ""

@@ -108,6 +108,18 @@ class S3Store:
             if key := item["Key"][len(self.prefix) :]:
                 yield Entry(key, item["Size"], item["ETag"].strip('"'))
 
+    def read(self, key: str) -> bytes | None:
+        """Returns an object's content, or None where there is none; by boto3, so that workers can still be forked."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            content: bytes = self._listing_client().get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
+        except (BotoCoreError, ClientError) as error:
+            if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
+                return None
+            raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}") from error
+        return content
+
     async def fetch(self, key: str) -> bytes:
         """Returns an object's content.
 

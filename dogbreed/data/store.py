@@ -51,6 +51,13 @@ class Store(Protocol):
             UserError: the URL can not be listed.
         """
 
+    def read(self, key: str) -> bytes | None:
+        """Returns the content of one object, or None where there is none; for the process that lists.
+
+        Raises:
+            UserError: the store can not be read.
+        """
+
     async def fetch(self, key: str) -> bytes:
         """Returns the content of one object.
 
@@ -126,11 +133,16 @@ class FolderStore:
                 status = item.stat()
                 yield Entry(prefix + item.name, status.st_size, str(status.st_mtime_ns))
 
+    def read(self, key: str) -> bytes | None:
+        """Returns a file's content, or None where there is none."""
+        path = self.root / key
+        return path.read_bytes() if path.is_file() else None
+
     async def fetch(self, key: str) -> bytes:
         """Returns a file's content; read in a thread, as the folder may lie on a slow network disk."""
-        return await asyncio.to_thread(self._read, key)
+        return await asyncio.to_thread(self._fetch, key)
 
-    def _read(self, key: str) -> bytes:
+    def _fetch(self, key: str) -> bytes:
         try:
             return (self.root / key).read_bytes()
         except OSError as error:

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ class Report:
     def issues(self) -> list[Finding]:
         """Findings that are issues: what to mend first comes first."""
         return ordered(self.findings)
+
+    def _repr_html_(self) -> str:
+        """Returns the issues as a table and the page below it: what a notebook shows of a report."""
+        cells = ((finding.rule, finding.outcome.summary, finding.outcome.override or "") for finding in self.issues)
+        rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
+        table = f"<table><tr><th>finding</th><th>what was seen</th><th>try</th></tr>{rows}</table>"
+        page = escape(self.html.read_text(encoding="utf-8"), quote=True)
+        return f'{table}<iframe srcdoc="{page}" width="100%" height="700" style="border: 0"></iframe>'
 
 
 def ordered(findings: Sequence[Finding]) -> list[Finding]:

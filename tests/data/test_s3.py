@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import S3Server
+from storage import S3Server
 
 from benchmarks.proxy import Proxy
 from dogbreed import ImageDataModule
@@ -115,6 +115,7 @@ def test_entries_carry_size_and_etag(s3_server: S3Server, bucket: str) -> None:
 
 def test_object_that_is_gone(s3_server: S3Server, bucket: str) -> None:
     store = open_store(f"s3://{bucket}/dogs 1", s3_server.url)
+    assert store.read("train/001.Pug/gone.jpg") is None
     with pytest.raises(PictureError, match="not in the bucket any more"):
         asyncio.run(store.fetch("train/001.Pug/gone.jpg"))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import S3Server
+from storage import S3Server
 
 from benchmarks.proxy import Proxy
 from dogbreed.config import compose, settle

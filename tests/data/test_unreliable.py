@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import S3Server
+from storage import S3Server
 
 from benchmarks.proxy import Proxy, fail_share
 from dogbreed import ImageDataModule

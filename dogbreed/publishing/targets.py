@@ -1,0 +1,188 @@
+"""Where a data set is published: a folder or an S3 prefix. What is there already is told by its content."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from dogbreed.data.s3 import _RUN_OUT, S3Store, _advice
+from dogbreed.data.store import BusyError, Entry, FolderStore, Store, open_store
+from dogbreed.errors import UserError
+from dogbreed.publishing.download import TransferError
+from dogbreed.publishing.pictures import Checked, kind_of
+
+HASH_NAME = "blake2b"
+"""Name of the metadata that holds a picture's hash, for servers whose ETags tell nothing (KMS encryption)."""
+
+_PART_BYTES = [size << 20 for size in (5, 8, 10, 15, 16, 20, 25, 32, 50, 64, 100, 128)]
+"""Parts that tools upload in; 8 MiB is that of `aws s3 cp`."""
+
+
+class Target(Protocol):
+    """A place to publish to."""
+
+    @property
+    def store(self) -> Store:
+        """What reads there."""
+
+    def entries(self) -> Iterable[Entry]:
+        """Returns what lies there; nothing where the place is yet to be made."""
+
+    def check_room(self, num_bytes: int) -> None:
+        """Raises UserError where `num_bytes` more do not fit."""
+
+    def holds(self, entry: Entry, picture: Checked, read: Callable[[], bytes]) -> bool:
+        """Returns whether an object, of the same size as `picture`, has its very content.
+
+        Args:
+            entry: The object, as listed.
+            picture: What should be there.
+            read: Returns the picture's bytes.
+        """
+
+    async def put(self, key: str, data: bytes, picture: Checked | None = None) -> None:
+        """Writes an object, wholly or not at all.
+
+        Raises:
+            BusyError: not now; asking again makes sense.
+            TransferError: the disk is full.
+            UserError: it is not allowed.
+        """
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Removes objects."""
+
+
+def open_target(url: str, endpoint_url: str | None) -> Target:
+    """Returns the place that `url` names: `s3://bucket/prefix` or a folder, which need not exist.
+
+    Raises:
+        UserError: it is another kind of URL.
+    """
+    if "://" in url and not url.startswith(("s3://", "file://")):
+        raise UserError(f"nothing can be published to {url}; give s3://bucket/prefix or a folder")
+    store = open_store(url, endpoint_url)
+    return S3Target(store) if isinstance(store, S3Store) else FolderTarget(cast(FolderStore, store))
+
+
+class FolderTarget:
+    """A folder of this machine."""
+
+    def __init__(self, store: FolderStore) -> None:
+        self.store = store
+
+    def entries(self) -> Iterable[Entry]:
+        """Returns the files."""
+        return self.store.entries() if self.store.root.exists() else ()
+
+    def check_room(self, num_bytes: int) -> None:
+        """Raises UserError where the disk has less free than `num_bytes`."""
+        root = next(path for path in (self.store.root, *self.store.root.absolute().parents) if path.exists())
+        free = shutil.disk_usage(root).free
+        if num_bytes > free:
+            raise UserError(f"{root} has room for {free / 1e6:,.0f} MB, the pictures need {num_bytes / 1e6:,.0f} MB")
+
+    def holds(self, entry: Entry, picture: Checked, read: Callable[[], bytes]) -> bool:
+        """Returns whether the file has the picture's content."""
+        return (self.store.root / entry.key).read_bytes() == read()
+
+    async def put(self, key: str, data: bytes, picture: Checked | None = None) -> None:
+        """Writes a file."""
+        await asyncio.to_thread(self._write, self.store.root / key, data)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        part = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(data)
+            part.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise TransferError("the disk is full") from error
+            raise UserError(f"{path} can not be written: {error.strerror}") from error
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Removes files, and folders that get empty."""
+        for key in keys:
+            path = self.store.root / key
+            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                os.removedirs(path.parent)
+
+
+class S3Target:
+    """A prefix of an S3 bucket. boto3 finds credentials, obstore, whose requests run in Rust, writes the objects."""
+
+    def __init__(self, store: S3Store) -> None:
+        self.store = store
+        self._client: Any = None
+
+    def entries(self) -> Iterable[Entry]:
+        """Returns the objects."""
+        return self.store.entries()
+
+    def check_room(self, num_bytes: int) -> None:
+        """Does nothing: a bucket has no end."""
+
+    def holds(self, entry: Entry, picture: Checked, read: Callable[[], bytes]) -> bool:
+        """Returns whether the object has the picture's content, told by its ETag, else by the hash it carries."""
+        _, dash, num_parts = entry.etag.partition("-")
+        if entry.etag == picture.md5 or (dash and entry.etag in multipart_etags(read(), int(num_parts))):
+            return True
+        head = self._boto().head_object(Bucket=self.store.bucket, Key=self.store.prefix + entry.key)
+        return bool(head.get("Metadata", {}).get(HASH_NAME) == picture.hash)
+
+    async def put(self, key: str, data: bytes, picture: Checked | None = None) -> None:
+        """Writes an object in one piece, so that its ETag is its MD5 wherever S3 does it that way."""
+        import obstore
+        from obstore.exceptions import BaseError, GenericError
+
+        if self._client is None:
+            self._client = self.store._client()
+        kind = kind_of(data[:16])
+        attributes = {"Content-Type": f"image/{kind.lower()}"} if kind else {}
+        if picture is not None:
+            attributes[HASH_NAME] = picture.hash
+        try:
+            await obstore.put_async(
+                self._client, self.store.prefix + key, data, attributes=attributes, use_multipart=False
+            )
+        except BaseError as error:
+            reason = str(error).partition("\n")[0]
+            if any(code in str(error) for code in _RUN_OUT):
+                self._client = None  # credentials that have run out are looked up anew
+            elif not isinstance(error, GenericError):
+                raise UserError(f"{self.store.url} can not be written: {_advice(error)}") from error
+            raise BusyError(reason) from error
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Removes objects, a thousand a request."""
+        names = [{"Key": self.store.prefix + key} for key in keys]
+        for start in range(0, len(names), 1000):
+            part = {"Objects": names[start : start + 1000], "Quiet": True}
+            answer = self._boto().delete_objects(Bucket=self.store.bucket, Delete=part)
+            for refused in answer.get("Errors", []):
+                raise UserError(f"s3://{self.store.bucket}/{refused['Key']} can not be deleted: {refused['Message']}")
+
+    def _boto(self) -> Any:
+        return self.store._listing_client()
+
+
+def multipart_etags(data: bytes, num_parts: int) -> set[str]:
+    """Returns the ETags that S3 may have given `data`, uploaded in `num_parts` parts of the sizes that tools use."""
+    etags = set()
+    for size in _PART_BYTES:
+        if -(-len(data) // size) == num_parts:
+            parts = [hashlib.md5(data[at : at + size], usedforsecurity=False) for at in range(0, len(data), size)]
+            digests = b"".join(part.digest() for part in parts)
+            etags.add(f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{num_parts}")
+    return etags

@@ -1,0 +1,285 @@
+"""`python -m launch.publish` against a server that speaks S3, over real files, as a user types it."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+import simplejpeg
+
+from dogbreed.data.manifest import MANIFEST, read_manifest
+from dogbreed.data.store import open_store
+from dogbreed.errors import UserError
+from dogbreed.publishing import targets, transfer
+from dogbreed.publishing.download import TransferError
+from launch import publish
+
+ROOT = Path(__file__).resolve().parents[2]
+COUNTS = {f"{split}/{breed}": count for split, count in (("train", 4), ("valid", 2), ("test", 2)) for breed in "ab"}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    return tmp_path
+
+
+@pytest.fixture
+def pets(place, write_pictures):
+    return write_pictures(place / "pets", COUNTS)
+
+
+@pytest.fixture
+def bucket(s3_server, request):
+    name = f"publish-{abs(hash(request.node.name)) % 10**9}"
+    (s3_server.root / name).mkdir()
+    return s3_server.root / name
+
+
+@pytest.fixture
+def uploaded(monkeypatch):
+    """Keys of everything that is written to the target."""
+    keys = []
+    for target in (targets.S3Target, targets.FolderTarget):
+
+        async def put(self, key, *args, _real=target.put):
+            await _real(self, key, *args)
+            keys.append(key)
+
+        monkeypatch.setattr(target, "put", put)
+    return keys
+
+
+def files(root):
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*") if path.is_file())
+
+
+def to_s3(server, source, bucket, *words):
+    return publish.main([str(source), f"s3://{bucket.name}/dogs", f"endpoint_url={server.url}", *words])
+
+
+def test_a_folder_comes_to_s3_once(pets, bucket, s3_server, uploaded, capsys):
+    assert to_s3(s3_server, pets, bucket) == 0
+    assert files(bucket / "dogs") == sorted([MANIFEST, *files(pets)])
+    assert "16 pictures uploaded" in (out := capsys.readouterr().out)
+    assert f"data.url=s3://{bucket.name}/dogs data.endpoint_url={s3_server.url}" in out
+    store = open_store(f"s3://{bucket.name}/dogs", s3_server.url)
+    listed = {entry.key: entry for entry in store.entries()}
+    manifest = list(read_manifest(store))
+    assert [picture.entry for picture in manifest] == [listed[key] for key in files(pets)]
+    assert {(picture.width, picture.height, len(picture.hash)) for picture in manifest} == {(32, 24, 32)}
+
+    uploaded.clear()
+    assert to_s3(s3_server, pets, bucket) == 0
+    assert uploaded == []
+    assert "0 pictures uploaded (0.0 MB), 16 were there already; manifest up to date" in capsys.readouterr().out
+
+    changed = pets / "train/a/000.jpg"
+    changed.write_bytes(simplejpeg.encode_jpeg(np.zeros((24, 32, 3), np.uint8)))
+    assert to_s3(s3_server, pets, bucket) == 0
+    assert uploaded == ["train/a/000.jpg", MANIFEST]
+    assert (bucket / "dogs/train/a/000.jpg").read_bytes() == changed.read_bytes()
+
+
+def test_what_another_tool_uploaded_is_known_by_its_etag(pets, bucket, s3_server, uploaded):
+    """No manifest: the MD5 of the content tells."""
+    client = boto3.client("s3", endpoint_url=s3_server.url, region_name="us-east-1")
+    for key in files(pets)[:10]:
+        client.put_object(Bucket=bucket.name, Key=f"dogs/{key}", Body=(pets / key).read_bytes())
+    assert to_s3(s3_server, pets, bucket) == 0
+    assert sorted(uploaded) == sorted([*files(pets)[10:], MANIFEST])
+
+
+def test_etags_of_several_parts():
+    """As `aws s3 cp` makes them: 9 MiB in parts of 8 MiB."""
+    import hashlib
+
+    data = os.urandom(9 << 20)
+    parts = b"".join(hashlib.md5(part).digest() for part in (data[: 8 << 20], data[8 << 20 :]))
+    assert f"{hashlib.md5(parts).hexdigest()}-2" in targets.multipart_etags(data, 2)
+    assert targets.multipart_etags(data, 3) == set()
+
+
+def spoil(root):
+    """Makes of a sound data set one with everything that can be wrong; returns what must come out of it."""
+    picture = root / "train/a/000.jpg"
+    (root / "train/b/wrong.png").write_bytes(picture.read_bytes()[:-2])
+    (root / "train/b/half.jpg").write_bytes((root / "train/b/001.jpg").read_bytes()[:300])
+    (root / "train/a/copy.jpg").write_bytes((root / "test/a/000.jpg").read_bytes())
+    (root / "train/a/.DS_Store").write_bytes(b"x")
+    (root / "README.txt").write_text("about")
+
+
+def test_everything_wrong_is_mended_or_left_out_and_named(pets, place, capsys):
+    sound = files(pets)
+    spoil(pets)
+    with zipfile.ZipFile(place / "pets.zip", "w") as archive:
+        for key in files(pets):
+            archive.write(pets / key, f"pets/{key}")
+    assert publish.main([str(place / "pets.zip"), str(place / "out")]) == 0
+    assert files(place / "out") == sorted([*sound, "train/b/wrong.jpg", MANIFEST])
+    assert (place / "out/train/b/wrong.jpg").read_bytes() == (pets / "train/a/000.jpg").read_bytes()
+    (report,) = Path("outputs/published").glob("*.csv")
+    with report.open() as file:
+        rows = {(row["file"].removeprefix("pets/"), row["what"]): row["why"] for row in csv.DictReader(file)}
+    assert rows.pop(("train/b/half.jpg", "left out")) == "truncated"
+    assert rows.pop(("train/a/copy.jpg", "left out")) == "the same picture as test/a/000.jpg"
+    assert rows.pop(("train/b/wrong.png", "mended"))
+    assert rows == {("train/b/wrong.png", "noted"): "the same picture as train/a/000.jpg, but in another class"}
+    out = capsys.readouterr().out
+    assert "train/b/half.jpg" in out and str(report) in out
+    assert publish.main([str(place / "pets.zip"), str(place / "out")]) == 0
+    assert "0 pictures uploaded" in capsys.readouterr().out
+
+
+def test_a_dry_run_writes_nothing(pets, place, bucket, s3_server, uploaded, capsys):
+    assert publish.main([str(pets), str(place / "out"), "dry_run=true"]) == 0
+    assert to_s3(s3_server, pets, bucket, "dry_run=true") == 0
+    assert "dry run: 16 pictures would be uploaded" in capsys.readouterr().out
+    assert uploaded == files(bucket) == []
+    assert not (place / "out").exists()
+
+
+def test_what_should_not_be_there_is_deleted_only_when_told(pets, place, uploaded):
+    out = place / "out"
+    assert publish.main([str(pets), str(out)]) == 0
+    (pets / "train/a/000.jpg").unlink()
+    uploaded.clear()
+    with pytest.raises(UserError, match=r"has 1 pictures that are not to be there \(train/a/000.jpg\).* delete=true"):
+        publish.main([str(pets), str(out)])
+    assert uploaded == []
+    assert publish.main([str(pets), str(out), "delete=true"]) == 0
+    assert files(out) == sorted([*files(pets), MANIFEST])
+    assert uploaded == [MANIFEST]
+
+
+def test_a_connection_that_drops_is_borne_and_one_that_is_lost_is_said(pets, bucket, s3_server, monkeypatch, capsys):
+    real, calls = targets.S3Target.put, []
+
+    async def put(self, key, *args):
+        calls.append(key)
+        if key == "train/b/003.jpg" and lost:
+            raise targets.BusyError("error sending request: connection reset by peer")
+        if calls.count(key) == 1:
+            raise targets.BusyError("503 SlowDown")
+        await real(self, key, *args)
+
+    monkeypatch.setattr(targets.S3Target, "put", put)
+    monkeypatch.setattr(transfer, "PAUSES_S", (0.0, 0.01))
+    lost = True
+    assert to_s3(s3_server, pets, bucket) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: error sending request: connection reset") and error.count("\n") == 1
+    assert "the same command goes on" in error
+    assert MANIFEST not in files(bucket / "dogs")
+    lost = False
+    assert to_s3(s3_server, pets, bucket) == 0
+    assert files(bucket / "dogs") == sorted([MANIFEST, *files(pets)])
+
+
+def test_a_full_disk_leaves_what_was_written_and_no_parts(pets, place, monkeypatch, capsys):
+    monkeypatch.setattr(targets.shutil, "disk_usage", lambda path: type("Disk", (), {"free": 100}))
+    with pytest.raises(UserError, match="has room for 0 MB, the pictures need 0 MB"):
+        publish.main([str(pets), str(place / "out")])
+    monkeypatch.undo()
+    monkeypatch.chdir(place / "cwd")
+    real, written = Path.write_bytes, []
+
+    def write_bytes(path, data):
+        written.append(path)
+        if len(written) > 5:
+            raise OSError(28, "No space left on device")
+        return real(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    assert publish.main([str(pets), str(place / "out")]) == 1
+    assert "error: the disk is full; " in capsys.readouterr().err
+    monkeypatch.setattr(Path, "write_bytes", real)
+    assert 0 < len(files(place / "out")) <= 5
+    assert publish.main([str(pets), str(place / "out")]) == 0
+    assert files(place / "out") == sorted([MANIFEST, *files(pets)])
+
+
+def test_an_interrupted_update_is_not_described_by_the_old_manifest(pets, bucket, s3_server, monkeypatch):
+    assert to_s3(s3_server, pets, bucket) == 0
+    (pets / "train/a/000.jpg").write_bytes(simplejpeg.encode_jpeg(np.zeros((24, 32, 3), np.uint8)))
+
+    async def put(self, key, *args):
+        raise TransferError("gone")
+
+    monkeypatch.setattr(targets.S3Target, "put", put)
+    assert to_s3(s3_server, pets, bucket) == 1
+    assert MANIFEST not in files(bucket / "dogs")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give what to publish and where"),
+        (["missing.zip", "out"], "missing.zip: no such file or folder"),
+        (["{pets}", "gs://bucket"], "nothing can be published to gs://bucket"),
+        (["{pets}", "s3://"], "names no bucket"),
+        (["{pets}", "{pets}/out"], "lie in each other"),
+        (["{pets}", "s3://no-such-bucket/x", "endpoint_url={url}"], "there is no such bucket"),
+        (["{pets}", "s3://bucket/x", "endpoint_url=http://127.0.0.1:1"], "can not be listed: Could not connect"),
+        (["{pets}", "out", "endpoint=http://x"], "key 'endpoint' is unknown; did you mean endpoint_url"),
+        (["{pets}", "out", "dry_run=perhaps"], "dry_run=perhaps"),
+        (["{empty}", "out"], "no pictures; expected below it"),
+    ],
+)
+def test_a_mistake_is_one_line(words, message, pets, place, s3_server, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    (place / "empty").mkdir()
+    places = {"pets": pets, "empty": place / "empty", "url": s3_server.url}
+    with pytest.raises(UserError, match=message) as refused:
+        publish.main([word.format(**places) for word in words])
+    assert "\n" not in str(refused.value)
+    assert not Path("out").exists()
+
+
+def test_no_credentials(pets, s3_server, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(UserError, match="no AWS credentials; set AWS_PROFILE"):
+        publish.main([str(pets), "s3://bucket/x", f"endpoint_url={s3_server.url}"])
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    with pytest.raises(UserError, match="check AWS_ACCESS_KEY_ID"):
+        publish.main([str(pets), "s3://bucket/x", f"endpoint_url={s3_server.url}"])
+
+
+def test_ctrl_c_keeps_what_is_there_and_the_same_command_goes_on(pets, place, uploaded):
+    command = [sys.executable, "-m", "launch.publish", "demo://?classes=4&train=240&valid=5&test=5&size=32"]
+    command += [str(place / "out")]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
+        for _ in range(3000):
+            if (place / "out/train").is_dir():
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "pictures uploaded; the same command goes on" in out
+    assert "Traceback" not in err
+    there = files(place / "out")
+    assert there and MANIFEST not in there
+    assert publish.main(command[3:]) == 0
+    assert len(uploaded) == 1001 - len(there)
+
+
+def test_a_published_prefix_trains(pets, bucket, s3_server):
+    """The data module reads it, through the manifest."""
+    from dogbreed import ImageDataModule
+
+    assert to_s3(s3_server, pets, bucket) == 0
+    data = ImageDataModule(f"s3://{bucket.name}/dogs", endpoint_url=s3_server.url, image_size=32, num_workers=0)
+    assert (data.classes, data.class_counts) == (["a", "b"], {"train": [4, 4], "valid": [2, 2], "test": [2, 2]})
+    assert sum(len(batch.labels) for batch in data.test_dataloader()) == 4
+    assert data.bad_images == {}

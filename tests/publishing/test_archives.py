@@ -1,0 +1,111 @@
+"""Archives: read where they are, refused where they are an attack."""
+
+import stat
+import zipfile
+
+import pytest
+
+from dogbreed.data.store import PictureError
+from dogbreed.errors import UserError
+from dogbreed.publishing import sources
+from dogbreed.publishing.sources import open_source
+
+
+@pytest.fixture
+def pack(tmp_path):
+    def write(files, compression=zipfile.ZIP_DEFLATED):
+        path = tmp_path / "pets.zip"
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name, data in files:
+                archive.writestr(name, data)
+        return path
+
+    return write
+
+
+def test_an_archive_is_read_without_unpacking(pack, tmp_path):
+    source = open_source(str(pack([("pets/", b""), ("pets/a/1.jpg", b"one"), ("pets/b/2.jpg", b"three")])))
+    assert sorted((entry.key, entry.size) for entry in source.entries()) == [("pets/a/1.jpg", 3), ("pets/b/2.jpg", 5)]
+    assert source.read("pets/b/2.jpg") == b"three"
+    assert [path.name for path in tmp_path.iterdir()] == ["pets.zip"]
+
+
+def link(name):
+    info = zipfile.ZipInfo(name)
+    info.create_system = 3
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("../../etc/cron.d/x.jpg", "leads out of it"),
+        ("a/../../x.jpg", "leads out of it"),
+        ("a\\..\\..\\x.jpg", "leads out of it"),
+        ("/etc/x.jpg", "is no path within it"),
+        ("C:/x.jpg", "is no path within it"),
+        ("\\\\server\\x.jpg", "is no path within it"),
+        (link("a/link.jpg"), "is a link or a device, not a file"),
+    ],
+)
+def test_names_of_an_attack_are_refused(pack, name, reason):
+    path = pack([("a/1.jpg", b"one"), (name, b"/etc/passwd")])
+    with pytest.raises(UserError, match=f"is refused: .* {reason}; nothing was read") as refused:
+        open_source(str(path))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_bomb_is_refused(pack, monkeypatch):
+    monkeypatch.setattr(sources, "BOMB_BYTES", 10 << 20)
+    with pytest.raises(UserError, match=r"a zip bomb: 0.0 MB would become 21 MB"):
+        open_source(str(pack([("a/1.bmp", b"\0" * (20 << 20))])))
+    monkeypatch.setattr(sources, "BOMB_BYTES", 50 << 20)
+    open_source(str(pack([("a/1.bmp", b"\0" * (20 << 20))])))
+
+
+def test_files_that_share_their_bytes_are_a_bomb(pack):
+    path = pack([("a/1.jpg", b"x" * 5000), ("a/2.jpg", b"x" * 5000)], zipfile.ZIP_STORED)
+    data = bytearray(path.read_bytes())
+    second = data.rindex(b"PK\x01\x02")  # of the directory: its second entry is to point at the first file
+    data[second + 42 : second + 46] = (0).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a zip bomb: 'a/1.jpg' and 'a/2.jpg' are the same bytes"):
+        open_source(str(path))
+
+
+def test_an_encrypted_one_is_refused(pack):
+    path = pack([("a/1.jpg", b"one")], zipfile.ZIP_STORED)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="is encrypted"):
+        open_source(str(path))
+
+
+def test_a_file_damaged_in_the_archive_is_one_bad_picture(pack):
+    path = pack([("a/1.jpg", b"one" * 100), ("a/2.jpg", b"two")], zipfile.ZIP_STORED)
+    path.write_bytes(path.read_bytes().replace(b"oneone", b"onetwo", 1))
+    source = open_source(str(path))
+    with pytest.raises(PictureError, match="damaged in the archive: Bad CRC-32"):
+        source.read("a/1.jpg")
+    assert source.read("a/2.jpg") == b"two"
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>no such file</html>"])
+def test_what_is_no_archive_is_said_to_be_none(tmp_path, content):
+    (tmp_path / "pets.zip").write_bytes(content)
+    with pytest.raises(UserError, match="is no whole zip archive"):
+        open_source(str(tmp_path / "pets.zip"))
+
+
+def test_a_truncated_archive_is_said_to_be_one(pack):
+    path = pack([("a/1.jpg", b"one" * 100)])
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError, match="is no whole zip archive"):
+        open_source(str(path))
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(UserError, match=r"no such file or folder; give a folder, a .zip file or an https:// address"):
+        open_source(str(tmp_path / "pets.zip"))
