@@ -12,7 +12,6 @@ import io
 import json
 import os
 import random
-import resource
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -20,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -163,38 +163,36 @@ def open_peer(name: str, root: str, url: str, endpoint: str, num_workers: int) -
 
 
 def measure(batches: Generator[torch.Tensor, None, None], seconds: float) -> dict[str, float]:
-    """Returns images a second after the second batch, CPU ms a picture of all processes, seconds to the first batch."""
-    began, seen, counted, steady = time.perf_counter(), 0, 0, 0.0
-    first = 0.0
+    """Returns images a second and CPU ms a picture of all processes after the second batch, and seconds to the first.
+
+    By the second batch every worker runs: what starting costs shows in the seconds to the first.
+    """
+    began, seen = time.perf_counter(), 0
+    marks: list[tuple[float, float, int]] = []
+    processes: list[psutil.Process] = []
+    first_s = 0.0
     for number, images in enumerate(batches):
         assert images.dtype == torch.float32
-        now = time.perf_counter()
         seen += len(images)
+        now = time.perf_counter()
         if number == 0:
-            first = now - began
-        if number == 1:
-            steady, counted = now, seen
+            first_s = now - began
+            continue
+        # Workers' own children have ended, or are counted when they do.
+        processes = processes or [psutil.Process(), *psutil.Process().children()]
+        marks[1:] = [(now, sum(sum(process.cpu_times()[:4]) for process in processes), seen)]
         if now - began > seconds:
             break
-    wall = time.perf_counter() - steady
     batches.close()
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return {
-        "images_s": (seen - counted) / wall,
-        "first_s": first,
-        "seen": seen,
-        "cpu_s": sum(u.ru_utime + u.ru_stime for u in usage),
-    }
+    wall_s, cpu_s, count = (last - first for first, last in zip(marks[0], marks[-1], strict=True))
+    return {"images_s": count / wall_s, "cpu_ms": cpu_s / count * 1000, "first_s": first_s, "seen": seen}
 
 
 def main(arguments: list[str]) -> None:
-    """Measures one peer; CPU counts from after the imports on."""
+    """Measures one peer."""
     name, root, url, endpoint, num_workers, seconds = arguments
     torch.set_num_threads(1)
-    before = time.process_time()
-    result = measure(open_peer(name, root, url, endpoint, int(num_workers)), float(seconds))
-    result["cpu_ms"] = (result.pop("cpu_s") - before) / result["seen"] * 1000
-    print(json.dumps(result))
+    print(json.dumps(measure(open_peer(name, root, url, endpoint, int(num_workers)), float(seconds))))
 
 
 if __name__ == "__main__":
