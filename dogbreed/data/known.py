@@ -13,6 +13,7 @@ import math
 import os
 import random
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 from dogbreed.data.listing import Listing, pack
 from dogbreed.data.manifest import ManifestError, read_manifest
 from dogbreed.data.s3 import S3Store
-from dogbreed.data.store import Store
+from dogbreed.data.store import Entry, Store
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ _PAGE = 1000
 
 _COMPARED = 16
 """Pages that are compared."""
+
+Pager = Callable[[str], tuple[list[Entry], bool]]
+"""As `S3Store.pager` gives it."""
 
 
 def find_listing(store: Store, folder: Path | None) -> Listing:
@@ -45,12 +49,13 @@ def find_listing(store: Store, folder: Path | None) -> Listing:
     """
     if not isinstance(store, S3Store):
         return pack(store.entries())
-    entries, is_all = store.page()
+    page = store.pager()
+    entries, is_all = page("")
     if is_all:
         return pack(entries)
     place = f"{store.endpoint_url} {store.bucket}/{store.prefix}"
     file = folder / f"{hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}.npz" if folder else None
-    known = _kept(store, file) or _from_manifest(store)
+    known = _kept(store, file, page) or _from_manifest(store, page)
     if known is None:
         known = pack(store.entries(many=True))
         if file:
@@ -58,7 +63,7 @@ def find_listing(store: Store, folder: Path | None) -> Listing:
     return known
 
 
-def _kept(store: S3Store, file: Path | None) -> Listing | None:
+def _kept(store: S3Store, file: Path | None, page: Pager) -> Listing | None:
     """Returns the listing in `file` if it still holds."""
     if file is None or not file.exists():
         return None
@@ -68,14 +73,14 @@ def _kept(store: S3Store, file: Path | None) -> Listing | None:
         log.warning("%s can not be read (%s), %s is listed anew", file, error, store.url)
         return None
     made = datetime.fromtimestamp(file.stat().st_mtime)
-    if reason := difference(store, listing):
+    if reason := difference(page, listing):
         log.info("%s has changed since it was listed at %s (%s): listed anew", store.url, f"{made:%F %R}", reason)
         return None
     log.info("%s: as listed at %s (%s)", store.url, f"{made:%F %R}", _compared(listing))
     return listing
 
 
-def _from_manifest(store: S3Store) -> Listing | None:
+def _from_manifest(store: S3Store, page: Pager) -> Listing | None:
     """Returns the listing that publishing has left in the bucket, if it still holds."""
     try:
         pictures = read_manifest(store)
@@ -85,18 +90,18 @@ def _from_manifest(store: S3Store) -> Listing | None:
     except ManifestError as error:
         log.warning("%s: its manifest is not used, as %s", store.url, error)
         return None
-    if reason := difference(store, listing):
+    if reason := difference(page, listing):
         log.warning("%s: its manifest is stale (%s) and not used; publish again to renew it", store.url, reason)
         return None
     log.info("%s: listed by its manifest (%s)", store.url, _compared(listing))
     return listing
 
 
-def difference(store: S3Store, listing: Listing, rng: random.Random | None = None) -> str | None:
+def difference(page: Pager, listing: Listing, rng: random.Random | None = None) -> str | None:
     """Returns what is found to differ between the bucket and what is known of it, or None.
 
     Args:
-        store: Is asked for `_COMPARED` pages, in parallel.
+        page: Is asked for `_COMPARED` pages, in parallel.
         listing: What is known.
         rng: Chooses the pages between the first and the last.
     """
@@ -107,16 +112,16 @@ def difference(store: S3Store, listing: Listing, rng: random.Random | None = Non
     else:
         chosen = set(range(len(starts)))
 
-    def compare(page: int) -> str | None:
-        begin, end = page * _PAGE, (page + 1) * _PAGE
+    def compare(number: int) -> str | None:
+        begin, end = number * _PAGE, (number + 1) * _PAGE
         after = listing.keys[begin - 1] if begin else ""
         while True:
-            entries, is_end = store.page(after)
+            entries, is_end = page(after)
             found = pack(entries)
             upto = len(listing) if is_end else bisect.bisect_right(listing.keys, entries[-1].key)
             if not np.array_equal(found.versions, listing.versions[begin:upto]):
                 return _first_difference(found, listing, begin, upto)
-            if is_end or (upto >= end and page != last):
+            if is_end or (upto >= end and number != last):
                 return None
             # Files that are no pictures lie between, so there are fewer pictures in a page than were counted for it.
             begin, after = upto, entries[-1].key

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
+from dogbreed.data.aws import advice, first_line, provider
 from dogbreed.data.store import BusyError, Content, Entry, PictureError
 from dogbreed.errors import UserError
 
 _LISTING_THREADS = 16
-
-_CREDENTIALS_LIVE = timedelta(minutes=10)
-"""How long workers use credentials before they ask boto3 again, which by itself renews those that expire."""
 
 _REQUEST_LIMITS: dict[str, Any] = {
     "client_options": {"allow_http": True, "connect_timeout": "5s", "timeout": "120s"},
@@ -77,22 +75,28 @@ class S3Store:
                     yield from entries
                     pages |= {threads.submit(self._list, client, **options) for options in more}
 
-    def page(self, after: str = "") -> tuple[list[Entry], bool]:
-        """Returns up to 1000 objects whose keys follow `after`, in order, and whether they are the last."""
+    def pager(self) -> Callable[[str], tuple[list[Entry], bool]]:
+        """Returns what gives up to 1000 objects whose keys follow one, in order, and whether they are the last."""
         with self._listing() as client:
+            made = client
+
+        def page(after: str) -> tuple[list[Entry], bool]:
             start = {"StartAfter": self.prefix + after} if after else {}
-            page = client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, **start, **self._payer)
-        return list(self._entries_of(page)), not page["IsTruncated"]
+            with self._listing(made) as client:
+                page = client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, **start, **self._payer)
+            return list(self._entries_of(page)), not page["IsTruncated"]
+
+        return page
 
     @contextmanager
-    def _listing(self) -> Iterator[Any]:
-        """Yields a client; what goes wrong in the block is the user's error."""
+    def _listing(self, client: Any = None) -> Iterator[Any]:
+        """Yields a client, where there is none a new one; what goes wrong in the block is the user's error."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            yield self.make_client()
+            yield client or self.make_client()
         except (BotoCoreError, ClientError) as error:
-            raise UserError(f"data.url={self.url!r} can not be listed: {_advice(error)}") from error
+            raise UserError(f"data.url={self.url!r} can not be listed: {advice(error)}") from error
 
     def _list(
         self, client: Any, prefix: str, token: str = "", split: bool = True
@@ -139,7 +143,7 @@ class S3Store:
         except (BotoCoreError, ClientError) as error:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
                 return None
-            raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}") from error
+            raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {advice(error)}") from error
         return content
 
     async def fetch(self, key: str) -> bytes:
@@ -160,10 +164,10 @@ class S3Store:
             except BaseError as error:
                 refused = not isinstance(error, GenericError) or any(code in str(error) for code in _RUN_OUT)
                 if not refused:
-                    raise BusyError(_first_line(error)) from error
+                    raise BusyError(first_line(error)) from error
                 if refused_client is not None:
                     raise UserError(
-                        f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}"
+                        f"s3://{self.bucket}/{self.prefix}{key} can not be read: {advice(error)}"
                     ) from error
             refused_client = client
 
@@ -176,7 +180,7 @@ class S3Store:
             try:
                 client = _clients[place] = self._client()
             except (BotoCoreError, ClientError) as error:
-                raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}") from error
+                raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {advice(error)}") from error
         return client
 
     def fork_is_safe(self) -> bool:
@@ -216,7 +220,7 @@ class S3Store:
             endpoint=endpoint,
             region=region,
             request_payer=self.request_payer,
-            credential_provider=_provider(session),  # type: ignore[arg-type]  # any callable will do
+            credential_provider=provider(session),  # type: ignore[arg-type]  # any callable will do
             **_REQUEST_LIMITS,
         )
 
@@ -229,39 +233,3 @@ async def _get(client: Any, path: str) -> bytes:
     if len(content) != result.meta["size"]:
         raise BusyError(f"{len(content)} of {result.meta['size']} bytes came")
     return content
-
-
-def _provider(session: Any) -> Callable[[], dict[str, Any]]:
-    """Returns what obstore calls for credentials, again whenever the last ones ran out."""
-    credentials = session.get_credentials()
-
-    def provide() -> dict[str, Any]:
-        frozen = credentials.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(timezone.utc) + _CREDENTIALS_LIVE,
-        }
-
-    return provide
-
-
-def _advice(error: Exception) -> str:
-    """Returns boto3's error in one line, with what to do about the usual ones."""
-    from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
-
-    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
-    if code in ("NoSuchBucket", "404"):
-        return "there is no such bucket"
-    if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
-        return f"{code}: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and the bucket's policy"
-    if isinstance(error, NoCredentialsError):
-        return "no AWS credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if isinstance(error, EndpointConnectionError):
-        return f"{_first_line(error)}; check data.endpoint_url and the network"
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].strip()

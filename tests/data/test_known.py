@@ -108,7 +108,7 @@ def test_of_many_pages_some_are_compared(proxy: Proxy, monkeypatch: pytest.Monke
     listing = known.pack(store.entries())
     monkeypatch.setattr(known, "_PAGE", 50)
     proxy.lists.clear()
-    assert known.difference(store, listing, random.Random(0)) is None
+    assert known.difference(store.pager(), listing, random.Random(0)) is None
     assert len(proxy.lists) == known._COMPARED
 
 
@@ -133,7 +133,7 @@ def test_requester_pays(s3_server: S3Server, request_payer: bool) -> None:
     (root / "1.jpg").write_bytes(b"1")
     proxy = Proxy(s3_server.url)
     store = open_store("s3://payer", proxy.url, request_payer)
-    assert [entry.key for entry in store.entries()] == [entry.key for entry in store.page()[0]] == ["a/1.jpg"]
+    assert [entry.key for entry in store.entries()] == [entry.key for entry in store.pager()("")[0]] == ["a/1.jpg"]
     assert store.read("a/1.jpg") == asyncio.run(store.fetch("a/1.jpg")) == b"1"
     proxy.close()
     assert len(proxy.heads) == 4
