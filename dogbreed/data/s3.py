@@ -62,7 +62,7 @@ class S3Store:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            client = self._listing_client()
+            client = self.make_client()
             with ThreadPoolExecutor(_LISTING_THREADS) as threads:
                 # A page that a thread has found is either yielded or leads to further pages.
                 pages = {threads.submit(self._list, client, self.prefix)}
@@ -149,7 +149,7 @@ class S3Store:
         """Returns whether no obstore client, whose threads a fork would lose, was made in this process yet."""
         return not any(pid == os.getpid() for pid, _ in _clients)
 
-    def _listing_client(self) -> Any:
+    def make_client(self) -> Any:
         import boto3
         from botocore.config import Config
 
@@ -164,7 +164,7 @@ class S3Store:
         import boto3
         from obstore.store import S3Store as Client
 
-        listing = self._listing_client()
+        listing = self.make_client()
         endpoint = listing.meta.endpoint_url
         region = listing.meta.region_name
         if endpoint.endswith(".amazonaws.com"):
