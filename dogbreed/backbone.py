@@ -185,7 +185,7 @@ def accept_features(net: nn.Module) -> None:
     `net` itself is called either way, so whoever listens to it or to its head hears the same.
     """
     on_pictures = net.forward
-    net.forward = lambda inputs: on_pictures(inputs) if inputs.ndim == 4 else _on_features(net, inputs)  # type: ignore
+    net.forward = lambda inputs: on_pictures(inputs) if inputs.ndim == 4 else _on_features(net, inputs)
 
 
 def data_config(net: nn.Module) -> dict[str, Any]:

@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 _FEW_PICTURES = 1000
 """Data sets up to this size are read in the training process: workers would cost more to start than they save."""
 
+_PASS_BATCH = 64
+"""Pictures a batch, at least, where the batches of a pass over all pictures are nobody's training."""
+
 
 class ImageDataModule(pl.LightningDataModule):
     """Pictures in class folders, as batches for a classifier.
@@ -107,8 +110,8 @@ class ImageDataModule(pl.LightningDataModule):
         self.augment = augment
         self.bad_images: dict[str, str] = {}
         """Reason by key, for the pictures that could not be read so far."""
-        self.features: dict[str, list[Features]] | None = None
-        """What a frozen backbone makes of each split's pictures, a view an epoch in turn; None: it is to run."""
+        self.features: dict[str, list[Features]] = {}
+        """What a frozen backbone makes of each split's pictures, a view an epoch in turn; empty: it is to run."""
         self._num_workers = num_workers
         self._data_config = data_config
         self._loaders: weakref.WeakSet[PictureLoader] = weakref.WeakSet()
@@ -228,7 +231,8 @@ class ImageDataModule(pl.LightningDataModule):
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer and shared else (0, 1)
         if 0 < num_pictures < world_size:
             raise UserError(f"{split} has {num_pictures} pictures for {world_size} processes; use fewer devices")
-        return Order(num_pictures, self.batch_size, shuffle, self.seed, rank, world_size)
+        batch_size = self.batch_size if shared else max(self.batch_size, _PASS_BATCH)
+        return Order(num_pictures, batch_size, shuffle, self.seed, rank, world_size)
 
     def _load(self, stream: PictureStream, num_workers: int, view: int | None = None) -> PictureLoader:
         trainer = self.trainer
@@ -247,7 +251,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _batches(self, split: str, shuffle: bool = False, augment: bool = False) -> PictureLoader:
         """Returns the batches that the model is given: of pictures, or of their features where those are kept."""
-        if self.features is None:
+        if not self.features:
             return self.loader(split, shuffle=shuffle, augment=augment)
         from dogbreed.features.stream import FeatureStream
 
@@ -289,10 +293,10 @@ class ImageDataModule(pl.LightningDataModule):
         mean, std = (
             torch.tensor(values, device=pictures.device).mul_(255).view(3, 1, 1) for values in (target.mean, target.std)
         )
-        if pictures.is_cpu:
-            images = self._buffers.empty(pictures.shape).copy_(pictures)
-        else:
-            images = pictures.to(torch.float32)
+        images = (
+            self._buffers.empty(pictures.shape) if pictures.is_cpu else torch.empty_like(pictures, dtype=torch.float)
+        )
+        images.copy_(pictures)
         return images.sub_(mean).div_(std)
 
     def state_dict(self) -> dict[str, Any]:

@@ -150,6 +150,7 @@ class S3Store:
         return not any(pid == os.getpid() for pid, _ in _clients)
 
     def make_client(self) -> Any:
+        """Returns boto3's client of the server; threads may share it."""
         import boto3
         from botocore.config import Config
 

@@ -1,8 +1,8 @@
 """Features in files: memory-mapped, written as a whole or not at all, by one process at a time, up to a size.
 
-    FOLDER/KEY/train.npy    float32 (N, D), a row for each picture of the split
-    FOLDER/KEY/train.json   what they are of, and why rows are missing; it is written last, and without it nothing counts
-    FOLDER/KEY.lock         held by the process that computes; the kernel lets go of it however that process ends
+FOLDER/KEY/train.npy    float32 (N, D), a row for each picture of the split
+FOLDER/KEY/train.json   what they are of, and why rows are missing; written last, and nothing counts without it
+FOLDER/KEY.lock         held by the process that computes; the kernel lets go of it however that process ends
 """
 
 from __future__ import annotations

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +22,7 @@ from dogbreed.data.loader import PictureLoader
 from dogbreed.errors import UserError
 from dogbreed.features.files import FeatureFiles, Features
 from dogbreed.features.shared import SharedFeatures
-from dogbreed.features.speed import SAMPLE, Form, fastest, trunk
+from dogbreed.features.speed import SAMPLE, Form, all_processors, fastest, trunk
 
 log = logging.getLogger(__name__)
 
@@ -85,42 +83,42 @@ class KeepFeatures(pl.Callback):
         if self._done:
             return
         self._done = True
-        reason = self._reason_against(trainer, pl_module)
         data, net = getattr(trainer, "datamodule", None), pl_module.net
         began = time.monotonic()
-        found = {} if reason else self._find(trainer, data, net, pl_module.hparams)  # type: ignore[arg-type]
+        reason = self._reason_against(trainer, data, pl_module.hparams)
+        found: dict[str, Features] = {}
+        if not reason and isinstance(data, ImageDataModule) and isinstance(net, nn.Module):
+            found = self._find(trainer, data, net, pl_module.hparams)
+            for split in data.splits if found else ():
+                data.features[split] = [found[part.name] for part in self._parts(data) if part.split == split]
         if not found:
             reason = reason or f"the head of {pl_module.hparams['model']} is more than one linear layer"
             if self.views:
                 raise UserError(f"features.views={self.views} can not be had: {reason}")
             log.info("the backbone runs in every epoch: %s", reason)
             return
-        data.features = {
-            split: [found[part.name] for part in self._parts(data) if part.split == split] for split in data.splits
-        }
         backbone.accept_features(net)
         log.info(
             "features of %d pictures in %.1f s, kept in %s; features=off trains without",
             sum(len(part.values) for part in found.values()), time.monotonic() - began, self.folder,
         )  # fmt: skip
 
-    def _reason_against(self, trainer: pl.Trainer, module: pl.LightningModule) -> str:
+    def _reason_against(self, trainer: pl.Trainer, data: Any, hparams: Any) -> str:
         """Returns why features may not be kept, empty where they may."""
-        data = getattr(trainer, "datamodule", None)
-        hparams = module.hparams
         if not isinstance(data, ImageDataModule):
             return "its pictures do not come from an ImageDataModule"
-        if hparams.get("finetune") != "head":
-            return f"finetune={hparams.get('finetune')} trains it"
-        if self.views and not data.augment:
-            return "data.augment=false leaves one view of each picture"
-        if data.augment and not self.views:
-            return "data.augment=true shows other crops each time (data.augment=false or features.views=4 changes that)"
-        if trainer.precision not in _PRECISIONS:
-            return f"trainer.precision={trainer.precision} is none of {', '.join(_PRECISIONS)}"
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return "this is a trial of one batch"
-        return ""
+        reasons = {
+            f"finetune={hparams.get('finetune')} trains it": hparams.get("finetune") != "head",
+            "data.augment=false leaves one view of each picture": self.views and not data.augment,
+            "data.augment=true shows other crops each time; data.augment=false or features.views=4 would not": (
+                data.augment and not self.views
+            ),
+            f"trainer.precision={trainer.precision} is none of {', '.join(_PRECISIONS)}": (
+                trainer.precision not in _PRECISIONS
+            ),
+            "this is a trial of one batch": trainer.fast_dev_run,  # type: ignore[attr-defined]
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
 
     def _parts(self, data: ImageDataModule) -> list[_Part]:
         views = [_Part(f"train-{data.seed}-{view}", "train", view) for view in range(self.views)]
@@ -138,13 +136,13 @@ class KeepFeatures(pl.Callback):
             return found  # type: ignore[return-value]
         if not backbone.has_linear_head(net, data.picture_format.height, data.picture_format.width):
             return {}
-        with files.locked():
+        with files.locked(), all_processors() as threads:
             shared = SharedFeatures(self.url, key, self.endpoint_url) if self.url else None
             computer: _Computer | None = None
             for part in parts:
                 if files.open(part.name) or (shared and shared.fetch_or_claim(part.name, files.place)):
                     continue
-                computer = computer or _Computer(trainer, data, net, self._missing(files, data))
+                computer = computer or _Computer(trainer, data, net, self._missing(files, data), threads)
                 if shared:
                     with shared.computing(part.name, files.place):
                         computer.compute(part, files, about)
@@ -164,14 +162,23 @@ class _Computer:
         data: The pictures.
         net: The network.
         num_pictures: How many there are to do.
+        threads: One for each processor.
     """
 
-    def __init__(self, trainer: pl.Trainer, data: ImageDataModule, net: nn.Module, num_pictures: int) -> None:
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        data: ImageDataModule,
+        net: nn.Module,
+        num_pictures: int,
+        threads: ThreadPoolExecutor,
+    ) -> None:
         self.data = data
         self.device = trainer.strategy.root_device
         self.context = trainer.precision_plugin.forward_context
         self.trunk = trunk(net).to(self.device)
         self.num_pictures = num_pictures
+        self.threads = threads
         self._form: Form | None = None
 
     def compute(self, part: _Part, files: FeatureFiles, about: dict[str, Any]) -> None:
@@ -185,11 +192,14 @@ class _Computer:
         log.info("computing the features of %d pictures: %s", num_pictures, part.name)
         loader = self.data.loader(part.split, augment=part.view is not None, view=part.view or 0)
         shape = (num_pictures, self._width(loader))
-        with files.writing(part.name, shape, {**about, "problems": problems}) as values, _all_processors():
+        with files.writing(part.name, shape, {**about, "problems": problems}) as values:
             missing = set(range(num_pictures))
             for batch in loader:
                 rows = batch.indices.numpy()
-                values[rows] = self._form_for(batch.images)(self._ready(batch.images)).float().cpu().numpy()
+                images = self.data.normalised(batch.images.to(self.device))
+                if self._form is None:
+                    self._form = fastest(self.trunk, images[:SAMPLE], self.context, self.num_pictures, self.threads)
+                values[rows] = self._form(images).float().cpu().numpy()
                 missing.difference_update(rows.tolist())
             keys = self.data.keys(part.split)
             problems |= {str(row): self.data.bad_images[keys[row]] for row in sorted(missing)}
@@ -199,15 +209,6 @@ class _Computer:
         size = loader.stream.size
         with torch.inference_mode():
             return int(self.trunk(torch.zeros(1, 3, *size, device=self.device)).shape[1])
-
-    def _form_for(self, images: torch.Tensor) -> Form:
-        if self._form is None:
-            self._form = fastest(self.trunk, self._ready(images[:SAMPLE]), self.context, self.num_pictures)
-        return self._form
-
-    def _ready(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns uint8 pictures as the network takes them, on its device."""
-        return self.data.normalised(images.to(self.device))
 
 
 def _opened(files: FeatureFiles, name: str) -> Features:
@@ -242,14 +243,3 @@ def _fingerprint(net: nn.Module) -> str:
             found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-@contextmanager
-def _all_processors() -> Iterator[None]:
-    """Lets torch use all processors: a job among several is given its share, but they all wait for this pass."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

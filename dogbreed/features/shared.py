@@ -1,7 +1,7 @@
 """Features that the jobs of a sweep share in S3: the first one computes and uploads them, the others wait and read.
 
-    s3://BUCKET/PREFIX/KEY/train.npy, train.json    as on disk; train.json is written last
-    s3://BUCKET/PREFIX/KEY/train.claim              who computes; written anew every few seconds for as long as it does
+s3://BUCKET/PREFIX/KEY/train.npy, train.json    as on disk; train.json is written last
+s3://BUCKET/PREFIX/KEY/train.claim              who computes; written anew every few seconds for as long as it does
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class SharedFeatures:
 
     def __init__(self, url: str, key: str, endpoint_url: str | None) -> None:
         if not url.startswith("s3://"):
-            raise UserError(f"features.url={url}: type s3://BUCKET/PREFIX (features.folder is a folder of this machine)")
+            raise UserError(f"features.url={url}: give s3://BUCKET/PREFIX (a folder is features.folder)")
         store = S3Store.from_url(url, endpoint_url)
         self.url = url
         self._bucket, self._prefix = store.bucket, f"{store.prefix}{key}/"
@@ -82,9 +82,7 @@ class SharedFeatures:
             yield
             with self._errors():
                 for suffix in ("npy", "json"):
-                    self._client.upload_file(
-                        str(place / f"{name}.{suffix}"), self._bucket, self._object(name, suffix)
-                    )
+                    self._client.upload_file(str(place / f"{name}.{suffix}"), self._bucket, self._object(name, suffix))
         finally:
             ended.set()
             thread.join()
@@ -146,4 +144,6 @@ class SharedFeatures:
             yield
         except (BotoCoreError, ClientError, Boto3Error) as error:
             reason = str(error).partition("\n")[0]
-            raise UserError(f"features.url={self.url}: {reason}; check the bucket, or leave features.url out") from error
+            raise UserError(
+                f"features.url={self.url}: {reason}; check the bucket, or leave features.url out"
+            ) from error

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -52,14 +54,34 @@ class Form:
     """Pictures at once; None: all."""
     context: Context
     """In which the network runs: the trainer's precision."""
+    threads: ThreadPoolExecutor | None = None
+    """Each takes one chunk after the other; None: torch itself divides each layer among threads."""
 
-    @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Returns features (B, D) for normalised `images` (B, 3, H, W)."""
+        parts = images.split(self.chunk or len(images))
+        return torch.cat(list(self.threads.map(self._run, parts) if self.threads else map(self._run, parts)))
+
+    @torch.inference_mode()
+    def _run(self, images: Tensor) -> Tensor:
+        layout = torch.preserve_format if self.name == "plain" else torch.channels_last
         with self.context():
-            layout = torch.preserve_format if self.name == "plain" else torch.channels_last
-            parts = images.split(self.chunk or len(images))
-            return torch.cat([self.network(part.contiguous(memory_format=layout)) for part in parts])
+            return self.network(images.contiguous(memory_format=layout))
+
+
+@contextmanager
+def all_processors() -> Iterator[ThreadPoolExecutor]:
+    """Yields a thread for each processor, within which torch starts none: a job among several is given its share, but
+    they all wait for this pass. Threads that divide single layers would wait for each other many times a picture.
+    """
+    num_processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(num_processors, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            yield threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def trunk(net: nn.Module) -> nn.Module:
@@ -70,7 +92,7 @@ def trunk(net: nn.Module) -> nn.Module:
     return copied
 
 
-def fastest(plain: nn.Module, images: Tensor, context: Context, num_pictures: int) -> Form:
+def fastest(plain: nn.Module, images: Tensor, context: Context, num_pictures: int, threads: ThreadPoolExecutor) -> Form:
     """Returns the form of a trunk that is fastest on this machine, and says so in the log.
 
     Args:
@@ -78,29 +100,30 @@ def fastest(plain: nn.Module, images: Tensor, context: Context, num_pictures: in
         images: A few normalised pictures (B, 3, H, W) on the device, for the trial.
         context: In which the network runs.
         num_pictures: How many are to come: compiling has to pay.
+        threads: One for each processor.
     """
-    forms = [Form("plain", plain, None, context)]
+    reference = Form("plain", plain, None, context)
     if num_pictures < _FEW:
-        return forms[0]
-    expected = forms[0](images)
-    folded = fold(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    chunks = _CHUNKS if images.is_cpu else (None,)
-    forms += [Form("batch norms folded, channels_last", folded, chunk, context) for chunk in chunks]
+        return reference
+    expected = reference(images)
+    networks = {"folded batch norms and channels_last": fold(plain), "channels_last": copy.deepcopy(plain)}
+    ways = [(chunk, threads) for chunk in _CHUNKS] if images.is_cpu else [(None, None)]
+    forms = [reference] + [
+        Form(name, network.to(memory_format=torch.channels_last), chunk, context, pool)
+        for name, network in networks.items()
+        for chunk, pool in ways
+    ]
     forms = [form for form in forms if _agrees(form(images), expected)]
-    speeds = [_speed(form, images) for form in forms]
-    best = max(range(len(forms)), key=speeds.__getitem__)
-    if num_pictures / speeds[best] > 10 * _COMPILE_S and (not images.is_cpu or shutil.which("g++")):
-        compiled = Form("compiled", torch.compile(folded), forms[best].chunk, context)  # type: ignore[arg-type]
-        if _agrees(compiled(images), expected):
-            forms.append(compiled)
-            speeds.append(_speed(compiled, images))
-            best = max(range(len(forms)), key=speeds.__getitem__)
-    log.info(
-        "the backbone runs %s%s, in %s: %.0f pictures/s, plainly %.0f",
-        forms[best].name, f", {forms[best].chunk} pictures at a time" if forms[best].chunk else "",
-        str(expected.dtype).removeprefix("torch."), speeds[best], speeds[0],
-    )  # fmt: skip
-    return forms[best]
+    speed, best = max(((_speed(form, images), number) for number, form in enumerate(forms)))
+    chosen = forms[best]
+    if num_pictures / speed > 10 * _COMPILE_S and (not images.is_cpu or shutil.which("g++")):
+        compiled = replace(chosen, name=f"torch.compile, {chosen.name}", network=torch.compile(chosen.network))
+        if _agrees(compiled(images), expected) and (compiled_speed := _speed(compiled, images)) > speed:
+            chosen, speed = compiled, compiled_speed
+    at_once = f" by {chosen.chunk}" if chosen.chunk else ""
+    kind = str(expected.dtype).removeprefix("torch.")
+    log.info("the backbone runs in %s, %s%s: %.0f pictures/s", kind, chosen.name, at_once, speed)
+    return chosen
 
 
 def fold(net: nn.Module) -> nn.Module:

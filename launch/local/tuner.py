@@ -23,6 +23,7 @@ from launch.local.metrics import LineTail, parse_metrics
 from launch.local.search import PastJob, Search
 from launch.local.state import FINAL, ask_to_stop, look
 from launch.local.trials import INTERRUPTED, ancestors, final_objective, start_trial, trial_states
+from launch.local.warm import WarmServer
 
 POLL_S = 0.1
 Json = dict[str, Any]
@@ -75,7 +76,9 @@ class Tuner:
     def run(self) -> None:
         """Runs the tuning job to its end."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        self._save(supervisor_pid=os.getpid())
+        environment = self.request["TrainingJobDefinition"].get("Environment", {})
+        warm = WarmServer(self.state["command"], environment)
+        self._save(supervisor_pid=os.getpid(), warm=warm.address)
         try:
             while (end := self._end()) is None:
                 self._launch()
@@ -90,6 +93,7 @@ class Tuner:
             end = End("Failed", "sweep_stopped", f"InternalServerError: {error}")
         if end.status == "Failed":
             self.state["failure"] = end.because
+        warm.close()
         self._save(status=end.status, ended=time.time(), note=end.because)
         print(f"{end.status}: {end.because}", flush=True)
 
