@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.data.config import resolve_model_data_config
 from timm.models import load_state_dict
-from torch import nn
+from torch import Tensor, nn
 
 from dogbreed.errors import UserError, did_you_mean
 
@@ -140,6 +141,51 @@ def train_head_only(net: nn.Module) -> None:
         holds_head = any(head == name or head.startswith(f"{name}.") or name == "" for head in heads)
         inside_head = any(name.startswith(f"{head}.") for head in heads)
         module.training = holds_head or inside_head
+
+
+@torch.inference_mode()
+def has_linear_head(net: nn.Module, height: int, width: int) -> bool:
+    """Returns whether the head of `net` is one linear layer on one vector a picture, but for timm's dropout before it.
+
+    Tried on one picture of `height` and `width` px, as it is while the head is trained.
+    """
+    names = head_names(net)
+    head = net.get_submodule(names[0])
+    if len(names) != 1 or not isinstance(head, nn.Linear):
+        return False
+    given: list[Tensor] = []
+    handle = head.register_forward_hook(lambda module, inputs, output: given.append(inputs[0]))
+    modes = {module: module.training for module in net.modules()}
+    picture = torch.linspace(-1, 1, 3 * height * width, device=head.weight.device).view(1, 3, height, width)
+    devices = [head.weight.device] if head.weight.is_cuda else []
+    try:
+        net.eval()(picture)
+        train_head_only(net)
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            expected = net(picture)
+            torch.manual_seed(0)
+            found = _on_features(net, given[0]) if given[0].ndim == 2 else None
+    finally:
+        handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    return found is not None and torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def _on_features(net: nn.Module, features: Tensor) -> Tensor:
+    """Returns the logits that the head of `net` makes of what it is given before its dropout, (B, D)."""
+    dropped = nn.functional.dropout(features, float(getattr(net, "drop_rate", 0.0)), net.training)
+    return net.get_submodule(head_names(net)[0])(dropped)
+
+
+def accept_features(net: nn.Module) -> None:
+    """Lets `net` take features (B, D), what its linear head is given, in place of pictures (B, 3, H, W).
+
+    `net` itself is called either way, so whoever listens to it or to its head hears the same.
+    """
+    on_pictures = net.forward
+    net.forward = lambda inputs: on_pictures(inputs) if inputs.ndim == 4 else _on_features(net, inputs)
 
 
 def data_config(net: nn.Module) -> dict[str, Any]:

@@ -34,6 +34,8 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "label_smoothing": (float, 0, 1),
     "backbone_lr_factor": (float, 0, float("inf")),
     "checkpoint_s": (float, 0, float("inf")),
+    "features.views": (int, 0, float("inf")),
+    "features.max_gb": (float, 0, float("inf")),
 }
 """Key, type, lowest and highest value of each number at the top of the config."""
 
@@ -128,6 +130,8 @@ def check(cfg: DictConfig) -> None:
         return
     for key, (kind, low, high) in NUMBERS.items():
         value = _select(cfg, key)
+        if value is None and key.startswith("features."):  # features=off
+            continue
         number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
         if not low <= number <= high or (kind is int and number != int(number)):
             bounds = f"of at least {low}" if high == float("inf") else f"from {low} to {high}"

@@ -65,7 +65,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     best = best_checkpoint(cfg.checkpoint_dir, cfg.objective.metric, cfg.objective.goal)
     lines, stop = MetricLines(), StopOnSignal(last)
     recorders = debugger_callbacks(cfg.debugger, output_dir)
-    trainer = _create_trainer(cfg, output_dir, [lines, stop, best, last, *recorders])
+    keep = [instantiate(cfg.features)] if cfg.features._target_ else []
+    trainer = _create_trainer(cfg, output_dir, [lines, stop, best, last, *recorders, *keep])
     trainer.fit(model, data, ckpt_path=_existing(cfg.resume_from))
     results: dict[str, Any] = {"name": cfg.name, "stopped_by": stop.received.name if stop.received else None}
     if not stop.received:

@@ -120,6 +120,10 @@ def training_request(cfg: DictConfig, fixed: Sequence[str], site: Site) -> dict[
         **job_definition(cfg, site, name, site.output_path),
         "ResourceConfig": resources(cfg),
     }
+    if cfg.instance.keep_alive_minutes:
+        if cfg.instance.spot:
+            raise UserError("instance.keep_alive_minutes: AWS keeps no spot instances warm; give instance.spot=false")
+        request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = round(cfg.instance.keep_alive_minutes * 60)
     if wants_managed_rules(cfg):
         request |= debugger_fields(cfg, site.rules_image, f"{site.output_path}/{name}")
     if cfg.backend.tags:

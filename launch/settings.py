@@ -16,6 +16,7 @@ NUMBERS: dict[str, tuple[type, float, float, bool]] = {
     "instance.max_hours": (float, 1 / 3600, 28 * 24, False),
     "instance.max_wait_hours": (float, 1 / 3600, 28 * 24, True),
     "instance.retries": (int, 0, 30, False),
+    "instance.keep_alive_minutes": (float, 0, 360, False),
     "instance.price_per_hour": (float, 0, ANY, True),
     "tuner.max_jobs": (int, 1, ANY, True),
     "tuner.max_parallel_jobs": (int, 1, ANY, False),

@@ -10,24 +10,31 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning as pl
 import torch
 
 from dogbreed.data.buffers import Buffers
 from dogbreed.data.demo import DemoStore
+from dogbreed.data.index import Split
 from dogbreed.data.loader import Batch, PictureLoader
 from dogbreed.data.source import Source
 from dogbreed.data.stream import Order, PictureStream
 from dogbreed.data.transforms import EvalTransform, PictureFormat, TrainTransform
 from dogbreed.errors import UserError, did_you_mean
 
+if TYPE_CHECKING:
+    from dogbreed.features.files import Features
+
 log = logging.getLogger(__name__)
 
 _FEW_PICTURES = 1000
 """Data sets up to this size are read in the training process: workers would cost more to start than they save."""
+
+_PASS_BATCH = 64
+"""Pictures a batch, at least, where the batches of a pass over all pictures are nobody's training."""
 
 
 class ImageDataModule(Source, pl.LightningDataModule):
@@ -88,6 +95,8 @@ class ImageDataModule(Source, pl.LightningDataModule):
         self.augment = augment
         self.bad_images: dict[str, str] = {}
         """Reason by key, for the pictures that could not be read so far."""
+        self.features: dict[str, list[Features]] = {}
+        """What a frozen backbone makes of each split's pictures, a view an epoch in turn; empty: it is to run."""
         self._num_workers = num_workers
         self._data_config = data_config
         self._loaders: weakref.WeakSet[PictureLoader] = weakref.WeakSet()
@@ -118,53 +127,90 @@ class ImageDataModule(Source, pl.LightningDataModule):
         """Lists the pictures, so that whatever is wrong with the data is said before training starts."""
         self.index  # noqa: B018
 
-    def loader(self, split: str, *, shuffle: bool = False, augment: bool = False) -> PictureLoader:
-        """Returns the batches of any split, for instance train in its own order for features.
+    def loader(
+        self, split: str, *, shuffle: bool = False, augment: bool = False, view: int | None = None
+    ) -> PictureLoader:
+        """Returns the batches of pictures of any split.
+
+        Args:
+            split: Which.
+            shuffle: Another order in each epoch.
+            augment: Random crops and mirroring.
+            view: Epoch whose random crops are wanted: all pictures, whichever process asks; None: the trainer's epoch,
+                and this process's share.
 
         Raises:
             UserError: there is no such split, or it has fewer pictures than there are processes.
         """
-        num_pictures = len(self.keys(split))
-        trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        if 0 < num_pictures < world_size:
-            raise UserError(f"{split} has {num_pictures} pictures for {world_size} processes; use fewer devices")
+        order = self._order(split, shuffle, shared=view is None)
         target = self.picture_format
         stream = PictureStream(
             self.store,
             self.splits[split],
-            Order(num_pictures, self.batch_size, shuffle, self.seed, rank, world_size),
+            order,
             TrainTransform(target) if augment else EvalTransform(target),
             (target.height, target.width),
             cache=self.cache,
         )
+        return self._load(stream, self.num_workers, view)
+
+    def pictures(self, split: str, indices: Sequence[int]) -> Batch:
+        """Returns single pictures of a split as the model sees them in evaluation, uint8; unreadable ones left out."""
+        whole, target = self.splits[split], self.picture_format
+        part = Split([whole.keys[row] for row in indices], whole.labels[list(indices)], whole.sizes[list(indices)])
+        order = Order(len(part), max(1, len(part)), shuffle=False, seed=0)
+        size = (target.height, target.width)
+        parcels = iter(PictureStream(self.store, part, order, EvalTransform(target), size, cache=self.cache))
+        found = next(parcels)
+        return Batch(found.images, found.labels, torch.tensor(indices)[found.indices])
+
+    def _order(self, split: str, shuffle: bool, shared: bool = True) -> Order:
+        """Returns the order of a split's batches; all of them, or those of this process (`shared`)."""
+        num_pictures, trainer = len(self.keys(split)), self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer and shared else (0, 1)
+        if 0 < num_pictures < world_size:
+            raise UserError(f"{split} has {num_pictures} pictures for {world_size} processes; use fewer devices")
+        batch_size = self.batch_size if shared else max(self.batch_size, _PASS_BATCH)
+        return Order(num_pictures, batch_size, shuffle, self.seed, rank, world_size)
+
+    def _load(self, stream: PictureStream, num_workers: int, view: int | None = None) -> PictureLoader:
+        trainer = self.trainer
         epoch = (lambda: trainer.current_epoch) if trainer else None
         loader = PictureLoader(
             stream,
-            self.num_workers,
+            num_workers,
             self._report,
             max_bad=self.max_bad,
             fingerprint=self.fingerprint,
-            epoch=epoch,
+            epoch=epoch if view is None else lambda: view,
             pin_memory=torch.cuda.is_available(),
         )
         self._loaders.add(loader)
         return loader
 
+    def _batches(self, split: str, shuffle: bool = False, augment: bool = False) -> PictureLoader:
+        """Returns the batches that the model is given: of pictures, or of their features where those are kept."""
+        if not self.features:
+            return self.loader(split, shuffle=shuffle, augment=augment)
+        from dogbreed.features.stream import FeatureStream
+
+        order = self._order(split, shuffle)
+        return self._load(FeatureStream(self.store, self.splits[split], order, self.features[split]), num_workers=0)
+
     def train_dataloader(self) -> PictureLoader:
         """Returns shuffled, augmented batches of train; of an epoch that is resumed, those that are left."""
-        self._train_loader = self.loader("train", shuffle=True, augment=self.augment)
+        self._train_loader = self._batches("train", shuffle=True, augment=self.augment)
         if self._resume:
             self._train_loader.load_state_dict(self._resume)
         return self._train_loader
 
     def val_dataloader(self) -> PictureLoader | list[PictureLoader]:
         """Returns the batches of valid in their own order; nothing where valid has no pictures."""
-        return self.loader("valid") if self.keys("valid") else []
+        return self._batches("valid") if self.keys("valid") else []
 
     def test_dataloader(self) -> PictureLoader | list[PictureLoader]:
         """Returns the batches of test in their own order; nothing where test has no pictures."""
-        return self.loader("test") if self.keys("test") else []
+        return self._batches("test") if self.keys("test") else []
 
     def predict_dataloader(self) -> PictureLoader | list[PictureLoader]:
         """Returns the batches of test."""
@@ -174,20 +220,23 @@ class ImageDataModule(Source, pl.LightningDataModule):
         """Returns the batch with images uint8 as float32, normalised on their device to the backbone's mean and std."""
         if batch.images.dtype != torch.uint8:
             return batch
-        target = self.picture_format
-        mean, std = (
-            torch.tensor(values, device=batch.images.device).mul_(255).view(3, 1, 1)
-            for values in (target.mean, target.std)
-        )
-        if batch.images.is_cpu:
-            images = self._buffers.empty(batch.images.shape).copy_(batch.images)
-        else:
-            images = batch.images.to(torch.float32)
-        images.sub_(mean).div_(std)
+        images = self.normalised(batch.images)
         if self.trainer is not None:
             # Lightning casts a batch to the model's own precision before this hook, when it still was uint8.
             images = self.trainer.precision_plugin.convert_input(images)
         return batch._replace(images=images)
+
+    def normalised(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Returns uint8 `pictures` (B, 3, H, W) as float32, normalised on their device."""
+        target = self.picture_format
+        mean, std = (
+            torch.tensor(values, device=pictures.device).mul_(255).view(3, 1, 1) for values in (target.mean, target.std)
+        )
+        images = (
+            self._buffers.empty(pictures.shape) if pictures.is_cpu else torch.empty_like(pictures, dtype=torch.float)
+        )
+        images.copy_(pictures)
+        return images.sub_(mean).div_(std)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps: where training stands in its epoch, and the pictures that were left out."""

@@ -39,7 +39,7 @@ class PredictionRecorder(pl.Callback):
         self._handle: Any = None
         self._logits: Tensor | None = None
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._wrong: list[tuple[float, int, Tensor]] = []
+        self._wrong: list[tuple[float, int, Tensor | None]] = []
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listens to the validation; the sanity check is none."""
@@ -82,6 +82,7 @@ class PredictionRecorder(pl.Callback):
             self._stop()
             classes = class_names(getattr(trainer, "datamodule", None), pl_module)
             self._save(split, classes, split_keys(trainer, split))
+            self._save_pictures(split, getattr(trainer, "datamodule", None))
 
     def _start(self, root: nn.Module) -> None:
         """Begins a pass over a split."""
@@ -115,11 +116,12 @@ class PredictionRecorder(pl.Callback):
         self, images: Tensor, logits: Tensor, labels: Tensor, indices: Tensor, pl_module: pl.LightningModule
     ) -> None:
         wrong = (logits.argmax(dim=1) != labels).nonzero().flatten()
-        if not len(wrong) or images.ndim != 4 or images.shape[1] != 3:
+        if not len(wrong):
             return
         losses = functional.cross_entropy(logits[wrong], labels[wrong], reduction="none").tolist()
-        small = functional.interpolate(images[wrong].float(), size=(_SIDE_PX, _SIDE_PX), mode="area")
-        pictures = as_pixels(small, getattr(pl_module, "data_config", None)).cpu()
+        pictures: Any = [None] * len(wrong)  # of features; those that are shown are fetched at the end
+        if images.ndim == 4 and images.shape[1] == 3:
+            pictures = as_pixels(_small(images[wrong].float()), getattr(pl_module, "data_config", None)).cpu()
         for loss, index, picture in zip(losses, indices[wrong.to(indices.device)].tolist(), pictures, strict=True):
             self._wrong.append((loss, index, picture))
         self._wrong = sorted(self._wrong, key=lambda item: -item[0])[:_KEPT]
@@ -141,8 +143,22 @@ class PredictionRecorder(pl.Callback):
             classes=np.array(classes, dtype=np.str_),
             keys=np.array(keys, dtype=np.str_),
         )
-        for _, index, picture in self._wrong[:_SHOWN]:
-            write_jpeg(folder / "thumbs" / f"{split}-{index}.jpg", picture)
+
+    def _save_pictures(self, split: str, data: Any) -> None:
+        """Writes the pictures of the worst mistakes; those that were not seen themselves are fetched now."""
+        pictures = {index: picture for _, index, picture in self._wrong[:_SHOWN]}
+        unseen = [index for index, picture in pictures.items() if picture is None]
+        if unseen and callable(getattr(data, "pictures", None)):
+            fetched = data.pictures(split, unseen)
+            small = _small(fetched.images.float()).round().to(torch.uint8)
+            pictures |= dict(zip(fetched.indices.tolist(), small, strict=True))
+        for index, picture in pictures.items():
+            if picture is not None:
+                write_jpeg(self.folder / DEBUG / "thumbs" / f"{split}-{index}.jpg", picture)
+
+
+def _small(images: Tensor) -> Tensor:
+    return functional.interpolate(images, size=(_SIDE_PX, _SIDE_PX), mode="area")
 
 
 def as_pixels(images: Tensor, data_config: Any) -> Tensor:

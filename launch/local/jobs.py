@@ -21,6 +21,7 @@ from launch.local.container import job_environment, prepare_ml
 from launch.local.folder import LOG, METRICS, STOP, read_json, unheld
 from launch.local.metrics import Scraper
 from launch.local.supervisor import Supervisor, supervise
+from launch.local.warm import Process, start_process
 
 POLL_S = 0.1
 DEFAULT_MAX_RUNTIME_S = 86_400
@@ -62,24 +63,17 @@ class TrainingJob(Supervisor):
             if process is not None:
                 kill_group(process)
 
-    def _start(self) -> subprocess.Popen[bytes] | None:
+    def _start(self) -> Process | None:
         """Starts the command in a process group of its own; None where it can not be started."""
         self._enter("InProgress", "Starting", "Preparing the folder of the job")
         owner = self._owner()
         root = owner.parent if owner else self.folder.parent
         ml = prepare_ml(self.folder, self.request, root)
         environment = job_environment(ml, self.request, self.state["arn"], self.state.get("parallel", 1))
+        environment.setdefault("DOGBREED_FEATURES", str(root / ".features"))  # one place for all jobs
         command = self.state["command"]
         try:
-            with (self.folder / LOG).open("ab") as log:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    env=environment,
-                )
+            process = start_process(self.state.get("warm"), command, self.folder / LOG, environment)
         except OSError as error:
             self._end("Failed", "Failed", f"AlgorithmError: {command[0]} can not be started: {error.strerror}")
             return None
@@ -89,7 +83,7 @@ class TrainingJob(Supervisor):
         self._save()
         return process
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+    def _watch(self, process: Process) -> None:
         """Returns when the process has ended; scrapes and looks for reasons to stop it meanwhile."""
         condition = self.request.get("StoppingCondition", {})
         deadline = self.state["started"] + condition.get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_S)
@@ -120,7 +114,7 @@ class TrainingJob(Supervisor):
                     return Stop("sweep_stopped", "The tuning job that started it is gone")
         return None
 
-    def _begin_to_stop(self, process: subprocess.Popen[bytes]) -> None:
+    def _begin_to_stop(self, process: Process) -> None:
         assert self.stop is not None
         self.state["stopped_by"] = self.stop.kind
         self._enter("Stopping", "Stopping", self.stop.because)
@@ -209,13 +203,13 @@ def _last_line(log: Path) -> str:
     return f"; last line of the log: {last}" if last else ""
 
 
-def signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+def signal_group(process: Process, number: int) -> None:
     """Sends a signal to the process and all it started."""
     with suppress(ProcessLookupError, PermissionError):  # macOS answers EPERM for a group of zombies
         os.killpg(process.pid, number)
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: Process) -> None:
     """Kills the process and all it started, as the end of a container does."""
     signal_group(process, signal.SIGKILL)
     process.wait()

@@ -92,6 +92,7 @@ def start_trial(
         state["stop_grace_s"],
         tuning_job=tuning.name,
         tuned=dict(point),
+        warm=state.get("warm"),
         parallel=request["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxParallelTrainingJobs"],
     )
     return folder, start_training(folder, trial_request(request, name, point), own)

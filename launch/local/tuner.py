@@ -20,6 +20,7 @@ from launch.local.search import PastJob, Search
 from launch.local.state import FINAL, ask_to_stop, look
 from launch.local.supervisor import Supervisor, supervise
 from launch.local.trials import INTERRUPTED, ancestors, final_objective, start_trial, trial_states
+from launch.local.warm import WarmServer
 
 POLL_S = 0.1
 Json = dict[str, Any]
@@ -69,7 +70,9 @@ class Tuner(Supervisor):
     def run(self) -> None:
         """Runs the tuning job to its end."""
         self._listen()
-        self._save()
+        environment = self.request["TrainingJobDefinition"].get("Environment", {})
+        warm = WarmServer(self.state["command"], environment)
+        self._save(warm=warm.address)
         try:
             while (end := self._end()) is None:
                 self._launch()
@@ -84,6 +87,7 @@ class Tuner(Supervisor):
             end = End("Failed", "sweep_stopped", f"InternalServerError: {error}")
         if end.status == "Failed":
             self.state["failure"] = end.because
+        warm.close()
         self._save(status=end.status, ended=time.time(), note=end.because)
         print(f"{end.status}: {end.because}", flush=True)
 

@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from dogbreed.config import compose, settle
+from dogbreed.errors import UserError
 from launch.limits import check_request
 from launch.plan import make_plan
-from launch.request import LOCAL_SITE, resume_request, tuning_request
+from launch.request import LOCAL_SITE, resume_request, training_request, tuning_request
 
 OPERATION = "CreateHyperParameterTuningJob"
 
@@ -94,3 +96,13 @@ def test_resuming_asks_for_the_rest_and_names_the_stopped_sweep():
     }
     assert found["TrainingJobDefinition"]["OutputDataConfig"] == {"S3OutputPath": "s3://local/first-r2"}
     assert check_request(OPERATION, found) == []
+
+
+def test_a_training_keeps_its_instance_warm_and_a_sweep_does_not():
+    typed = ["instance.keep_alive_minutes=15", "lr=0.01", "name=warm"]
+    found = training_request(settle(compose("training", typed)), [], LOCAL_SITE)
+    assert found["ResourceConfig"]["KeepAlivePeriodInSeconds"] == 900
+    assert check_request("CreateTrainingJob", found) == []
+    assert "KeepAlive" not in json.dumps(request("instance.keep_alive_minutes=15", "lr=range"))
+    with pytest.raises(UserError, match=r"instance\.spot=false"):
+        training_request(settle(compose("training", [*typed, "instance.spot=true"])), [], LOCAL_SITE)

@@ -1,0 +1,135 @@
+"""A sweep of heads on kept features, against the same sweep with the backbone in every epoch of every trial.
+
+    python -m benchmarks.sweep sweep       the whole sweep from an empty folder: what it takes, and its one pass
+    python -m benchmarks.sweep plain       the pass, and a plain PyTorch loop over the same pictures beside it
+    python -m benchmarks.sweep off         one trial without kept features, of which the rest is computed
+    python -m benchmarks.sweep summary     the ratios, from what the parts have left in benchmarks/results/sweep.json
+
+The sweep is experiment=course_e (optimizer, batch size, epochs, lr) with MobileNetV2 and the pictures and weights in
+../shared. Every part is short, so that it can run on a machine that is otherwise idle; OUT=FILE puts results elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+OUT = Path(os.environ.get("OUT", ROOT / "benchmarks" / "results" / "sweep.json"))
+TRIALS = 20
+OVERLAY = "{mean:[0.5,0.5,0.5],std:[0.5,0.5,0.5],crop_pct:1.0}"
+MODEL = [
+    "model=mobilenetv2", f"model.weights={SHARED}/weights/mobilenetv2_100.safetensors", "+model.kwargs.pad_type=same",
+    f"+model.kwargs.pretrained_cfg_overlay={OVERLAY}", "data=folder", f"data.url={SHARED}/data", "data.augment=false",
+    "trainer=cpu",
+]  # fmt: skip
+
+
+def run(module: str, *typed: str) -> tuple[str, float]:
+    """Returns what a command printed, and the seconds it took."""
+    began = time.perf_counter()
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *typed],
+        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(done.stdout)
+    return done.stdout, time.perf_counter() - began
+
+
+def sweep() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = ["experiment=course_e", *MODEL, f"tuner.max_jobs={TRIALS}", "tuner.max_parallel_jobs=2"]
+        _, seconds = run("launch.tune", *experiment, "tuner.strategy=Random", f"backend.root={folder}", "name=bench")
+        logs = [path.read_text() for path in sorted(Path(folder).glob("bench/bench-*/log.txt"))]
+        states = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("bench/bench-*/state.json"))]
+    found = [re.search(r"features of (\d+) pictures in ([\d.]+) s", log) for log in logs]
+    passes = [float(match[2]) for match in found if match]
+    done = [state for state in states if state["status"] == "Completed"]
+    return {
+        "trials": len(done),
+        "seconds": seconds,
+        "pass_s": max(passes),
+        "pictures": int(found[0][1]) if found[0] else 0,
+        "epochs": [int(state["tuned"]["epochs"]) for state in done],
+        "trial_s": [round(state["ended"] - state["created"], 2) for state in done],
+    }
+
+
+def plain() -> dict[str, Any]:
+    """The usual loop: torchvision's folder and transforms, loader workers, the network in eval mode, no gradients."""
+    import timm
+    import torch
+    from torchvision import datasets, transforms
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    net = timm.create_model("mobilenetv2_100", num_classes=0, pad_type="same").eval()
+    steps = [
+        transforms.Resize(224),
+        transforms.CenterCrop(224),
+        transforms.ToTensor(),
+        transforms.Normalize([0.5] * 3, [0.5] * 3),
+    ]
+    pictures = datasets.ImageFolder(str(SHARED / "data" / "test"), transforms.Compose(steps))
+    loader = torch.utils.data.DataLoader(pictures, batch_size=32, num_workers=2)
+    began, count = time.perf_counter(), 0
+    with torch.no_grad():
+        for images, _ in loader:
+            net(images)
+            count += len(images)
+    return {"pictures": count, "seconds": time.perf_counter() - began}
+
+
+def off() -> dict[str, Any]:
+    """One trial of one epoch, over a part of the pictures."""
+    limits = ["+trainer.limit_train_batches=24", "+trainer.limit_val_batches=8", "+trainer.limit_test_batches=8"]
+    with tempfile.TemporaryDirectory() as folder:
+        fixed = [*MODEL, "features=off", "epochs=1", "batch_size=32", "debugger.pictures.enabled=false"]
+        began = time.perf_counter()
+        run("dogbreed.train", *fixed, *limits, f"output_dir={folder}/a")
+        whole = time.perf_counter() - began
+        _, least = run(
+            "dogbreed.train", *fixed, *(re.sub("=.*", "=1", limit) for limit in limits), f"output_dir={folder}/b"
+        )
+    return {"picture_s": (whole - least) / (32 * (24 + 8 + 8 - 3)), "start_s": least}
+
+
+def summary(known: dict[str, Any]) -> dict[str, Any]:
+    mine, loop, without = known["sweep"], known["plain"], known["off"]
+    train, others = 0.8 * mine["pictures"], 0.1 * mine["pictures"]
+    alone = sum(
+        without["start_s"] + without["picture_s"] * (epochs * (train + others) + others) for epochs in mine["epochs"]
+    )
+    rate, plain_rate = mine["pictures"] / mine["pass_s"], loop["pictures"] / loop["seconds"]
+    return {
+        "sweep_s": round(mine["seconds"], 1),
+        "pass_s": mine["pass_s"],
+        "sweep_over_pass": round(mine["seconds"] / mine["pass_s"], 2),
+        "without_s": round(alone),
+        "times_cheaper": round(alone / mine["seconds"], 1),
+        "pictures_per_s": round(rate, 1),
+        "plain_pictures_per_s": round(plain_rate, 1),
+        "times_plain": round(rate / plain_rate, 2),
+        "median_trial_s": sorted(mine["trial_s"])[len(mine["trial_s"]) // 2],
+    }
+
+
+def main(part: str) -> None:
+    known = json.loads(OUT.read_text()) if OUT.exists() else {}
+    known[part] = summary(known) if part == "summary" else {"sweep": sweep, "plain": plain, "off": off}[part]()
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps(known, indent=1) + "\n")
+    print(json.dumps(known[part], indent=1))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

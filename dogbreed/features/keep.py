@@ -1,0 +1,246 @@
+"""KeepFeatures: decides whether a training may run on kept features, makes or finds them, and hands them over."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from dogbreed import backbone
+from dogbreed.data.datamodule import ImageDataModule
+from dogbreed.data.loader import PictureLoader
+from dogbreed.errors import UserError
+from dogbreed.features.files import FeatureFiles, Features
+from dogbreed.features.shared import SharedFeatures
+from dogbreed.features.speed import SAMPLE, Form, all_processors, fastest, trunk
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1
+"""Of the files, and of what is done to pictures beyond what the key tells: one more makes all older ones void."""
+
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Features of one split, as the training shows them in one epoch."""
+
+    name: str
+    split: str
+    view: int | None
+    """Epoch whose random crops these are of; None: pictures as they are evaluated."""
+
+
+class KeepFeatures(pl.Callback):
+    """Lets a training with a frozen backbone run on features that were computed once.
+
+    The trainings of a sweep then share one pass over the pictures: the first one makes it, the others wait or read.
+    Batches, their order, the head's dropout and everything that is recorded stay the same; only rounding differs
+    where the backbone runs faster in another form. Where keeping features would change the training (layers that
+    are not frozen, pictures that are augmented anew in each epoch), nothing is done, and the log says why.
+
+    Args:
+        folder: Where features lie.
+        views: Random crops of each training picture that are kept, epoch by epoch: with as many as there are epochs
+            the training is the same as without. 0: none.
+        max_gb: What the folder may hold; what was not used for longest is deleted.
+        url: `s3://bucket/prefix` that jobs on several machines share.
+        endpoint_url: Server of an S3-compatible store.
+
+    Raises:
+        UserError: when the training begins: views are asked for where they make no sense, or nothing can be written.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        views: int = 0,
+        max_gb: float = 20.0,
+        url: str | None = None,
+        endpoint_url: str | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.views = views
+        self.max_gb = max_gb
+        self.url = url
+        self.endpoint_url = endpoint_url
+        self._done = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Makes or finds the features of all splits, and lets data and network use them."""
+        if self._done:
+            return
+        self._done = True
+        data, net = getattr(trainer, "datamodule", None), pl_module.net
+        began = time.monotonic()
+        reason = self._reason_against(trainer, data, pl_module.hparams)
+        found: dict[str, Features] = {}
+        if not reason and isinstance(data, ImageDataModule) and isinstance(net, nn.Module):
+            found = self._find(trainer, data, net, pl_module.hparams)
+            for split in data.splits if found else ():
+                data.features[split] = [found[part.name] for part in self._parts(data) if part.split == split]
+        if not found:
+            reason = reason or f"the head of {pl_module.hparams['model']} is more than one linear layer"
+            if self.views:
+                raise UserError(f"features.views={self.views} can not be had: {reason}")
+            log.info("the backbone runs in every epoch: %s", reason)
+            return
+        backbone.accept_features(net)  # type: ignore[arg-type]
+        log.info(
+            "features of %d pictures in %.1f s, kept in %s; features=off trains without",
+            sum(len(part.values) for part in found.values()), time.monotonic() - began, self.folder,
+        )  # fmt: skip
+
+    def _reason_against(self, trainer: pl.Trainer, data: Any, hparams: Any) -> str:
+        """Returns why features may not be kept, empty where they may."""
+        if not isinstance(data, ImageDataModule):
+            return "its pictures do not come from an ImageDataModule"
+        reasons = {
+            f"finetune={hparams.get('finetune')} trains it": hparams.get("finetune") != "head",
+            "data.augment=false leaves one view of each picture": self.views and not data.augment,
+            "data.augment=true shows other crops each time; data.augment=false or features.views=4 would not": (
+                data.augment and not self.views
+            ),
+            f"trainer.precision={trainer.precision} is none of {', '.join(_PRECISIONS)}": (
+                trainer.precision not in _PRECISIONS
+            ),
+            "this is a trial of one batch": trainer.fast_dev_run,  # type: ignore[attr-defined]
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
+
+    def _parts(self, data: ImageDataModule) -> list[_Part]:
+        views = [_Part(f"train-{data.seed}-{view}", "train", view) for view in range(self.views)]
+        train = views or [_Part("train", "train", None)]
+        return [*train, *(_Part(split, split, None) for split in data.splits if split != "train")]
+
+    def _find(self, trainer: pl.Trainer, data: ImageDataModule, net: nn.Module, hparams: Any) -> dict[str, Features]:
+        """Returns the features by part: as they lie there, else waited for, else computed; {} if there can be none."""
+        about = _describe(trainer, data, net, hparams)
+        key = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=12).hexdigest()
+        files = FeatureFiles(self.folder, key, self.max_gb)
+        parts = self._parts(data)
+        found = {part.name: files.open(part.name) for part in parts}
+        if all(found.values()):
+            return found  # type: ignore[return-value]
+        if not backbone.has_linear_head(net, data.picture_format.height, data.picture_format.width):
+            return {}
+        with files.locked(), all_processors() as threads:
+            shared = SharedFeatures(self.url, key, self.endpoint_url) if self.url else None
+            computer: _Computer | None = None
+            for part in parts:
+                if files.open(part.name) or (shared and shared.fetch_or_claim(part.name, files.place)):
+                    continue
+                computer = computer or _Computer(trainer, data, net, self._missing(files, data), threads)
+                if shared:
+                    with shared.computing(part.name, files.place):
+                        computer.compute(part, files, about)
+                else:
+                    computer.compute(part, files, about)
+            return {part.name: _opened(files, part.name) for part in parts}
+
+    def _missing(self, files: FeatureFiles, data: ImageDataModule) -> int:
+        return sum(len(data.splits[part.split]) for part in self._parts(data) if files.open(part.name) is None)
+
+
+class _Computer:
+    """Runs the backbone over parts of the data.
+
+    Args:
+        trainer: Whose device and precision are used.
+        data: The pictures.
+        net: The network.
+        num_pictures: How many there are to do.
+        threads: One for each processor.
+    """
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        data: ImageDataModule,
+        net: nn.Module,
+        num_pictures: int,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self.data = data
+        self.device = trainer.strategy.root_device
+        self.context = trainer.precision_plugin.forward_context
+        self.trunk = trunk(net).to(self.device)
+        self.num_pictures = num_pictures
+        self.threads = threads
+        self._form: Form | None = None
+
+    def compute(self, part: _Part, files: FeatureFiles, about: dict[str, Any]) -> None:
+        """Writes the features of `part`.
+
+        Raises:
+            UserError: too many pictures, or not one, could be read; or the disk is full.
+        """
+        num_pictures = len(self.data.splits[part.split])
+        problems: dict[str, str] = {}
+        log.info("computing the features of %d pictures: %s", num_pictures, part.name)
+        loader = self.data.loader(part.split, augment=part.view is not None, view=part.view or 0)
+        shape = (num_pictures, self._width(loader))
+        with files.writing(part.name, shape, {**about, "problems": problems}) as values:
+            missing = set(range(num_pictures))
+            for batch in loader:
+                rows = batch.indices.numpy()
+                images = self.data.normalised(batch.images.to(self.device))
+                if self._form is None:
+                    self._form = fastest(self.trunk, images[:SAMPLE], self.context, self.num_pictures, self.threads)
+                values[rows] = self._form(images).float().cpu().numpy()
+                missing.difference_update(rows.tolist())
+            keys = self.data.keys(part.split)
+            problems |= {str(row): self.data.bad_images[keys[row]] for row in sorted(missing)}
+        loader.close()
+
+    def _width(self, loader: PictureLoader) -> int:
+        size = loader.stream.size
+        with torch.inference_mode():
+            return int(self.trunk(torch.zeros(1, 3, *size, device=self.device)).shape[1])
+
+
+def _opened(files: FeatureFiles, name: str) -> Features:
+    features = files.open(name)
+    if features is None:
+        raise UserError(f"features.folder={files.folder}: {name} was deleted while it was made; start again")
+    return features
+
+
+def _describe(trainer: pl.Trainer, data: ImageDataModule, net: nn.Module, hparams: Any) -> dict[str, Any]:
+    """Returns all that the features depend on; another value of any of it is another key."""
+    return {
+        "format": _FORMAT,
+        "pictures": data.fingerprint,
+        "splits": [data.valid_fraction, data.test_fraction, data.split_seed],
+        "model": hparams["model"],
+        "kwargs": dict(hparams["model_kwargs"]),
+        "weights": _fingerprint(net),
+        "transform": repr(data.picture_format),
+        "scaled": bool(data.cache and data.cache.scaled),
+        "precision": str(trainer.precision),
+        "device": trainer.strategy.root_device.type,
+        "versions": {name: version(name) for name in ("torch", "torchvision", "timm")},
+    }
+
+
+def _fingerprint(net: nn.Module) -> str:
+    """Returns a hash of the backbone's weights."""
+    found = hashlib.blake2b(digest_size=16)
+    heads = tuple(f"{name}." for name in backbone.head_names(net))
+    for name, value in net.state_dict().items():
+        if not name.startswith(heads):
+            found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -1,0 +1,227 @@
+"""Features kept for a frozen backbone: the numbers of a training without, and never those of something else."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from dogbreed import ImageClassifier
+from dogbreed.config import compose, settle
+from dogbreed.errors import UserError
+from dogbreed.features import keep
+from dogbreed.train import train
+
+DEMO = "demo://?classes=3&train=12&valid=6&test=6&size=32"
+TINY = ["model=timm", "model.name=test_resnet", "batch_size=8", "trainer=cpu", "finetune=head", "epochs=2", "lr=0.05"]
+HEAD = [*TINY, "data.augment=false"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Trains with features kept below tmp_path; returns results, and which parts were computed."""
+    monkeypatch.setenv("DOGBREED_FEATURES", str(tmp_path / "features"))
+    computed = []
+    compute = keep._Computer.compute
+
+    def note(self, part, *rest):
+        computed.append(part.name)
+        compute(self, part, *rest)
+
+    monkeypatch.setattr(keep._Computer, "compute", note)
+
+    def run(*overrides, url=DEMO, base=HEAD):
+        computed.clear()
+        output = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
+        kind = "demo" if url.startswith("demo") else "folder"
+        typed = [*base, f"data={kind}", f"data.url='{url}'", f"output_dir={output}", *overrides]
+        return train(settle(compose("train", typed))), list(computed)
+
+    return run
+
+
+def numbers(results):
+    return results["epochs"], results["test"], results["classes"]
+
+
+ALL = ["train", "valid", "test"]
+
+
+def test_the_numbers_are_those_of_a_training_without_and_the_second_training_computes_nothing(run, tmp_path, caplog):
+    caplog.set_level("INFO")
+    plain, computed = run("features=off")
+    assert computed == []
+    first, computed = run()
+    assert computed == ALL
+    second, computed = run()
+    assert computed == []
+    assert numbers(first) == numbers(second)
+    for epoch, metrics in plain["epochs"].items():
+        assert first["epochs"][epoch] == pytest.approx(metrics, rel=1e-5)
+    assert first["test"] == pytest.approx(plain["test"], rel=1e-5)
+    assert first["classes"] == plain["classes"]
+    assert "features of 72 pictures" in caplog.text and "features=off" in caplog.text
+
+
+def test_what_is_left_is_the_whole_network_and_the_whole_report(run, tmp_path):
+    results, _ = run("lr=1e-6")
+    plain, _ = run("features=off", "lr=1e-6")
+    model = ImageClassifier.load_from_checkpoint(results["checkpoint"]).eval()
+    pictures = torch.randn(2, 3, 32, 32)
+    same = ImageClassifier.load_from_checkpoint(plain["checkpoint"]).eval()
+    with torch.no_grad():
+        assert torch.allclose(model(pictures), same(pictures), rtol=1e-4, atol=1e-5)
+    kept, without = (sorted((tmp_path / name / "debug" / "thumbs").glob("*.jpg")) for name in ("run0", "run1"))
+    assert [path.name for path in kept] == [path.name for path in without] != []
+    assert (tmp_path / "run0" / "report.html").stat().st_size > 10_000
+    with (
+        np.load(tmp_path / "run0/debug/predictions-test.npz") as mine,
+        np.load(tmp_path / "run1/debug/predictions-test.npz") as theirs,
+    ):
+        assert np.array_equal(mine["indices"], theirs["indices"])
+        assert mine["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-3)
+
+
+def test_dropout_before_the_head_draws_the_same(run):
+    plain, _ = run("features=off", "+model.kwargs.drop_rate=0.3")
+    kept, computed = run("+model.kwargs.drop_rate=0.3")
+    assert computed == ALL
+    assert kept["epochs"][1] == pytest.approx(plain["epochs"][1], rel=1e-5)
+
+
+def test_as_many_views_as_epochs_are_the_training_without(run):
+    plain, _ = run("features=off", "data.augment=true")
+    kept, computed = run("features.views=2", "data.augment=true")
+    assert computed == ["train-7-0", "train-7-1", "valid", "test"]
+    for epoch in (0, 1):
+        assert kept["epochs"][epoch] == pytest.approx(plain["epochs"][epoch], rel=1e-5)
+    _, computed = run("features.views=3", "data.augment=true")
+    assert computed == ["train-7-2"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["data.augment=true"], "data.augment=true shows other crops each time"),
+        (["finetune=full"], "finetune=full trains it"),
+        (["finetune=gradual"], "finetune=gradual trains it"),
+        (["trainer.precision=64-true"], "trainer.precision=64-true"),
+        (["model.name=test_convnext", "+model.kwargs.drop_rate=0.5"], "more than one linear layer"),
+    ],
+)
+def test_nothing_is_kept_where_it_would_change_the_training(run, tmp_path, caplog, overrides, reason):
+    caplog.set_level("INFO")
+    run(*overrides, "epochs=1", "debugger=off")
+    assert f"the backbone runs in every epoch: {reason}" in caplog.text or reason in caplog.text
+    assert not (tmp_path / "features").exists()
+
+
+def test_views_that_can_not_be_had_are_an_error(run):
+    with pytest.raises(UserError, match=r"features.views=2 can not be had: data.augment=false"):
+        run("features.views=2")
+    with pytest.raises(UserError, match=r"features\.views=-1"):
+        run("features.views=-1")
+
+
+def test_whatever_changes_is_computed_anew(run, tmp_path, write_pictures):
+    pictures = write_pictures(
+        tmp_path / "pictures", {f"{s}/{c}": 3 for s in ("train", "valid", "test") for c in ("a", "b")}
+    )
+    cheap = ["epochs=1", "debugger=off", "model.weights=random"]
+    url = str(pictures)
+    assert run(*cheap, url=url)[1] == ALL
+    assert run(*cheap, "lr=0.01", url=url)[1] == []
+    shutil.copyfile(pictures / "train/b/000.jpg", pictures / "train/a/000.jpg")
+    os.utime(pictures / "train/a/000.jpg", (1, 1))
+    assert run(*cheap, url=url)[1] == ALL  # a picture
+    assert run(*cheap, "seed=8", url=url)[1] == ALL  # weights: random ones are other ones
+    assert run(*cheap, "data.image_size=64", url=url)[1] == ALL  # the transform
+    assert run(*cheap, "trainer.precision=bf16-mixed", url=url)[1] == ALL
+    assert run(*cheap, url=url)[1] == []
+    for path in (tmp_path / "features").glob("*/train.npy"):
+        path.write_bytes(path.read_bytes()[:-8])  # cut short
+    assert run(*cheap, url=url)[1] == ["train"]
+
+
+def test_unreadable_pictures_are_left_out_of_kept_features_too(run, tmp_path, write_pictures):
+    pictures = write_pictures(
+        tmp_path / "pictures", {f"{s}/{c}": 3 for s in ("train", "valid", "test") for c in ("a", "b")}
+    )
+    (pictures / "train/a/001.jpg").write_bytes(b"no picture")
+    cheap = ["epochs=1", "debugger=off", "model.weights=random"]
+    plain, _ = run("features=off", *cheap, url=str(pictures))
+    for computed in (ALL, []):
+        kept, made = run(*cheap, url=str(pictures))
+        assert made == computed
+        assert list(kept["bad_images"]) == ["train/a/001.jpg"]
+        assert kept["epochs"][0] == pytest.approx(plain["epochs"][0], rel=1e-5)
+    with pytest.raises(UserError, match=r"001\.jpg"):
+        run(*cheap, "data.bad_images=raise", url=str(pictures))
+
+
+def test_a_resumed_training_may_turn_to_kept_features(run, tmp_path):
+    straight, _ = run("features=off", "scheduler=none", "debugger=off", "epochs=3")
+    run("features=off", "scheduler=none", "debugger=off", "epochs=1")
+    resumed, _ = run("scheduler=none", "debugger=off", "epochs=3", f"resume_from={tmp_path}/run1/checkpoints/last.ckpt")
+    for epoch in (1, 2):
+        assert resumed["epochs"][epoch] == pytest.approx(straight["epochs"][epoch], rel=1e-5)
+
+
+def _one_of_several(output, folder, computed, slow):
+    os.environ["DOGBREED_FEATURES"] = str(folder)
+    torch.set_num_threads(1)
+    compute = keep._Computer.compute
+
+    def note(self, part, *rest):
+        with computed.open("a") as file:
+            file.write(f"{part.name}\n")
+        time.sleep(slow)
+        compute(self, part, *rest)
+
+    keep._Computer.compute = note
+    train(settle(compose("train", [*HEAD, f"data.url='{DEMO}'", "debugger=off", f"output_dir={output}"])))
+
+
+def test_of_several_trainings_one_computes_and_its_death_is_survived(tmp_path):
+    """The first is killed while it computes; of two that wait, one computes and the other reads."""
+    spawn = multiprocessing.get_context("fork")
+    computed = tmp_path / "computed"
+
+    def start(name, slow):
+        process = spawn.Process(target=_one_of_several, args=(tmp_path / name, tmp_path / "features", computed, slow))
+        process.start()
+        return process
+
+    first = start("first", 60)
+    while not computed.exists():
+        time.sleep(0.02)
+    others = [start(name, 0) for name in ("second", "third")]
+    time.sleep(1.0)
+    assert computed.read_text() == "train\n"
+    os.kill(first.pid, signal.SIGKILL)
+    for process in (first, *others):
+        process.join(60)
+    assert [process.exitcode for process in others] == [0, 0]
+    assert computed.read_text().split() == ["train", *ALL]
+    second, third = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("second", "third"))
+    assert second["epochs"] == third["epochs"]
+
+
+def test_the_folder_is_bounded(run, tmp_path, caplog):
+    caplog.set_level("INFO")
+    cheap = ["epochs=1", "debugger=off"]
+    run(*cheap)
+    run(*cheap, "seed=8", "features.max_gb=1e-6")
+    assert "deleting features that were not used for longest" in caplog.text
+    assert len(list((tmp_path / "features").glob("*/train.npy"))) == 1
+
+
+def test_a_folder_that_can_not_be_written_is_one_line(run, tmp_path):
+    (tmp_path / "features").write_text("")
+    with pytest.raises(UserError, match=r"features.folder=.* can not be written .*features=off"):
+        run("debugger=off")

@@ -1,0 +1,116 @@
+"""Warm processes: started by a server, and otherwise like any other process of a job."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from local_jobs import is_running, state_of, trials, tuning_request, wait_tuning
+
+from launch.local import local_client, warm
+from launch.local.folder import write_json
+
+DEMO = "demo://?classes=3&train=8&valid=4&test=4&size=32"
+FIXED = [
+    "model=timm", "model.name=test_resnet", f"data.url='{DEMO}'", "data.augment=false", "finetune=head",
+    "trainer=cpu", "epochs=1", "debugger=off",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server():
+    started = warm.WarmServer(warm.ENTRY, {})
+    yield started
+    started.close()
+    assert not Path(started.address).exists()
+
+
+@pytest.fixture
+def start(server, tmp_path):
+    """Starts the process of a job whose fixed overrides are given; returns it and its log."""
+
+    def start(name, *overrides):
+        ml = tmp_path / name
+        (ml / "input/config").mkdir(parents=True)
+        fixed = json.dumps([*FIXED, *overrides])
+        write_json(ml / "input/config/hyperparameters.json", {"overrides": fixed})
+        environment = {**os.environ, "SAGEMAKER_BASE_DIR": str(ml), "TRAINING_JOB_NAME": name, "OMP_NUM_THREADS": "1"}
+        log = ml / "log.txt"
+        log.write_text("before\n")
+        process = warm.start_process(
+            server.address, warm.ENTRY, log, {**environment, "DOGBREED_FEATURES": str(tmp_path / "features")}
+        )
+        assert isinstance(process, warm.WarmProcess)
+        return process, log
+
+    return start
+
+
+def test_a_warm_job_is_like_any_other_and_quick(start, tmp_path):
+    start("first")[0].wait(60)
+    began = time.monotonic()
+    process, log = start("second")
+    assert os.getpgid(process.pid) == os.getsid(process.pid) == process.pid
+    assert process.returncode is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.01)
+    assert process.wait(60) == process.returncode == 0
+    taken = time.monotonic() - began
+    written = log.read_text()
+    assert written.startswith("before\n") and "metrics epoch=0" in written and "second: test_resnet" in written
+    assert (tmp_path / "second/model").exists()
+    assert taken < 20  # of a busy machine; 1 s alone
+
+
+def test_mistakes_crashes_and_signals_are_those_of_one_process(server, start):
+    failed, log = start("failed", "nosuch=1")
+    stopped, stopped_log = start("stopped", "epochs=5000")
+    killed, _ = start("killed", "epochs=5000")
+    assert failed.wait(60) == 1
+    assert "key 'nosuch' is unknown" in log.read_text()
+    os.killpg(killed.pid, signal.SIGKILL)
+    assert killed.wait(60) == -signal.SIGKILL
+    while "metrics epoch=0" not in stopped_log.read_text():
+        time.sleep(0.05)
+    os.killpg(stopped.pid, signal.SIGTERM)
+    assert stopped.wait(60) == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM" in stopped_log.read_text()
+    assert start("after")[0].wait(60) == 0
+
+
+def test_where_no_server_answers_a_process_is_started_anew(tmp_path):
+    log = tmp_path / "log.txt"
+    process = warm.start_process(str(tmp_path / "gone"), [sys.executable, "-c", "print(1)"], log, dict(os.environ))
+    assert process.wait(20) == 0 and log.read_text() == "1\n"
+    assert warm.WarmServer([sys.executable, "own.py"], {}).address is None
+
+
+def test_a_sweep_has_a_server_of_its_own_that_ends_with_it(tmp_path):
+    client = local_client(tmp_path)
+    request = tuning_request("warm", static={"overrides": json.dumps(FIXED)}, jobs=2, parallel=1)
+    client.create_hyper_parameter_tuning_job(**request)
+    sweep = wait_tuning(client, "warm", 120)
+    assert sweep["TrainingJobStatusCounters"]["Completed"] == 2
+    assert len(trials(client, "warm")) == 2
+    logs = [path.read_text() for path in sorted(tmp_path.glob("warm/warm-00*/log.txt"))]
+    assert "computing the features" in logs[0] and "computing the features" not in logs[1]
+    assert (tmp_path / ".features").is_dir()
+    assert not Path(state_of(tmp_path / "warm")["warm"]).parent.exists()
+
+
+def test_the_server_ends_with_a_tuner_that_was_killed():
+    code = (
+        "import sys, time; from launch.local import warm; server = warm.WarmServer(warm.ENTRY, {});"
+        "print(server._process.pid, flush=True); time.sleep(60)"
+    )
+    tuner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    server = psutil.Process(int(tuner.stdout.readline()))
+    tuner.kill()
+    tuner.wait()
+    server.wait(60)
+    assert not is_running(server.pid)
