@@ -80,7 +80,7 @@ def plain_server(folder: Path, port: int) -> None:
 
 def start(command: list[str], port: int) -> psutil.Process:
     process = psutil.Popen(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])})
-    for _ in range(600):
+    for _ in range(1200):
         time.sleep(0.1)
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
