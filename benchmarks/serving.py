@@ -6,9 +6,8 @@ PHOTOS is a folder of JPEGs. Needs wrk (`apt-get install wrk`; one thread that c
 servers) and, for the peer, fastapi, which comes with `pip install 'dogbreed[sagemaker]'`. The peer is what one writes
 first: one FastAPI route, Pillow, torchvision's transforms, one forward pass a request, in inference mode. Both servers
 run all the time and are asked in turns, so that other load on the machine meets both; figures are medians over rounds.
+CPU is what the server's process used for a request, all its threads together.
 """
-
-from __future__ import annotations
 
 import io
 import os
@@ -20,6 +19,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 CLIENTS = (1, 8, 32)
 
@@ -77,9 +78,9 @@ def plain_server(folder: Path, port: int) -> None:
     uvicorn.run(app, port=port, log_level="warning")
 
 
-def start(command: list[str], port: int) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])})
-    for _ in range(600):
+def start(command: list[str], port: int) -> psutil.Process:
+    process = psutil.Popen(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])})
+    for _ in range(1200):
         time.sleep(0.1)
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -87,8 +88,9 @@ def start(command: list[str], port: int) -> subprocess.Popen[bytes]:
     raise SystemExit(f"{command} does not answer")
 
 
-def ask(port: int, clients: int, seconds: str, script: Path) -> tuple[float, float, float, int]:
-    """Returns requests a second, p50 and p99 in ms, and the number of requests that failed."""
+def ask(server: psutil.Process, port: int, clients: int, seconds: str, script: Path) -> tuple[float, ...]:
+    """Returns requests a second, p50 and p99 and CPU a request in ms, and the number of requests that failed."""
+    before = sum(server.cpu_times()[:2])
     done = subprocess.run(
         ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "60s", "-s", str(script),
          f"http://127.0.0.1:{port}"],
@@ -98,7 +100,8 @@ def ask(port: int, clients: int, seconds: str, script: Path) -> tuple[float, flo
     if numbers is None:
         raise SystemExit(done.stdout + done.stderr)
     requests, duration, errors, p50, p99 = (float(text) for text in numbers.groups())
-    return requests / duration * 1e6, p50 / 1000, p99 / 1000, int(errors)
+    cpu = (sum(server.cpu_times()[:2]) - before) / requests
+    return requests / duration * 1e6, p50 / 1000, p99 / 1000, cpu * 1000, errors
 
 
 def free_port() -> int:
@@ -112,8 +115,8 @@ def main(model: str, photos: str, seconds: str = "5", rounds: str = "2") -> None
         "dogbreed": ["-m", "dogbreed.serving.server", "--model-dir", model, "--port", str(ports["dogbreed"])],
         "plain FastAPI": [__file__, "--plain", model, str(ports["plain FastAPI"])],
     }
-    servers = [start([sys.executable, *commands[name]], port) for name, port in ports.items()]
-    found: dict[tuple[str, int], list[tuple[float, float, float, int]]] = {}
+    servers = {name: start([sys.executable, *commands[name]], port) for name, port in ports.items()}
+    found: dict[tuple[str, int], list[tuple[float, ...]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         names = sorted(
             str(path.resolve()) for path in Path(photos).iterdir() if path.suffix.lower() in (".jpg", ".jpeg")
@@ -122,23 +125,26 @@ def main(model: str, photos: str, seconds: str = "5", rounds: str = "2") -> None
         script = Path(folder) / "post.lua"
         script.write_text(_POST.replace("LIST", f"{folder}/list"))
         try:
-            for port in ports.values():
-                ask(port, 8, "2", script)  # warms up
+            for name, port in ports.items():
+                ask(servers[name], port, 8, "2", script)  # warms up
             for _ in range(int(rounds)):
                 for clients in CLIENTS:
                     for name, port in ports.items():
-                        found.setdefault((name, clients), []).append(ask(port, clients, seconds, script))
+                        found.setdefault((name, clients), []).append(ask(servers[name], port, clients, seconds, script))
         finally:
-            for server in servers:
+            for server in servers.values():
                 server.terminate()
     print(f"{len(names)} photos, {os.cpu_count()} cores, {rounds} rounds of {seconds} s")
-    print(f"{'clients':>7} {'server':<14} {'requests/s':>10} {'p50 ms':>8} {'p99 ms':>8} {'failed':>6}")
+    print(f"{'clients':>7} {'server':<14} {'requests/s':>10} {'p50 ms':>8} {'p99 ms':>8} {'CPU ms':>7} {'failed':>6}")
     table = {key: [statistics.median(column) for column in zip(*runs, strict=True)] for key, runs in found.items()}
-    for (name, clients), (rate, p50, p99, errors) in sorted(table.items(), key=lambda item: item[0][1]):
-        print(f"{clients:>7} {name:<14} {rate:>10.1f} {p50:>8.1f} {p99:>8.1f} {errors:>6.0f}")
+    for (name, clients), (rate, p50, p99, cpu, errors) in sorted(table.items(), key=lambda item: item[0][1]):
+        print(f"{clients:>7} {name:<14} {rate:>10.1f} {p50:>8.1f} {p99:>8.1f} {cpu:>7.1f} {errors:>6.0f}")
     for clients in CLIENTS:
         ours, plain = table["dogbreed", clients], table["plain FastAPI", clients]
-        print(f"{clients} clients: {ours[0] / plain[0]:.2f} times the requests, {ours[1] / plain[1]:.2f} times the p50")
+        print(
+            f"{clients} clients: {ours[0] / plain[0]:.2f} times the requests, {ours[1] / plain[1]:.2f} times the p50, "
+            f"{ours[3] / plain[3]:.2f} times the CPU"
+        )
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def _decode_jpeg(data: bytes, reduction: Reduction) -> NDArray[np.uint8] | None:
     Most warnings are no damage: some cameras and web servers leave stray bytes in good pictures. But Pillow would
     also take a picture whose lower half is missing, if only its end marker is there.
     """
-    turn = _UPRIGHT.get(_orientation(data)) if b"Exif\x00\x00" in data[:65536] else _UPRIGHT[1]
+    turn = _UPRIGHT.get(_orientation(data) if b"Exif\x00\x00" in data[:65536] else 1)
     if turn is None:
         return None
     try:
@@ -98,7 +98,7 @@ class _Turn(NamedTuple):
     right: int = 1
 
 
-_UPRIGHT = {
+_UPRIGHT: dict[int | None, _Turn] = {
     1: _Turn(), 2: _Turn(right=-1), 3: _Turn(down=-1, right=-1), 4: _Turn(down=-1),
     5: _Turn(True), 6: _Turn(True, right=-1), 7: _Turn(True, -1, -1), 8: _Turn(True, down=-1),
 }  # fmt: skip

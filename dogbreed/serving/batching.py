@@ -46,6 +46,7 @@ class Batcher:
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
         self._busy_since: float | None = None
         self._failures = 0
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
         self._thread.start()
 
@@ -57,14 +58,14 @@ class Batcher:
         """
         item = _Item(pixels, Future())
         self._queue.put(item)
-        if not self._thread.is_alive():  # asked after the item is in the queue, which the thread empties as it ends
+        if self._ended:  # asked after the item is in the queue, which the thread empties after it has set this
             raise DeadError("the network's thread has ended")
         return item.answer
 
     def problem(self, patience_s: float) -> str | None:
         """Returns why nothing can be answered, or None; a batch may run for `patience_s` seconds."""
         since = self._busy_since
-        if not self._thread.is_alive():
+        if self._ended:
             return "the network's thread has ended"
         if since is not None and time.monotonic() - since > patience_s:
             return f"a batch has been running for {time.monotonic() - since:.0f} s"
@@ -85,6 +86,7 @@ class Batcher:
                 self._answer(items)
                 self._busy_since = None
         finally:
+            self._ended = True
             while not self._queue.empty():
                 items += [item for item in (self._queue.get(),) if item]
             for item in items:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from dogbreed.errors import UserError
 from dogbreed.serving.artifact import load_net, read_card
-from dogbreed.serving.forms import fastest
+from dogbreed.serving.forms import Forward, fastest
 
 
 class Classifier:
@@ -35,10 +36,10 @@ class Classifier:
             torch.tensor(values, device=self._device).mul_(255).view(3, 1, 1) for values in (target.mean, target.std)
         )
         net = load_net(folder, self.card).to(self._device)
-        with torch.inference_mode():
-            self.form, self._forward = (
-                fastest(net, target.height, target.width) if self._device.type == "cpu" else ("pytorch", net)
-            )
+        self.form, self._forward = "pytorch", cast(Forward, net)
+        if self._device.type == "cpu":
+            with torch.inference_mode():
+                self.form, self._forward = fastest(net, target.height, target.width)
         if not np.isfinite(self(torch.zeros(1, 3, target.height, target.width, dtype=torch.uint8))).all():
             raise UserError(f"model folder {folder}: the network's answers are no numbers; its training went wrong")
 

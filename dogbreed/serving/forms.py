@@ -6,11 +6,12 @@ ONNX Runtime needs half of eager PyTorch's time on CPUs (benchmarks/serving.py m
 
 from __future__ import annotations
 
-import io
 import logging
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -58,18 +59,19 @@ def onnx_form(net: nn.Module, example: Tensor) -> Forward:
     import onnx  # noqa: F401 - the exporter needs it
     import onnxruntime
 
-    exported = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "net.onnx"
         warnings.simplefilter("ignore")  # that a newer exporter is to come, and what each operator is made of
         torch.onnx.export(
-            net, (example.contiguous(),), exported, input_names=["images"], output_names=["logits"],
+            net, (example.contiguous(),), str(place), input_names=["images"], output_names=["logits"],
             dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}}, dynamo=False,
         )  # fmt: skip
+        exported = place.read_bytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoders need the cores too
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(exported.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.contiguous().numpy()})[0])
 
 

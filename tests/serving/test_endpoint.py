@@ -1,5 +1,6 @@
 """The endpoint over HTTP: a real process, real requests."""
 
+import asyncio
 import base64
 import csv
 import io
@@ -18,6 +19,7 @@ from endpoints import CLASSES, ROOT, serving
 from sample_pictures import as_json, encoded, forms, jpeg, png_of_size, scene
 
 from dogbreed.errors import UserError
+from dogbreed.serving.app import Endpoint
 from dogbreed.serving.classifier import Classifier
 from dogbreed.serving.pictures import read_picture
 from dogbreed.serving.settings import Settings
@@ -123,6 +125,7 @@ def test_many_clients_get_their_own_answers(endpoint):
 SLOW = """
 import sys, threading, time
 from dogbreed.errors import UserError
+from dogbreed.serving.app import Endpoint
 from dogbreed.serving.classifier import Classifier
 from dogbreed.serving import server
 answer, start = Classifier.__call__, time.monotonic()
@@ -166,6 +169,14 @@ def test_ping_tells_when_nothing_can_be_answered_any_more(model_folder, tmp_path
         assert [answer.status for answer in answers] == [503, 503]
         ping = endpoint.ask("GET", "/ping")
         assert (ping.status, ping.json["status"]) == (503, "the network's thread has ended")
+
+
+def test_ping_tells_of_a_request_that_is_never_answered(model_folder):
+    endpoint = Endpoint(Classifier(model_folder), Settings())
+    endpoint._begun[0] = time.monotonic() - 31
+    response = asyncio.run(endpoint.ping(None))
+    assert response.status_code == 503 and b"has been waiting for 31 s" in response.body
+    endpoint.close()
 
 
 def test_a_server_that_can_not_start_says_so_in_one_line(tmp_path):
