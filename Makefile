@@ -22,7 +22,7 @@ $(VENV)/.base: $(SETUP) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(SETUP) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,debug,sagemaker]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,debug,sagemaker,serve]'
 	@touch $@ $(VENV)/.base
 
 tune: $(VENV)/.base

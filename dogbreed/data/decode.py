@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -59,32 +60,51 @@ def decode(data: bytes, reduction: Reduction = lambda height, width: 1) -> torch
 
 
 def _decode_jpeg(data: bytes, reduction: Reduction) -> NDArray[np.uint8] | None:
-    """Returns pixels (H, W, 3), or None where Pillow has to look: turned by EXIF, CMYK, or a warning of the decoder.
+    """Returns pixels (H, W, 3), or None where Pillow has to look: CMYK, odd EXIF, or a warning of the decoder.
 
     Most warnings are no damage: some cameras and web servers leave stray bytes in good pictures. But Pillow would
     also take a picture whose lower half is missing, if only its end marker is there.
     """
-    if b"Exif\x00\x00" in data[:65536] and _is_turned(data):
+    turn = _UPRIGHT.get(_orientation(data)) if b"Exif\x00\x00" in data[:65536] else _UPRIGHT[1]
+    if turn is None:
         return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         if colorspace in ("CMYK", "YCCK") or height * width > MAX_PIXELS:
             return None
-        step = reduction(height, width)
+        step = reduction(*(width, height) if turn.swaps else (height, width))
         least = {"min_height": -(-height // step), "min_width": -(-width // step)} if step > 1 else {}
-        return simplejpeg.decode_jpeg(data, colorspace="RGB", **least)
+        pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", **least)
     except ValueError as error:
         if any(damage in str(error) for damage in _JPEG_DAMAGE):
             raise PictureError(f"damaged JPEG: {error}") from error
         return None
+    pixels = pixels.swapaxes(0, 1) if turn.swaps else pixels
+    return np.ascontiguousarray(pixels[:: turn.down, :: turn.right])
 
 
-def _is_turned(data: bytes) -> bool:
+class _Turn(NamedTuple):
+    """What brings a picture upright: rows for columns first, then in which direction each is read."""
+
+    swaps: bool = False
+    down: int = 1
+    right: int = 1
+
+
+_UPRIGHT = {
+    1: _Turn(), 2: _Turn(right=-1), 3: _Turn(down=-1, right=-1), 4: _Turn(down=-1),
+    5: _Turn(True), 6: _Turn(True, right=-1), 7: _Turn(True, -1, -1), 8: _Turn(True, down=-1),
+}  # fmt: skip
+"""By EXIF orientation."""
+
+
+def _orientation(data: bytes) -> int | None:
+    """Returns the EXIF orientation, 1 where there is none; None where it can not be read."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            return picture.getexif().get(_ORIENTATION, 1) != 1
+            return picture.getexif().get(_ORIENTATION, 1)
     except _DAMAGE:
-        return True
+        return None
 
 
 def _decode_any(data: bytes, reduction: Reduction) -> NDArray[np.uint8]:

@@ -22,10 +22,10 @@ def model_fn(model_dir: str) -> Classifier:
     return Classifier(Path(model_dir))
 
 
-def input_fn(body: bytes | str, content_type: str) -> Request:
+def input_fn(body: bytes | bytearray | str, content_type: str) -> Request:
     """Returns the pictures in a request's body, not decoded yet: how large they are wanted the model knows."""
     with _toolkit_errors():
-        return read_body(body, content_type)
+        return read_body(body if isinstance(body, str) else bytes(body), content_type)
 
 
 def predict_fn(request: Request, model: Classifier) -> Prediction:

@@ -1,0 +1,138 @@
+"""Mutated requests: whatever comes, the endpoint answers or refuses it, and does not grow."""
+
+import base64
+import io
+import json
+import random
+import socket
+
+import numpy as np
+import psutil
+import pytest
+from endpoints import serving
+from PIL import Image
+from sample_pictures import SIZE, as_json, forms, jpeg, png_of_size
+
+TYPES = ["image/jpeg", "image/png", "image/webp", "application/x-image", "application/json"]
+
+
+def flipped(rng, data):
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 3, 30, 300))):
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def truncated(rng, data):
+    return data[: rng.randrange(len(data))]
+
+
+def spliced(rng, data):
+    """A polyglot: the head of one thing, the tail of another."""
+    other = rng.choice([*forms().values(), b"%PDF-1.7\n", b"PK\x03\x04", b"<svg onload='x'/>", b"GIF89a"])
+    return data[: rng.randrange(len(data))] + other[rng.randrange(len(other)) :]
+
+
+def repeated(rng, data):
+    at, length = rng.randrange(len(data)), rng.randrange(1, 200)
+    return data[:at] + data[at : at + length] * rng.randrange(2, 50) + data[at:]
+
+
+def long_numbers(rng, data):
+    """Lengths and sizes made as large or as small as they can be."""
+    changed = bytearray(data)
+    for _ in range(rng.randrange(1, 4)):
+        at = rng.randrange(min(len(changed), 600))
+        changed[at : at + rng.choice((1, 2, 4))] = rng.choice((b"\xff", b"\x00", b"\x7f\xff\xff\xff"))
+    return bytes(changed)
+
+
+MUTATIONS = [flipped, truncated, spliced, repeated, long_numbers]
+
+
+def requests(number, rng):
+    """Yields body, content type and headers of each of `number` requests."""
+    originals = [*forms().values(), gif(), as_json(jpeg()).encode(), json.dumps({"image": "aGFsbG8="}).encode()]
+    for _ in range(number):
+        data = rng.choice(originals)
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            data = rng.choice(MUTATIONS)(rng, data) or b"\x00"
+        kind = rng.choice(TYPES)
+        if rng.random() < 0.1:
+            data = json.dumps(
+                {"instances": [base64.b64encode(data).decode(), rng.choice((1, None, {}, "", "é"))]}
+            ).encode()
+        elif rng.random() < 0.05:
+            data = png_of_size(rng.choice((0, 1, 2**16, 2**31 - 1)), rng.choice((1, 3000, 2**24)))
+        headers = {"Accept": rng.choice(("application/json", "text/csv", "*/*", "application/x-npy", "x", "\x7f,;/"))}
+        if rng.random() < 0.1:
+            headers |= {"X-Long": "x" * rng.choice((100, 10_000, 60_000)), "Content-Encoding": "gzip"}
+        yield data, kind, headers
+
+
+def gif():
+    frames = [Image.fromarray(np.full((*SIZE[::-1], 3), value, np.uint8)) for value in (10, 200)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+def bombard(endpoint, number, seed):
+    """Sends `number` mutated requests; returns how many got which status."""
+    counts = {}
+    for data, kind, headers in requests(number, random.Random(seed)):
+        answer = endpoint.invoke(data, kind, **headers)
+        counts[answer.status] = counts.get(answer.status, 0) + 1
+        if answer.status >= 400 and answer.headers.get("content-type") == "application/json":
+            assert answer.json["error"] and "\n" not in answer.json["error"]
+    return counts
+
+
+ALLOWED = {200, 400, 406, 413, 415}
+
+
+def test_mutated_requests_are_answered_or_refused(endpoint):
+    counts = bombard(endpoint, 400, seed=1)
+    assert counts.keys() <= ALLOWED and counts[200] > 10 and counts[400] > 100, counts
+    assert endpoint.invoke(jpeg()).status == 200
+
+
+GARBAGE = [
+    b"\x00\x01\x02\r\n\r\n",
+    b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 9" + b"9" * 400 + b"\r\n\r\n",
+    b"POST /invocations HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 300_000,
+    b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /invocations HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+]
+
+
+@pytest.mark.parametrize("sent", GARBAGE, ids=range(len(GARBAGE)))
+def test_what_is_no_http_is_refused(endpoint, sent):
+    answer = b""
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=10) as client:
+        try:
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+            answer = client.recv(100)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer
+    assert endpoint.ask("GET", "/ping").status == 200
+
+
+@pytest.mark.slow
+def test_ten_thousand_of_them_leave_the_endpoint_as_it_was(model_folder, tmp_path):
+    with serving(model_folder, tmp_path) as endpoint:
+        before = endpoint.invoke(jpeg()).json
+        process = psutil.Process(endpoint.process.pid)
+        total, memory = {}, []
+        for seed in range(10):
+            for status, count in bombard(endpoint, 1000, seed + 2).items():
+                total[status] = total.get(status, 0) + count
+            memory.append(process.memory_info().rss / 2**20)
+        print(f"\n{sum(total.values())} requests: {total}; MB after each thousand: {[round(mb) for mb in memory]}")
+        assert total.keys() <= ALLOWED and sum(total.values()) == 10_000
+        assert memory[-1] < memory[2] + 30
+        assert endpoint.invoke(jpeg()).json == before
