@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import tarfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ SMALL = [
     "data.url='demo://?classes=2&train=16&valid=4&test=4&size=32'",
 ]  # fmt: skip
 NAME = "sweep-001-0a1b2c3d"
+STARTED: list[subprocess.Popen] = []
 
 
 def make_job(folder, *typed, point=None, code_uri=None, hosts=("algo-1",), host="algo-1"):
@@ -59,10 +61,19 @@ def environment(ml, hosts=("algo-1",), host="algo-1", **more):
 
 def start(ml, *command, log="log.txt", **more):
     with (ml / log).open("wb") as file:
-        return subprocess.Popen(
+        STARTED.append(subprocess.Popen(
             command or [sys.executable, "-m", "launch.entry"],
             env=environment(ml, **more), stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        ))  # fmt: skip
+    return STARTED[-1]
+
+
+@pytest.fixture(autouse=True)
+def nothing_outlives_a_test():
+    yield
+    while STARTED:
+        with suppress(ProcessLookupError):
+            os.killpg(STARTED.pop().pid, signal.SIGKILL)
 
 
 def results(ml):
