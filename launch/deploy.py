@@ -86,7 +86,8 @@ def _run(client: Any, cfg: DictConfig, requests: Mapping[str, Json], standing: J
     creates = "CreateEndpoint" in requests
     if creates and standing is not None:
         out.print(f"endpoint {name} had failed; it is removed and made anew", soft_wrap=True)
-        remove_endpoint(client, cfg, standing, out)
+        if left := remove_endpoint(client, cfg, standing, out):
+            return 128 + left
     if before == config and not creates:
         out.print(f"endpoint {name} has this very model and these settings already", soft_wrap=True)
     else:
@@ -107,6 +108,8 @@ def _run(client: Any, cfg: DictConfig, requests: Mapping[str, Json], standing: J
     endpoint = watch.endpoint
     if endpoint is None or (endpoint["EndpointStatus"], endpoint["EndpointConfigName"]) != ("InService", config):
         say_failed(cfg, name, endpoint, out)
+        if endpoint is not None and endpoint["EndpointConfigName"] != config:
+            forget(client, name, config)
         return 1
     if before not in (None, config):
         forget(client, name, str(before))

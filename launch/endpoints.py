@@ -7,6 +7,8 @@ python -m launch.endpoints backend=sagemaker    those at AWS
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from dogbreed.config import compose, run_cli
 from dogbreed.errors import UserError
 from launch.client import make_client
@@ -32,8 +34,12 @@ def main(words: list[str]) -> int:
             for line in tail(cfg.backend, names[0]):
                 out.print(f"  {line}", soft_wrap=True, markup=False)
             return 0
-        listed = [describe_endpoint(client, summary["EndpointName"]) for summary in list_endpoints(client)]
-        found = [(endpoint, read_standing(client, endpoint)) for endpoint in listed if endpoint is not None]
+        names = [summary["EndpointName"] for summary in list_endpoints(client)]
+        with ThreadPoolExecutor(8) as threads:  # at AWS four requests for each
+            listed = [found for found in threads.map(lambda name: describe_endpoint(client, name), names) if found]
+            found = list(
+                zip(listed, threads.map(lambda endpoint: read_standing(client, endpoint), listed), strict=True)
+            )
     if not found:
         out.print("none is running; deploy one with: python -m launch.deploy from_training=NAME")
         return 0

@@ -17,7 +17,7 @@ VARIANT = "AllTraffic"
 """The one variant of every endpoint, by the SageMaker SDK's own name."""
 TRAINING = "DOGBREED_TRAINING"
 """Variable of the model's server that says which training it comes from."""
-PRICE_TAG = "price_per_hour"
+PRICE_TAG = "dogbreed:price_per_hour"
 """Tag of an endpoint: what one of its instances costs an hour."""
 PROGRAM = "inference.py"
 SCALING = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
@@ -54,7 +54,8 @@ class Host:
 def deploy_requests(cfg: DictConfig, model: TrainedModel, host: Host, update: bool = False) -> dict[str, Json]:
     """Returns operation to request, in order: what makes, or updates, the endpoint `cfg.name`.
 
-    The model and the endpoint configuration are named by their content: the same again has the same names.
+    The model and the endpoint configuration are named by their content: the same again has the same names. No two
+    configurations share a model, so whoever removes one may remove both.
 
     Args:
         cfg: of deploy.yaml, its name settled.
@@ -67,12 +68,14 @@ def deploy_requests(cfg: DictConfig, model: TrainedModel, host: Host, update: bo
     """
     _check(cfg)
     name = str(cfg.name)
-    made = _model(cfg, model, host)
-    made = {"ModelName": content_name(name, made, model.version), **made}
-    config = _config(cfg, made["ModelName"], host)
-    config = {"EndpointConfigName": content_name(name, config), **config}
-    endpoint = {"EndpointName": name, "EndpointConfigName": config["EndpointConfigName"]}
-    requests = {"CreateModel": made, "CreateEndpointConfig": config}
+    made, variant, more = _model(cfg, model, host), _variant(cfg), _config(cfg, host)
+    own_name = content_name(name, made, variant, more, model.version)
+    variants = [{"VariantName": VARIANT, "ModelName": own_name, "InitialVariantWeight": 1.0, **variant}]
+    endpoint = {"EndpointName": name, "EndpointConfigName": own_name}
+    requests = {
+        "CreateModel": {"ModelName": own_name, **made},
+        "CreateEndpointConfig": {"EndpointConfigName": own_name, "ProductionVariants": variants, **more},
+    }
     if update:  # one that has grown by itself stays as large as it is
         keep = {"RetainAllVariantProperties": True} if cfg.autoscaling.max_count else {}
         requests["UpdateEndpoint"] = endpoint | keep
@@ -143,16 +146,17 @@ def _model(cfg: DictConfig, model: TrainedModel, host: Host) -> Json:
     return request | ({"Tags": tags(cfg)} if backend.tags else {})
 
 
-def _config(cfg: DictConfig, model_name: str, host: Host) -> Json:
-    variant: Json = {"VariantName": VARIANT, "ModelName": model_name, "InitialVariantWeight": 1.0}
-    if cfg.serverless.memory_mb is not None:
-        variant["ServerlessConfig"] = {
-            "MemorySizeInMB": int(cfg.serverless.memory_mb),
-            "MaxConcurrency": int(cfg.serverless.max_concurrency),
-        }
-    else:
-        variant |= {"InstanceType": str(cfg.instance.type), "InitialInstanceCount": int(cfg.instance.count)}
-    request: Json = {"ProductionVariants": [variant]}
+def _variant(cfg: DictConfig) -> Json:
+    """Returns what the endpoint runs on."""
+    if cfg.serverless.memory_mb is None:
+        return {"InstanceType": str(cfg.instance.type), "InitialInstanceCount": int(cfg.instance.count)}
+    memory, most = int(cfg.serverless.memory_mb), int(cfg.serverless.max_concurrency)
+    return {"ServerlessConfig": {"MemorySizeInMB": memory, "MaxConcurrency": most}}
+
+
+def _config(cfg: DictConfig, host: Host) -> Json:
+    """Returns the endpoint configuration but for its name and variant."""
+    request: Json = {}
     if cfg.data_capture.percent:
         request["DataCaptureConfig"] = {
             "EnableCapture": True,

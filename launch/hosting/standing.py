@@ -18,6 +18,7 @@ from dogbreed.errors import UserError, did_you_mean
 from launch.client import aws_client
 from launch.follow import POLL_S, Patient, follow
 from launch.hosting.request import PRICE_TAG, TRAINING, is_made_for, scaling_target
+from launch.limits import AUTO_SCALING
 from launch.show import duration
 
 SETTLED = frozenset({"InService", "Failed", "OutOfService", "UpdateRollbackFailed"})
@@ -159,8 +160,7 @@ def forget(client: Any, endpoint_name: str, config_name: str) -> None:
     with _if_there():
         variant = client.describe_endpoint_config(EndpointConfigName=config_name)["ProductionVariants"][0]
         client.delete_endpoint_config(EndpointConfigName=config_name)
-        if is_made_for(variant["ModelName"], endpoint_name):
-            client.delete_model(ModelName=variant["ModelName"])
+        client.delete_model(ModelName=variant["ModelName"])
 
 
 @contextmanager
@@ -180,7 +180,7 @@ def remove_endpoint(client: Any, cfg: DictConfig, endpoint: Json, out: Console) 
         The signal that ended the waiting, if any.
     """
     name = endpoint["EndpointName"]
-    _end_scaling(cfg, name)
+    _end_scaling(cfg, name, out)
     if endpoint["EndpointStatus"] != "Deleting":
         client.delete_endpoint(EndpointName=name)
     left = follow(EndpointWatch(client, name, out, gone=True), out, POLL_S[cfg.backend.name], detach=True)
@@ -188,13 +188,14 @@ def remove_endpoint(client: Any, cfg: DictConfig, endpoint: Json, out: Console) 
     return left
 
 
-def _end_scaling(cfg: DictConfig, name: str) -> None:
+def _end_scaling(cfg: DictConfig, name: str, out: Console) -> None:
     """Ends the automatic scaling of an endpoint at AWS, where it has one: nothing else would."""
     if cfg.backend.name == "local":
         return
-    scaling, target = aws_client("application-autoscaling", cfg.backend), scaling_target(name)
-    found = scaling.describe_scalable_targets(
-        ServiceNamespace=target["ServiceNamespace"], ResourceIds=[target["ResourceId"]]
-    )
-    if found["ScalableTargets"]:
-        scaling.deregister_scalable_target(**target)
+    scaling, target = aws_client(AUTO_SCALING, cfg.backend), scaling_target(name)
+    place = {"ServiceNamespace": target["ServiceNamespace"], "ResourceIds": [target["ResourceId"]]}
+    try:
+        if scaling.describe_scalable_targets(**place)["ScalableTargets"]:
+            scaling.deregister_scalable_target(**target)
+    except ClientError as error:  # must not keep an endpoint alive that costs by the hour
+        out.print(f"its scaling, if it has any, can not be ended: {error}", soft_wrap=True)

@@ -123,11 +123,13 @@ def test_the_same_name_again_changes_nothing_or_the_model(dogs, capsys):
     pictures(".", a="1.b")
     assert predict.main(["dogs", "a.jpg"]) == 0
     assert "better" in capsys.readouterr().out
-    assert len(list(Path("outputs/endpoints/_models").glob("dogs-*"))) == 1  # the old one is forgotten
     train("worse", broken=True)
     assert deploy.main(["from_training=worse", "name=dogs"]) == 1
     printed = capsys.readouterr().out
     assert "endpoint dogs is InService: the update failed, what was in service goes on" in printed
+    assert deploy.main(["from_training=better", "name=dogs", "instance.count=2"]) == 0
+    for kind in ("_models", "_configs"):  # what no endpoint uses any more is forgotten
+        assert len(list(Path("outputs/endpoints", kind).glob("dogs-*"))) == 1
     assert predict.main(["dogs", "a.jpg"]) == 0
 
 
