@@ -1,25 +1,28 @@
 """One epoch through one way of reading pictures, in a process of its own: prints what it cost as one line of JSON.
 
-    python -m benchmarks.peers PEER FOLDER S3_URL ENDPOINT NUM_WORKERS SECONDS
+    python -m benchmarks.peers PEER MODE BUCKETS ENDPOINT NUM_WORKERS SECONDS
 
 Started by benchmarks.streaming. Every peer gives normalised float32 (B, 3, 224, 224) in the main process, with the
-same random crops. A name that ends in `+decode` reads as the peer does, but decodes and resizes as dogbreed does.
+random crops of training (MODE train) or resized and cut in the middle (MODE eval). A name that ends in `+decode` reads
+as the peer does, but decodes and resizes as dogbreed does.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
-import resource
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -27,27 +30,32 @@ from torchvision import transforms
 
 from dogbreed.data.datamodule import ImageDataModule
 from dogbreed.data.decode import decode
-from dogbreed.data.transforms import PictureFormat, TrainTransform, View
+from dogbreed.data.transforms import EvalTransform, PictureFormat, TrainTransform, View
 
 BATCH_SIZE = 32
 FORMAT = PictureFormat()
-REFERENCE = transforms.Compose([
-    transforms.RandomResizedCrop(224, interpolation=transforms.InterpolationMode.BICUBIC),
-    transforms.RandomHorizontalFlip(),
-    transforms.ToTensor(),
-    transforms.Normalize(FORMAT.mean, FORMAT.std),
-])  # fmt: skip
+_BICUBIC = transforms.InterpolationMode.BICUBIC
+_LAST = [transforms.ToTensor(), transforms.Normalize(FORMAT.mean, FORMAT.std)]
+_CROPS = {
+    "train": [transforms.RandomResizedCrop(224, interpolation=_BICUBIC), transforms.RandomHorizontalFlip()],
+    "eval": [transforms.Resize(256, interpolation=_BICUBIC), transforms.CenterCrop(224)],
+}
+REFERENCE = {mode: transforms.Compose([*crops, *_LAST]) for mode, crops in _CROPS.items()}
+OURS = {"train": TrainTransform(FORMAT), "eval": EvalTransform(FORMAT)}
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in (FORMAT.mean, FORMAT.std))
 
 
-def by_pillow(content: bytes) -> torch.Tensor:
+Picture = Callable[[bytes], torch.Tensor]
+
+
+def by_pillow(mode: str, content: bytes) -> torch.Tensor:
     """Returns a picture as the torchvision reference training makes it."""
-    return REFERENCE(Image.open(io.BytesIO(content)).convert("RGB"))
+    return REFERENCE[mode](Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-def by_dogbreed(content: bytes) -> torch.Tensor:
+def by_dogbreed(mode: str, content: bytes) -> torch.Tensor:
     """Returns a picture as dogbreed decodes it."""
-    transform, views, seed = TrainTransform(FORMAT), list[View](), random.random()
+    transform, views, seed = OURS[mode], list[View](), random.random()
 
     def reduction(height: int, width: int) -> int:
         views.append(transform.view(height, width, random.Random(seed)).reduced(transform.spare))
@@ -66,9 +74,7 @@ class PerItem(Dataset[torch.Tensor]):
         picture: from content to tensor.
     """
 
-    def __init__(
-        self, keys: list[str], connect: Callable[[], Callable[[str], bytes]], picture: Callable[[bytes], torch.Tensor]
-    ) -> None:
+    def __init__(self, keys: list[str], connect: Callable[[], Callable[[str], bytes]], picture: Picture) -> None:
         self.keys, self.connect, self.picture = keys, connect, picture
         self._read: Callable[[str], bytes] | None = None
 
@@ -101,100 +107,159 @@ def s3fs_items(bucket: str, endpoint: str) -> Callable[[str], bytes]:
     return lambda key: files.cat(f"{bucket}/{key}")
 
 
-def s3torchconnector_loader(
-    bucket: str, endpoint: str, num_workers: int, picture: Callable[[bytes], torch.Tensor]
-) -> DataLoader[torch.Tensor]:
-    """Amazon's map-style dataset; it lists by itself."""
-    from s3torchconnector import S3ClientConfig, S3MapDataset
+def s3torchconnector_dataset(kind: str, endpoint: str, picture: Picture) -> Any:
+    """Amazon's datasets; they list by themselves, and the iterable one does not shuffle."""
+    import s3torchconnector
 
-    dataset = S3MapDataset.from_prefix(
-        f"s3://{bucket}/train/", region="us-east-1", endpoint=endpoint,
-        transform=partial(_read_then, picture), s3client_config=S3ClientConfig(force_path_style=True),
+    make = getattr(s3torchconnector, kind).from_prefix
+    options = {"enable_sharding": True} if kind == "S3IterableDataset" else {}
+    return make(
+        "s3://pictures/train/", region="us-east-1", endpoint=endpoint, transform=partial(_read_then, picture),
+        s3client_config=s3torchconnector.S3ClientConfig(force_path_style=True), **options,
     )  # fmt: skip
-    return DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=num_workers)
 
 
-def _read_then(picture: Callable[[bytes], torch.Tensor], item: Any) -> torch.Tensor:
+def _read_then(picture: Picture, item: Any) -> torch.Tensor:
     return picture(item.read())
 
 
-def webdataset_loader(tars: str, num_workers: int, picture: Callable[[bytes], torch.Tensor]) -> Any:
-    """Reads tar files that were made before."""
+def webdataset_loader(tars: int, num_workers: int, picture: Picture) -> Iterator[torch.Tensor]:
+    """Reads tar files that were made before, as its documentation does it: through the pipe of a program."""
     import webdataset
 
-    dataset = webdataset.WebDataset(tars, shardshuffle=100, empty_check=False).shuffle(500).to_tuple("jpg")
-    return webdataset.WebLoader(
-        dataset.map_tuple(picture).batched(BATCH_SIZE), batch_size=None, num_workers=num_workers
+    urls = f"pipe:{os.environ['RCLONE']} cat :s3:webdataset/{{000..{tars - 1:03d}}}.tar"
+    dataset = webdataset.WebDataset(urls, shardshuffle=100, empty_check=False).shuffle(500).to_tuple("jpg")
+    batched = dataset.map_tuple(picture).batched(BATCH_SIZE)
+    for (images,) in webdataset.WebLoader(batched, batch_size=None, num_workers=num_workers):
+        yield images
+
+
+def litdata_raw(endpoint: str, picture: Picture) -> Any:
+    """litdata over the pictures as they are; it refuses http:// unless its client is told to allow it."""
+    import obstore.store
+    from litdata import StreamingRawDataset
+
+    make = obstore.store.S3Store
+
+    def over_http(*args: Any, **options: Any) -> Any:
+        return make(*args, **{**options, "client_options": {"allow_http": True}})
+
+    obstore.store.S3Store = over_http
+    return StreamingRawDataset(
+        "s3://litdata-raw", cache_dir=tempfile.mkdtemp(), transform=picture,
+        storage_options={"endpoint_url": endpoint, "region_name": "us-east-1", **_boto3_keys()},
+    )  # fmt: skip
+
+
+def litdata_loader(endpoint: str, num_workers: int, shuffle: bool, picture: Picture) -> Any:
+    """litdata over chunks that were made before."""
+    import litdata
+
+    options = {"endpoint_url": endpoint, "region_name": "us-east-1", **_boto3_keys()}
+    dataset = litdata.StreamingDataset(
+        "s3://litdata", cache_dir=tempfile.mkdtemp(), shuffle=shuffle, storage_options=options, transform=picture
     )
+    return litdata.StreamingDataLoader(dataset, batch_size=BATCH_SIZE, num_workers=num_workers)
 
 
-def ours(url: str, endpoint: str | None, num_workers: int) -> Iterator[torch.Tensor]:
+def _boto3_keys() -> dict[str, str]:
+    return {name.lower(): os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+
+
+def mosaicml_loader(endpoint: str, num_workers: int, shuffle: bool, picture: Picture) -> Any:
+    """mosaicml-streaming over shards that were made before."""
+    import streaming
+
+    os.environ["S3_ENDPOINT_URL"] = endpoint
+
+    class Pictures(streaming.StreamingDataset):
+        def __getitem__(self, at: Any) -> Any:
+            return picture(super().__getitem__(at)["picture"])
+
+    dataset = Pictures(
+        remote="s3://mosaicml-streaming", local=tempfile.mkdtemp(), shuffle=shuffle, batch_size=BATCH_SIZE
+    )
+    return DataLoader(dataset, BATCH_SIZE, num_workers=num_workers)
+
+
+def ours(url: str, endpoint: str | None, num_workers: int, mode: str) -> Iterator[torch.Tensor]:
     """Yields dogbreed's batches as a model gets them."""
     data = ImageDataModule(
         url, endpoint_url=endpoint, num_workers=num_workers, batch_size=BATCH_SIZE, valid_fraction=0, test_fraction=0
     )
     try:
-        for batch in data.train_dataloader():
+        for batch in data.loader("train", shuffle=mode == "train", augment=mode == "train"):
             yield data.on_after_batch_transfer(batch, 0).images
     finally:
-        data.teardown("fit")  # joins the workers: their CPU time counts only then
+        data.teardown("fit")
 
 
-def open_peer(name: str, root: str, url: str, endpoint: str, num_workers: int) -> Generator[torch.Tensor, None, None]:
+def open_peer(name: str, mode: str, buckets: Path, endpoint: str, num_workers: int) -> Iterator[torch.Tensor]:
     """Yields the batches of one epoch."""
     peer, _, own = name.partition("+")
-    picture = by_dogbreed if own else by_pillow
-    bucket = url.removeprefix("s3://")
+    picture = partial(by_dogbreed if own else by_pillow, mode)
+    root, shuffle = buckets / "pictures", mode == "train"
+    paths = sorted(root.glob("train/*/*.jpg"))
+    per_item = {
+        "ImageFolder": partial(folder, str(root)),
+        "boto3": partial(boto3_items, "pictures", endpoint),
+        "s3fs": partial(s3fs_items, "pictures", endpoint),
+    }
     if peer in ("dogbreed", "dogbreed-folder"):
-        yield from ours(url, endpoint, num_workers) if peer == "dogbreed" else ours(root, None, num_workers)
-    elif peer == "s3torchconnector":
-        yield from s3torchconnector_loader(bucket, endpoint, num_workers, picture)
+        place = ("s3://pictures", endpoint) if peer == "dogbreed" else (str(root), None)
+        yield from ours(*place, num_workers, mode)
     elif peer == "webdataset":
-        for (images,) in webdataset_loader(os.environ["BENCHMARK_TARS"], num_workers, picture):
-            yield images
+        yield from webdataset_loader(math.ceil(len(paths) / 100), num_workers, picture)
+    elif peer == "litdata":
+        yield from litdata_loader(endpoint, num_workers, shuffle, picture)
+    elif peer == "mosaicml-streaming":
+        yield from mosaicml_loader(endpoint, num_workers, shuffle, picture)
+    elif peer == "s3torchconnector-iterable":
+        dataset = s3torchconnector_dataset("S3IterableDataset", endpoint, picture)
+        yield from DataLoader(dataset, BATCH_SIZE, num_workers=num_workers)
     else:
-        connect = {
-            "ImageFolder": partial(folder, root),
-            "boto3": partial(boto3_items, bucket, endpoint),
-            "s3fs": partial(s3fs_items, bucket, endpoint),
-        }[peer]
-        keys = [path.relative_to(root).as_posix() for path in sorted(Path(root).glob("train/*/*.jpg"))]
-        yield from DataLoader(PerItem(keys, connect, picture), BATCH_SIZE, shuffle=True, num_workers=num_workers)
+        if peer in per_item:
+            keys = [path.relative_to(root).as_posix() for path in paths]
+            dataset = PerItem(keys, per_item[peer], picture)
+        elif peer == "litdata-raw":
+            dataset = litdata_raw(endpoint, picture)
+        else:
+            dataset = s3torchconnector_dataset("S3MapDataset", endpoint, picture)
+        yield from DataLoader(dataset, BATCH_SIZE, shuffle=shuffle, num_workers=num_workers)
 
 
-def measure(batches: Generator[torch.Tensor, None, None], seconds: float) -> dict[str, float]:
-    """Returns images a second after the second batch, CPU ms a picture of all processes, seconds to the first batch."""
-    began, seen, counted, steady = time.perf_counter(), 0, 0, 0.0
-    first = 0.0
+def measure(batches: Iterator[torch.Tensor], seconds: float) -> dict[str, float]:
+    """Returns images a second and CPU ms a picture of all processes after the second batch, and seconds to the first.
+
+    By the second batch every worker runs: what starting costs shows in the seconds to the first.
+    """
+    began, seen = time.perf_counter(), 0
+    marks: list[tuple[float, float, int]] = []
+    processes: list[psutil.Process] = []
+    first_s = 0.0
     for number, images in enumerate(batches):
         assert images.dtype == torch.float32
-        now = time.perf_counter()
         seen += len(images)
+        now = time.perf_counter()
         if number == 0:
-            first = now - began
-        if number == 1:
-            steady, counted = now, seen
+            first_s = now - began
+            continue
+        # Workers' own children have ended, or are counted when they do.
+        processes = processes or [psutil.Process(), *psutil.Process().children()]
+        marks[1:] = [(now, sum(sum(process.cpu_times()[:4]) for process in processes), seen)]
         if now - began > seconds:
             break
-    wall = time.perf_counter() - steady
-    batches.close()
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return {
-        "images_s": (seen - counted) / wall,
-        "first_s": first,
-        "seen": seen,
-        "cpu_s": sum(u.ru_utime + u.ru_stime for u in usage),
-    }
+    batches.close()  # type: ignore[attr-defined]  # a generator: its workers end
+    wall_s, cpu_s, count = (last - first for first, last in zip(marks[0], marks[-1], strict=True))
+    return {"images_s": count / wall_s, "cpu_ms": cpu_s / count * 1000, "first_s": first_s, "seen": seen}
 
 
 def main(arguments: list[str]) -> None:
-    """Measures one peer; CPU counts from after the imports on."""
-    name, root, url, endpoint, num_workers, seconds = arguments
+    """Measures one peer."""
+    name, mode, buckets, endpoint, num_workers, seconds = arguments
     torch.set_num_threads(1)
-    before = time.process_time()
-    result = measure(open_peer(name, root, url, endpoint, int(num_workers)), float(seconds))
-    result["cpu_ms"] = (result.pop("cpu_s") - before) / result["seen"] * 1000
-    print(json.dumps(result))
+    batches = open_peer(name, mode, Path(buckets), endpoint, int(num_workers))
+    print(json.dumps(measure(batches, float(seconds))))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class Proxy(threading.Thread):
     Attributes:
         url: where it listens.
         gets: path of every GET for an object so far, in order of arrival.
+        lists: path of every listing.
+        heads: first line and headers of every request.
         open_requests: requests being answered just now.
         most_open: the most of them there were at once.
     """
@@ -55,6 +57,8 @@ class Proxy(threading.Thread):
         self._upstream = (parts.hostname, parts.port)
         self.delay_s, self.rule = delay_s, rule
         self.gets: list[str] = []
+        self.lists: list[str] = []
+        self.heads: list[bytes] = []
         self.open_requests = self.most_open = 0
         self._asked: Counter[str] = Counter()
         self._loop = asyncio.new_event_loop()
@@ -111,6 +115,9 @@ class Proxy(threading.Thread):
         client: asyncio.StreamWriter,
     ) -> None:
         method, path = head.split(b" ", 2)[:2]
+        self.heads.append(head)
+        if b"list-type" in path:
+            self.lists.append(path.decode())
         fault = self._note(path.decode()) if method == b"GET" and b"?" not in path else None
         await asyncio.sleep(_SILENCE_S if fault == "mute" else self.delay_s)
         if fault in _STATUS:

@@ -10,19 +10,16 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 
 from dogbreed.data.buffers import Buffers
 from dogbreed.data.demo import DemoStore
-from dogbreed.data.index import SPLITS, Index, Split, build_index
 from dogbreed.data.loader import Batch, PictureLoader
-from dogbreed.data.store import open_store
+from dogbreed.data.source import Source
 from dogbreed.data.stream import Order, PictureStream
 from dogbreed.data.transforms import EvalTransform, PictureFormat, TrainTransform
 from dogbreed.errors import UserError, did_you_mean
@@ -33,7 +30,7 @@ _FEW_PICTURES = 1000
 """Data sets up to this size are read in the training process: workers would cost more to start than they save."""
 
 
-class ImageDataModule(pl.LightningDataModule):
+class ImageDataModule(Source, pl.LightningDataModule):
     """Pictures in class folders, as batches for a classifier.
 
     Under `url` lie `train/CLASS/*.jpg`, and `valid` (or `val`, `validation`) and `test` likewise; a split that is
@@ -51,12 +48,10 @@ class ImageDataModule(pl.LightningDataModule):
             `raise` ends the run at the first.
         max_bad: Share of the pictures seen in an epoch that may be left out, 0 to 1; with more the run ends. Counted
             over at least 1000 pictures, so that a small data set is not given up for two.
-        endpoint_url: Server of an S3-compatible store.
-        valid_fraction: Part of each class to validate on, where there is no such split.
-        test_fraction: Part of each class to test on, where there is no such split.
-        split_seed: Of the splits that are made; not `seed`, so that runs with other seeds see the same test pictures.
         augment: Random crops and mirroring in training.
         data_config: As `timm.data.resolve_data_config` gives it; None: the model's `data_config`.
+        source: What `Source` takes: server, cache, and the splits that are made. Their seed is not `seed`, so that runs
+            with other seeds see the same test pictures.
 
     Raises:
         UserError: a setting out of its range; at first use also what is wrong with the data.
@@ -72,14 +67,11 @@ class ImageDataModule(pl.LightningDataModule):
         seed: int = 0,
         bad_images: Literal["skip", "raise"] = "skip",
         max_bad: float = 0.01,
-        endpoint_url: str | None = None,
-        valid_fraction: float = 0.1,
-        test_fraction: float = 0.1,
-        split_seed: int = 0,
         augment: bool = True,
         data_config: Mapping[str, Any] | None = None,
+        **source: Any,
     ) -> None:
-        super().__init__()
+        pl.LightningDataModule.__init__(self)
         _check_at_least("batch_size", batch_size, 1)
         _check_at_least("image_size", image_size, 1)
         _check_at_least("num_workers", num_workers, 0)
@@ -87,20 +79,12 @@ class ImageDataModule(pl.LightningDataModule):
             raise UserError(f"data.bad_images={bad_images!r}{did_you_mean(str(bad_images), ('skip', 'raise'))}")
         if not 0 <= max_bad <= 1:
             raise UserError(f"data.max_bad={max_bad}: a share, 0 to 1; 0.01 is one in a hundred")
-        if min(valid_fraction, test_fraction) < 0 or valid_fraction + test_fraction >= 1:
-            raise UserError(
-                f"data.valid_fraction={valid_fraction} and data.test_fraction={test_fraction}: "
-                "neither may be negative, and together they must leave some of train (below 1)"
-            )
-        self.store = open_store(url, endpoint_url)
-        self.url = str(url)
+        Source.__init__(self, url, **source)
         self.batch_size = batch_size
         self.image_size = self.store.size if image_size is None and isinstance(self.store, DemoStore) else image_size
         self.seed = seed
         self.on_bad_image = bad_images
         self.max_bad = max_bad
-        self.split_seed = split_seed
-        self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
         self.augment = augment
         self.bad_images: dict[str, str] = {}
         """Reason by key, for the pictures that could not be read so far."""
@@ -111,49 +95,12 @@ class ImageDataModule(pl.LightningDataModule):
         self._train_loader: PictureLoader | None = None
         self._resume: dict[str, Any] | None = None
 
-    @cached_property
-    def index(self) -> Index:
-        """The listing: made at first use, and said in the log."""
-        index = build_index(
-            self.store.entries(),
-            self.url,
-            valid_fraction=self.valid_fraction,
-            test_fraction=self.test_fraction,
-            seed=self.split_seed,
-        )
-        for note in index.notes:
-            log.log(note.level, note.text)
-        counts = ", ".join(f"{len(index.splits[name])} {name}" for name in SPLITS)
-        log.info("%s: %d classes; pictures: %s", self.url, len(index.classes), counts)
-        return index
-
-    @property
-    def classes(self) -> list[str]:
-        """Sorted names of the class folders: a label is an index in this list."""
-        return self.index.classes
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
-
-    @property
-    def class_counts(self) -> dict[str, list[int]]:
-        """Number of pictures of each class, by split."""
-        counts = {name: np.bincount(split.labels, minlength=self.num_classes) for name, split in self._splits.items()}
-        return {name: count.tolist() for name, count in counts.items()}
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when a picture is added, taken away or changed: for caches of what is made from pictures."""
-        return self.index.fingerprint
-
     @property
     def num_workers(self) -> int:
         """Processes that fetch and decode for each split."""
         if self._num_workers is not None:
             return self._num_workers
-        if self.url.startswith("demo://") or sum(map(len, self._splits.values())) <= _FEW_PICTURES:
+        if self.url.startswith("demo://") or sum(map(len, self.splits.values())) <= _FEW_PICTURES:
             return 0
         return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
 
@@ -166,16 +113,6 @@ class ImageDataModule(pl.LightningDataModule):
         if config is None:
             config = {"input_size": (3, 224, 224)}
         return PictureFormat.from_data_config(config, self.image_size)
-
-    def keys(self, split: str) -> Sequence[str]:
-        """Returns the keys of a split's pictures, below the URL: a batch's `indices` are positions in this list.
-
-        Raises:
-            UserError: there is no such split.
-        """
-        if split not in self._splits:
-            raise UserError(f"no split {split!r}{did_you_mean(split, self._splits)}")
-        return self._splits[split].keys
 
     def setup(self, stage: str) -> None:
         """Lists the pictures, so that whatever is wrong with the data is said before training starts."""
@@ -195,10 +132,11 @@ class ImageDataModule(pl.LightningDataModule):
         target = self.picture_format
         stream = PictureStream(
             self.store,
-            self._splits[split],
+            self.splits[split],
             Order(num_pictures, self.batch_size, shuffle, self.seed, rank, world_size),
             TrainTransform(target) if augment else EvalTransform(target),
             (target.height, target.width),
+            cache=self.cache,
         )
         epoch = (lambda: trainer.current_epoch) if trainer else None
         loader = PictureLoader(
@@ -270,10 +208,6 @@ class ImageDataModule(pl.LightningDataModule):
         self._resume = None
         for loader in self._loaders:
             loader.close()
-
-    @property
-    def _splits(self) -> dict[str, Split]:
-        return self.index.splits
 
     def _report(self, key: str, reason: str) -> None:
         if self.on_bad_image == "raise":

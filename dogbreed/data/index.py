@@ -38,6 +38,8 @@ class Split:
     """int64 (N,): index in `Index.classes`."""
     sizes: NDArray[np.int64]
     """int64 (N,): bytes."""
+    versions: NDArray[np.uint64] | None = None
+    """uint64 (N,): `Entry.version`; None: not known."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -55,11 +57,13 @@ class Index:
     notes: list[Note]
 
 
-def build_index(entries: Iterable[Entry], url: str, *, valid_fraction: float, test_fraction: float, seed: int) -> Index:
+def build_index(
+    entries: Iterable[Entry] | Listing, url: str, *, valid_fraction: float, test_fraction: float, seed: int
+) -> Index:
     """Returns the classes and splits of a listing; splits that are missing are made from train.
 
     Args:
-        entries: The listing, in any order.
+        entries: The listing, packed, or entries in any order.
         url: For messages.
         valid_fraction: Part of train to validate on, where the listing has no such split.
         test_fraction: Part of train to test on, where the listing has no such split.
@@ -68,7 +72,7 @@ def build_index(entries: Iterable[Entry], url: str, *, valid_fraction: float, te
     Raises:
         UserError: no pictures, no train, or classes in another split that train has not.
     """
-    listing = pack(entries)
+    listing = entries if isinstance(entries, Listing) else pack(entries)
     notes = _others(listing)
     layout = _Layout.of([*listing.folders, *listing.other_folders], url)
     places = [layout.place(folder) for folder in listing.folders]
@@ -88,8 +92,8 @@ def build_index(entries: Iterable[Entry], url: str, *, valid_fraction: float, te
     fractions = {"valid": valid_fraction, "test": test_fraction}
     _make_missing(members, listing, labels, fractions=fractions, seed=seed, notes=notes)
     splits = {
-        name: Split(listing.keys.take(positions), labels[positions], listing.sizes[positions])
-        for name, positions in members.items()
+        name: Split(listing.keys.take(at), labels[at], listing.sizes[at], listing.versions[at])
+        for name, at in members.items()
     }
     return Index(classes, splits, listing.fingerprint, notes)
 

@@ -7,15 +7,18 @@ into every forked worker.
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dogbreed.data.manifest import MANIFEST
 from dogbreed.data.store import Entry
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -63,6 +66,10 @@ class Keys(Sequence[str]):
         more = f", ... {len(self) - 3} more" if len(self) > 3 else ""
         return f"Keys({', '.join(map(repr, self[:3]))}{more})"
 
+    def arrays(self) -> dict[str, Any]:
+        """Returns what they are made of, the text as uint8."""
+        return {"text": np.frombuffer(self._text, np.uint8), "starts": self._starts, "ends": self._ends}
+
     def take(self, positions: NDArray[np.int64]) -> Keys:
         """Returns those at `positions`, int64 (M,); the text is shared."""
         return Keys(self._text, self._starts[positions], self._ends[positions])
@@ -79,6 +86,8 @@ class Listing:
     """Every folder that pictures lie in."""
     folder_numbers: NDArray[np.int32]
     """int32 (N,): position in `folders`."""
+    versions: NDArray[np.uint64]
+    """uint64 (N,): `Entry.version`."""
     fingerprint: str
     """Changes when a picture is added, taken away or changed; 16 hexadecimal digits."""
     other_folders: set[Folder]
@@ -89,6 +98,34 @@ class Listing:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def save(self, file: Path) -> None:
+        """Writes it all to `file`."""
+        names = json.dumps([self.fingerprint, self.folders, sorted(self.other_folders), self.other_suffixes])
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+        with file.open("wb") as target:
+            np.savez(target, names=np.frombuffer(names.encode(), np.uint8), **self.keys.arrays(), **arrays)
+
+    @classmethod
+    def load(cls, file: Path) -> Listing:
+        """Returns what `save` wrote.
+
+        Raises:
+            OSError, ValueError, KeyError, zipfile.BadZipFile: it is damaged.
+        """
+        with np.load(file) as arrays:
+            fingerprint, folders, others, suffixes = json.loads(arrays["names"].tobytes())
+            return cls(
+                Keys(bytearray(arrays["text"].tobytes()), arrays["starts"], arrays["ends"]),
+                folders=[tuple(folder) for folder in folders],
+                fingerprint=fingerprint,
+                other_folders={tuple(folder) for folder in others},
+                other_suffixes=Counter(suffixes),
+                **{name: arrays[name] for name in _ARRAYS},
+            )
+
+
+_ARRAYS = ("sizes", "folder_numbers", "versions")
+
 
 @dataclass
 class _Packing:
@@ -98,7 +135,7 @@ class _Packing:
     ends: array[int] = field(default_factory=lambda: array("q"))
     sizes: array[int] = field(default_factory=lambda: array("q"))
     folder_numbers: array[int] = field(default_factory=lambda: array("i"))
-    digests: bytearray = field(default_factory=bytearray)
+    versions: array[int] = field(default_factory=lambda: array("Q"))
     folders: dict[Folder, int] = field(default_factory=dict)
 
     def add(self, entry: Entry, folder: Folder) -> None:
@@ -107,18 +144,20 @@ class _Packing:
         self.ends.append(len(self.text))
         self.sizes.append(entry.size)
         self.folder_numbers.append(self.folders.setdefault(folder, len(self.folders)))
-        self.digests += hashlib.blake2b(b"%b\0%d\0%b" % (key, entry.size, entry.etag.encode()), digest_size=8).digest()
+        self.versions.append(entry.version)
 
     def listing(self, other_folders: set[Folder], other_suffixes: Counter[str]) -> Listing:
         text, ends = self.text, np.array(self.ends, dtype=np.int64)
         starts = np.concatenate([np.zeros(1, np.int64), ends])[:-1]
         order = _order(text, starts, ends)
+        versions = np.array(self.versions, dtype=np.uint64)[order]
         return Listing(
             Keys(text, starts[order], ends[order]),
             np.array(self.sizes, dtype=np.int64)[order],
             list(self.folders),
             np.array(self.folder_numbers, dtype=np.int32)[order],
-            hashlib.sha256(np.frombuffer(self.digests, dtype="V8")[order].tobytes()).hexdigest()[:16],
+            versions,
+            hashlib.sha256(versions.astype(">u8").tobytes()).hexdigest()[:16],
             other_folders,
             other_suffixes,
         )
@@ -131,6 +170,8 @@ def pack(entries: Iterable[Entry]) -> Listing:
         *parents, name = entry.key.split("/")
         if any(part.startswith(".") or part == "__MACOSX" for part in (*parents, name)):
             continue  # .DS_Store, ._picture.jpg, .ipynb_checkpoints: nobody put these there as data
+        if entry.key == MANIFEST:
+            continue
         suffix = name[name.rfind(".") :].lower() if "." in name else ""
         folder = tuple(parents[:2])
         if suffix in SUFFIXES:

@@ -89,6 +89,8 @@ class PictureLoader:
                 key = self.stream.split.keys[index]
                 self._report(key, reason)
                 first += [f"{key} ({reason})"] if len(first) < 3 else []
+            if parcel.trouble and self.stream.cache:
+                self.stream.cache.say(parcel.trouble)
             if parcel.failure:
                 raise UserError(parcel.failure)
             num_good += len(parcel.labels)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from typing import NamedTuple
 
+from dogbreed.data.cache import Cache, through
 from dogbreed.data.patience import Patience
-from dogbreed.data.store import Store
+from dogbreed.data.store import Store, Wanted
 
 WINDOW = 64
 """Requests in flight or waiting to be decoded, for each worker."""
@@ -21,9 +22,14 @@ WINDOW_BYTES = 64 * 2**20
 
 
 def prefetch(
-    store: Store, wanted: Iterable[tuple[str, int]], window: int = WINDOW, window_bytes: int = WINDOW_BYTES
+    store: Store,
+    wanted: Iterable[Wanted],
+    cache: Cache | None = None,
+    *,
+    window: int = WINDOW,
+    window_bytes: int = WINDOW_BYTES,
 ) -> Iterator[Future[bytes]]:
-    """Yields the contents of `wanted` (key and size in bytes) in that order, requested ahead of time.
+    """Yields the contents of `wanted` in that order, requested ahead of time, or read from the cache.
 
     Each comes as a future, so that one that fails does not end the others. Closing the generator drops what is in
     flight.
@@ -32,7 +38,7 @@ def prefetch(
     upcoming = next(wanted, None)
     pending: deque[tuple[Future[bytes], int]] = deque()
     pending_bytes = 0
-    thread = _FetchThread(store)
+    thread = _FetchThread(store, cache)
     thread.start()
     try:
         while upcoming or pending:
@@ -40,12 +46,11 @@ def prefetch(
             # The thread is woken for a quarter of the window at once: a wake-up costs as much as a small request.
             topping_up = len(pending) <= window * 3 // 4
             while topping_up and upcoming and len(pending) < window:
-                key, size = upcoming
-                if pending and pending_bytes + size > window_bytes:
+                if pending and pending_bytes + upcoming.size > window_bytes:
                     break
-                requests.append(_Request(key, size, Future()))
-                pending.append((requests[-1].content, size))
-                pending_bytes += size
+                requests.append(_Request(upcoming, Future()))
+                pending.append((requests[-1].content, upcoming.size))
+                pending_bytes += upcoming.size
                 upcoming = next(wanted, None)
             if requests:
                 thread.submit(requests)
@@ -57,17 +62,16 @@ def prefetch(
 
 
 class _Request(NamedTuple):
-    key: str
-    size: int
+    wanted: Wanted
     content: Future[bytes]
 
 
 class _FetchThread(threading.Thread):
     """Runs a store's requests on an event loop of its own."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, cache: Cache | None) -> None:
         super().__init__(name="fetch", daemon=True)
-        self._patience = Patience(store)
+        self._patience, self._cache = Patience(store), cache
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[bytes]] = set()
 
@@ -86,10 +90,16 @@ class _FetchThread(threading.Thread):
         self.join()
 
     def _start(self, requests: list[_Request]) -> None:
-        for key, size, content in requests:
-            task = self._loop.create_task(self._patience.fetch(key, size))
+        for wanted, content in requests:
+            task = self._loop.create_task(self._get(wanted))
             self._tasks.add(task)
             task.add_done_callback(functools.partial(self._finish, content))
+
+    async def _get(self, wanted: Wanted) -> bytes:
+        fetch = functools.partial(self._patience.fetch, wanted.key, wanted.size)
+        if self._cache is None or wanted.version is None:
+            return await fetch()
+        return await through(self._cache, self._cache.name(wanted.key, wanted.version), wanted, fetch)
 
     def _finish(self, future: Future[bytes], task: asyncio.Task[bytes]) -> None:
         self._tasks.discard(task)

@@ -8,22 +8,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
-from dogbreed.data.store import BusyError, Entry, PictureError
+from dogbreed.data.aws import advice, first_line, provider
+from dogbreed.data.store import BusyError, Content, Entry, PictureError
 from dogbreed.errors import UserError
 
 _LISTING_THREADS = 16
-
-_CREDENTIALS_LIVE = timedelta(minutes=10)
-"""How long workers use credentials before they ask boto3 again, which by itself renews those that expire."""
 
 _REQUEST_LIMITS: dict[str, Any] = {
     "client_options": {"allow_http": True, "connect_timeout": "5s", "timeout": "120s"},
     "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=120)},  # `Patience` does it, for bodies too
 }
+
+_ANY_REGION = "us-east-1"
+"""Servers other than AWS take any, but there has to be one to sign with."""
 
 _RUN_OUT = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed")
 """What S3 says with status 400 where credentials are not taken any more."""
@@ -41,9 +43,10 @@ class S3Store:
     prefix: str
     """Empty, or ends in `/`."""
     endpoint_url: str | None
+    request_payer: bool = False
 
     @classmethod
-    def from_url(cls, url: str, endpoint_url: str | None) -> S3Store:
+    def from_url(cls, url: str, endpoint_url: str | None, request_payer: bool = False) -> S3Store:
         """Returns the store for `s3://bucket/prefix`; the prefix is taken as it is typed, `#` and `%` too.
 
         Raises:
@@ -55,24 +58,45 @@ class S3Store:
         if endpoint_url is not None and not endpoint_url.startswith(("http://", "https://")):
             raise UserError(f"data.endpoint_url={endpoint_url!r}: type http://HOST:PORT or https://HOST")
         prefix = prefix.strip("/")
-        return cls(url, bucket, f"{prefix}/" if prefix else "", endpoint_url)
+        return cls(url, bucket, f"{prefix}/" if prefix else "", endpoint_url, request_payer)
 
-    def entries(self) -> Iterator[Entry]:
-        """Yields the objects below the prefix; where they fill more than a page, its folders are listed in parallel."""
+    def entries(self, many: bool = False) -> Iterator[Entry]:
+        """Yields the objects below the prefix; where they fill more than a page, its folders are listed in parallel.
+
+        Args:
+            many: It is known that they do.
+        """
+        with self._listing() as client, ThreadPoolExecutor(_LISTING_THREADS) as threads:
+            # A page that a thread has found is either yielded or leads to further pages.
+            pages = {threads.submit(self._list_folders if many else self._list, client, self.prefix)}
+            while pages:
+                done, pages = wait(pages, return_when=FIRST_COMPLETED)
+                for entries, more in (page.result() for page in done):
+                    yield from entries
+                    pages |= {threads.submit(self._list, client, **options) for options in more}
+
+    def pager(self) -> Callable[[str], tuple[list[Entry], bool]]:
+        """Returns what gives up to 1000 objects whose keys follow one, in order, and whether they are the last."""
+        with self._listing() as client:
+            made = client
+
+        def page(after: str) -> tuple[list[Entry], bool]:
+            start = {"StartAfter": self.prefix + after} if after else {}
+            with self._listing(made) as client:
+                page = client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, **start, **self._payer)
+            return list(self._entries_of(page)), not page["IsTruncated"]
+
+        return page
+
+    @contextmanager
+    def _listing(self, client: Any = None) -> Iterator[Any]:
+        """Yields a client, where there is none a new one; what goes wrong in the block is the user's error."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            client = self._listing_client()
-            with ThreadPoolExecutor(_LISTING_THREADS) as threads:
-                # A page that a thread has found is either yielded or leads to further pages.
-                pages = {threads.submit(self._list, client, self.prefix)}
-                while pages:
-                    done, pages = wait(pages, return_when=FIRST_COMPLETED)
-                    for entries, more in (page.result() for page in done):
-                        yield from entries
-                        pages |= {threads.submit(self._list, client, **options) for options in more}
+            yield client or self.make_client()
         except (BotoCoreError, ClientError) as error:
-            raise UserError(f"data.url={self.url!r} can not be listed: {_advice(error)}") from error
+            raise UserError(f"data.url={self.url!r} can not be listed: {advice(error)}") from error
 
     def _list(
         self, client: Any, prefix: str, token: str = "", split: bool = True
@@ -86,7 +110,7 @@ class S3Store:
             split: A page that does not hold all is given up for the pages of each folder; else the next one follows.
         """
         options = {"ContinuationToken": token} if token else {}
-        page = client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **options)
+        page = client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **options, **self._payer)
         if page["IsTruncated"] and split:
             return self._list_folders(client, prefix)
         more = (
@@ -98,7 +122,8 @@ class S3Store:
         """Returns the objects directly below `prefix`, and how to list each of its folders."""
         entries: list[Entry] = []
         more: list[dict[str, Any]] = []
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/"):
+        pages = client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/", **self._payer):
             entries += self._entries_of(page)
             more += [{"prefix": folder["Prefix"]} for folder in page.get("CommonPrefixes", [])]
         return entries, more
@@ -113,11 +138,12 @@ class S3Store:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            content: bytes = self._listing_client().get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
+            answer = self.make_client().get_object(Bucket=self.bucket, Key=self.prefix + key, **self._payer)
+            content: bytes = answer["Body"].read()
         except (BotoCoreError, ClientError) as error:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
                 return None
-            raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}") from error
+            raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {advice(error)}") from error
         return content
 
     async def fetch(self, key: str) -> bytes:
@@ -138,10 +164,10 @@ class S3Store:
             except BaseError as error:
                 refused = not isinstance(error, GenericError) or any(code in str(error) for code in _RUN_OUT)
                 if not refused:
-                    raise BusyError(_first_line(error)) from error
+                    raise BusyError(first_line(error)) from error
                 if refused_client is not None:
                     raise UserError(
-                        f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}"
+                        f"s3://{self.bucket}/{self.prefix}{key} can not be read: {advice(error)}"
                     ) from error
             refused_client = client
 
@@ -154,40 +180,47 @@ class S3Store:
             try:
                 client = _clients[place] = self._client()
             except (BotoCoreError, ClientError) as error:
-                raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {_advice(error)}") from error
+                raise UserError(f"s3://{self.bucket}/{self.prefix}{key} can not be read: {advice(error)}") from error
         return client
 
     def fork_is_safe(self) -> bool:
         """Returns whether no obstore client, whose threads a fork would lose, was made in this process yet."""
         return not any(pid == os.getpid() for pid, _ in _clients)
 
-    def _listing_client(self) -> Any:
+    @property
+    def _payer(self) -> dict[str, str]:
+        return {"RequestPayer": "requester"} if self.request_payer else {}
+
+    def make_client(self) -> Any:
+        """Returns boto3's client, for the process that lists."""
         import boto3
         from botocore.config import Config
 
         retries = {"mode": "standard", "total_max_attempts": 5}
         config = Config(connect_timeout=5, read_timeout=60, retries=retries, max_pool_connections=_LISTING_THREADS)
         session = boto3.Session()
-        # Servers other than AWS take any region, but boto3 insists on one to sign with.
-        region = session.region_name or "us-east-1"
+        region = session.region_name or _ANY_REGION
         return session.client("s3", region_name=region, endpoint_url=self.endpoint_url, config=config)
 
     def _client(self) -> Any:
         import boto3
         from obstore.store import S3Store as Client
 
-        listing = self._listing_client()
-        endpoint = listing.meta.endpoint_url
-        region = listing.meta.region_name
-        if endpoint.endswith(".amazonaws.com"):
-            # boto3 follows a bucket to its region; obstore has to be told.
-            region = listing.head_bucket(Bucket=self.bucket).get("BucketRegion", region)
-            endpoint = None
+        session = boto3.Session()
+        endpoint, region = self.endpoint_url, session.region_name or _ANY_REGION
+        if endpoint is None:
+            # A boto3 client takes a tenth of a second to make; here only it knows all settings and the bucket's region.
+            listing = self.make_client()
+            endpoint, region = listing.meta.endpoint_url, listing.meta.region_name
+            if endpoint.endswith(".amazonaws.com"):
+                region = listing.head_bucket(Bucket=self.bucket).get("BucketRegion", region)
+                endpoint = None
         return Client(
             self.bucket,
             endpoint=endpoint,
             region=region,
-            credential_provider=_provider(boto3.Session()),  # type: ignore[arg-type]  # any callable will do
+            request_payer=self.request_payer,
+            credential_provider=provider(session),  # type: ignore[arg-type]  # any callable will do
             **_REQUEST_LIMITS,
         )
 
@@ -196,43 +229,7 @@ async def _get(client: Any, path: str) -> bytes:
     import obstore
 
     result = await obstore.get_async(client, path)
-    content = bytes(await result.bytes_async())
+    content = Content(await result.bytes_async(), (result.meta["e_tag"] or "").strip('"'))  # type: ignore[arg-type]
     if len(content) != result.meta["size"]:
         raise BusyError(f"{len(content)} of {result.meta['size']} bytes came")
     return content
-
-
-def _provider(session: Any) -> Callable[[], dict[str, Any]]:
-    """Returns what obstore calls for credentials, again whenever the last ones ran out."""
-    credentials = session.get_credentials()
-
-    def provide() -> dict[str, Any]:
-        frozen = credentials.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(timezone.utc) + _CREDENTIALS_LIVE,
-        }
-
-    return provide
-
-
-def _advice(error: Exception) -> str:
-    """Returns boto3's error in one line, with what to do about the usual ones."""
-    from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
-
-    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
-    if code in ("NoSuchBucket", "404"):
-        return "there is no such bucket"
-    if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
-        return f"{code}: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and the bucket's policy"
-    if isinstance(error, NoCredentialsError):
-        return "no AWS credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if isinstance(error, EndpointConnectionError):
-        return f"{_first_line(error)}; check data.endpoint_url and the network"
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].strip()

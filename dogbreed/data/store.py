@@ -7,6 +7,7 @@ forked) and make their network client at the first `fetch` in each process.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import urllib.parse
 import urllib.request
@@ -35,6 +36,38 @@ class Entry(NamedTuple):
     """Bytes."""
     etag: str
     """Changes when the content does."""
+
+    @property
+    def version(self) -> int:
+        """64 bits that change with any of these."""
+        text = b"%b\0%d\0%b" % (self.key.encode("utf-8", "surrogateescape"), self.size, self.etag.encode())
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+class Wanted(NamedTuple):
+    """An object that is asked for."""
+
+    key: str
+    size: int
+    """Bytes, as listed."""
+    version: int | None = None
+    """`Entry.version`; None: not known, such an object is in no cache."""
+
+
+class Content(bytes):
+    """An object's content, which knows of which version it is."""
+
+    etag: str
+
+    def __new__(cls, content: bytes, etag: str) -> Content:
+        """Returns a copy of `content`."""
+        made = super().__new__(cls, content)
+        made.etag = etag
+        return made
+
+    def version_of(self, key: str) -> int:
+        """Returns what the version would be of an object of this content under `key`."""
+        return Entry(key, len(self), self.etag).version
 
 
 class Store(Protocol):
@@ -70,12 +103,13 @@ class Store(Protocol):
         """Returns whether a child forked from this process could still `fetch`."""
 
 
-def open_store(url: str, endpoint_url: str | None = None) -> Store:
+def open_store(url: str, endpoint_url: str | None = None, request_payer: bool = False) -> Store:
     """Returns the store for `url`: a folder path, `file://`, `s3://bucket/prefix` or `demo://`.
 
     Args:
         url: Nothing is read or listed here.
         endpoint_url: Server of an S3-compatible store, `http://` allowed; None: AWS, or what boto3's own settings say.
+        request_payer: Of a bucket in S3 whose owner has requests paid by who asks.
 
     Raises:
         UserError: the URL is of another kind.
@@ -84,9 +118,11 @@ def open_store(url: str, endpoint_url: str | None = None) -> Store:
     if scheme == "s3" and separator:
         from dogbreed.data.s3 import S3Store
 
-        return S3Store.from_url(url, endpoint_url)
+        return S3Store.from_url(url, endpoint_url, request_payer)
     if endpoint_url is not None:
         raise UserError(f"data.endpoint_url={endpoint_url} goes with data.url=s3://bucket/prefix, not with {url!r}")
+    if request_payer:
+        raise UserError(f"data.request_payer=true goes with data.url=s3://bucket/prefix, not with {url!r}")
     if scheme == "demo" and separator:
         from dogbreed.data.demo import DemoStore
 
@@ -144,7 +180,8 @@ class FolderStore:
 
     def _fetch(self, key: str) -> bytes:
         try:
-            return (self.root / key).read_bytes()
+            with (self.root / key).open("rb") as file:
+                return Content(file.read(), str(os.fstat(file.fileno()).st_mtime_ns))
         except OSError as error:
             raise PictureError(error.strerror or str(error)) from error
 

@@ -21,11 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
+from dogbreed.data.cache import Cache
 from dogbreed.data.decode import decode
 from dogbreed.data.index import Split
 from dogbreed.data.patience import wait_for
 from dogbreed.data.prefetch import prefetch
-from dogbreed.data.store import PictureError, Store
+from dogbreed.data.store import PictureError, Store, Wanted
 from dogbreed.data.transforms import Transform, View
 from dogbreed.errors import UserError
 
@@ -43,6 +44,8 @@ class Parcel(NamedTuple):
     """Position and reason of each picture that is left out."""
     failure: str | None = None
     """Why the store can not be read any more; such a parcel is a worker's last."""
+    trouble: str | None = None
+    """Why the worker's cache takes nothing more."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,25 @@ class PictureStream(IterableDataset[Parcel]):
         order: Which make which batch.
         transform: From decoded pixels to what the model takes.
         size: Height and width of what `transform` returns, px.
+        cache: Of what was fetched.
     """
 
-    def __init__(self, store: Store, split: Split, order: Order, transform: Transform, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        split: Split,
+        order: Order,
+        transform: Transform,
+        size: tuple[int, int],
+        *,
+        cache: Cache | None = None,
+    ) -> None:
         self.store = store
         self.split = split
         self.order = order
         self.transform = transform
         self.size = size
+        self.cache = cache
         # Epoch and first batch, in shared memory: workers that live through several epochs read them there.
         self._start = torch.zeros(2, dtype=torch.int64).share_memory_()
 
@@ -131,15 +145,18 @@ class PictureStream(IterableDataset[Parcel]):
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         batches = self.order.batches(epoch)[start + first :: step]
-        keys, sizes = self.split.keys, self.split.sizes
-        wanted = ((keys[index], int(sizes[index])) for batch in batches for index in batch)
-        contents = prefetch(self.store, wanted)
+        contents = prefetch(self.store, (self._wanted(index) for batch in batches for index in batch), self.cache)
         for batch in batches:
             with _one_thread():
                 parcel = self._parcel(batch, contents, epoch)
             yield parcel
             if parcel.failure:
                 return
+
+    def _wanted(self, index: int) -> Wanted:
+        split = self.split
+        version = None if split.versions is None else int(split.versions[index])
+        return Wanted(split.keys[index], int(split.sizes[index]), version)
 
     def _parcel(self, batch: NDArray[np.int64], contents: Iterator[Future[bytes]], epoch: int) -> Parcel:
         images = torch.empty((len(batch), 3, *self.size), dtype=torch.uint8)
@@ -159,7 +176,8 @@ class PictureStream(IterableDataset[Parcel]):
             good.append(index)
         indices = torch.tensor(good, dtype=torch.int64)
         labels = torch.from_numpy(self.split.labels[good])
-        return Parcel(images[: len(good)], labels, indices, problems, failure)
+        trouble = self.cache.trouble if self.cache else None
+        return Parcel(images[: len(good)], labels, indices, problems, failure, trouble)
 
     def _picture(self, content: bytes, seed: str) -> torch.Tensor:
         """Returns uint8 (3, height, width); decoded no larger than it is needed."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dogbreed.data.prefetch import prefetch
-from dogbreed.data.store import Entry, PictureError
+from dogbreed.data.store import Entry, PictureError, Wanted
 
 
 class SlowStore:
@@ -38,8 +38,8 @@ class SlowStore:
         return key.encode()
 
 
-def wanted(count: int, size: int = 1) -> list[tuple[str, int]]:
-    return [(f"k{number}", size) for number in range(count)]
+def wanted(count: int, size: int = 1) -> list[Wanted]:
+    return [Wanted(f"k{number}", size) for number in range(count)]
 
 
 def fetch_threads() -> int:
@@ -49,7 +49,7 @@ def fetch_threads() -> int:
 
 def test_contents_come_in_order() -> None:
     found = [future.result() for future in prefetch(SlowStore(0.0005), wanted(300), window=16)]
-    assert found == [key.encode() for key, _ in wanted(300)]
+    assert found == [key.encode() for key, _, _ in wanted(300)]
     assert fetch_threads() == 0
 
 
@@ -75,7 +75,7 @@ def test_bytes_in_flight_are_bounded_and_a_larger_picture_still_passes() -> None
 
 
 def test_one_failure_does_not_end_the_others() -> None:
-    futures = prefetch(SlowStore(), [("a", 1), ("bad", 1), ("c", 1)])
+    futures = prefetch(SlowStore(), [Wanted("a", 1), Wanted("bad", 1), Wanted("c", 1)])
     assert next(futures).result() == b"a"
     with pytest.raises(PictureError, match="broken"):
         next(futures).result()

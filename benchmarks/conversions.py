@@ -1,0 +1,94 @@
+"""The pictures that the benchmarks read, and what some peers need them converted to."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def prepare(buckets: Path, count: int, photos: Path | None, peers: set[str]) -> dict[str, float]:
+    """Makes, where missing, the bucket `pictures` and those that `peers` read; returns seconds by conversion."""
+    root, noted = buckets / "pictures", buckets / "conversions.json"
+    if not root.exists():
+        write_pictures(root, count, photos)
+    paths = sorted(root.glob("train/*/*.jpg"))
+    random.Random(0).shuffle(paths)
+    seconds: dict[str, float] = json.loads(noted.read_text()) if noted.exists() else {}
+    for peer, convert in CONVERSIONS.items():
+        if peer in peers and peer not in seconds:
+            began = time.perf_counter()
+            convert(paths, buckets / peer)
+            seconds[peer] = time.perf_counter() - began
+            noted.write_text(json.dumps(seconds))
+    return {peer: took for peer, took in seconds.items() if peer != "litdata-raw"}
+
+
+def write_pictures(root: Path, count: int, photos: Path | None) -> None:
+    """Writes `count` JPEG files of 20 classes: nine in ten 500 x 375 px, one in ten 1600 x 1200 px, quality 90."""
+    rng = np.random.default_rng(0)
+    originals = [Image.open(path).convert("RGB") for path in sorted(photos.glob("*.[jJ]*"))] if photos else []
+    for number in range(count):
+        size = (1600, 1200) if number % 10 == 9 else (500, 375)
+        if originals:
+            picture = originals[number % len(originals)].resize(size)
+        else:
+            rough = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+            pixels = np.asarray(Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC)).astype(float)
+            picture = Image.fromarray((pixels + rng.normal(0, 9, pixels.shape)).clip(0, 255).astype(np.uint8))
+        path = root / f"train/class_{number * 7 // 10 % 20:02d}" / f"{number:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, quality=90)
+
+
+def to_tars(paths: list[Path], target: Path) -> None:
+    """Packs the pictures for webdataset, 100 a tar."""
+    target.mkdir()
+    for start in range(0, len(paths), 100):
+        with tarfile.open(target / f"{start // 100:03d}.tar", "w") as tar:
+            for path in paths[start : start + 100]:
+                info = tarfile.TarInfo(path.name)
+                info.size = path.stat().st_size
+                tar.addfile(info, io.BytesIO(path.read_bytes()))
+
+
+def to_litdata(paths: list[Path], target: Path) -> None:
+    """Writes litdata's chunks."""
+    import litdata
+
+    litdata.optimize(_content, [str(path) for path in paths], str(target), num_workers=2, chunk_bytes="64MB")
+
+
+def _content(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def to_mds(paths: list[Path], target: Path) -> None:
+    """Writes the shards of mosaicml-streaming."""
+    from streaming import MDSWriter
+
+    with MDSWriter(out=str(target), columns={"picture": "bytes"}) as writer:
+        for path in paths:
+            writer.write({"picture": path.read_bytes()})
+
+
+def link(paths: list[Path], target: Path) -> None:
+    """Gives litdata a bucket of its own to stream raw pictures from: it writes an index beside them."""
+    for path in paths:
+        here = target / path.parent.name / path.name
+        here.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, here)
+
+
+CONVERSIONS: dict[str, Callable[[list[Path], Path], None]] = {
+    "webdataset": to_tars, "litdata": to_litdata, "mosaicml-streaming": to_mds, "litdata-raw": link,
+}  # fmt: skip
+"""By peer, which is also the name of the bucket."""

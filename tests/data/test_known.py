@@ -1,0 +1,140 @@
+"""What is known of a bucket from before is used where it still holds, and said and left where not."""
+
+import logging
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from storage import S3Server
+
+from benchmarks.proxy import Proxy
+from dogbreed.data import known
+from dogbreed.data.listing import Listing
+from dogbreed.data.manifest import MANIFEST, Picture, manifest_bytes
+from dogbreed.data.store import open_store
+
+COUNT = 1100
+
+
+@pytest.fixture(scope="module")
+def pictures(s3_process: S3Server) -> Path:
+    """A bucket of two pages, with files that are no pictures; they are empty, and told apart by their dates."""
+    root = s3_process.root / "known"
+    for number in range(COUNT):
+        path = root / f"train/{number % 3}.pug/{number:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (root / "labels.csv").write_text("a,b")
+    for number in range(30):
+        (root / f"train/1.pug/{number:05d}.txt").touch()
+    return root
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server, pictures: Path) -> Iterator[Proxy]:
+    proxy = Proxy(s3_server.url)
+    yield proxy
+    (pictures / MANIFEST).unlink(missing_ok=True)
+    proxy.close()
+
+
+def find(proxy: Proxy, folder: Path | None = None) -> Listing:
+    proxy.lists.clear()
+    return known.find_listing(open_store("s3://known", proxy.url), folder)
+
+
+def publish(pictures: Path, server: S3Server) -> None:
+    entries = [entry for entry in open_store("s3://known", server.url).entries() if entry.key.endswith(".jpg")]
+    (pictures / MANIFEST).write_bytes(manifest_bytes(Picture(*entry) for entry in entries))
+
+
+def test_a_listing_is_kept_and_used_while_it_holds(
+    proxy: Proxy, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first = find(proxy, tmp_path)
+    assert len(first) == COUNT
+    whole = len(proxy.lists)
+    again = find(proxy, tmp_path)
+    assert list(again.keys) == list(first.keys)
+    assert again.fingerprint == first.fingerprint
+    assert again.other_suffixes == first.other_suffixes == {".csv": 1, ".txt": 30}
+    assert again.folders == first.folders
+    assert "2 of 2 pages compared" in caplog.text
+    assert len(proxy.lists) < whole
+    added = pictures / "train/1.pug/00500x.jpg"
+    added.touch()
+    assert len(find(proxy, tmp_path)) == COUNT + 1
+    assert "(train/1.pug/00500x.jpg is new): listed anew" in caplog.text
+    added.write_bytes(b"x")
+    find(proxy, tmp_path)
+    assert "(train/1.pug/00500x.jpg was changed): listed anew" in caplog.text
+    added.unlink()
+    assert len(find(proxy, tmp_path)) == COUNT
+    assert "(train/1.pug/00500x.jpg is gone): listed anew" in caplog.text
+    next(tmp_path.glob("*.npz")).write_bytes(b"PK damaged")
+    assert find(proxy, tmp_path).fingerprint == first.fingerprint
+    assert "can not be read" in caplog.text
+
+
+def test_a_manifest_is_used_while_it_holds(
+    proxy: Proxy, pictures: Path, s3_server: S3Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    listed = find(proxy)
+    whole = len(proxy.lists)
+    assert listed.other_suffixes == {".csv": 1, ".txt": 30}
+    publish(pictures, s3_server)
+    assert find(proxy).fingerprint == listed.fingerprint
+    assert "listed by its manifest (2 of 2 pages compared)" in caplog.text
+    assert len(proxy.lists) < whole
+    gone = pictures / f"train/{(COUNT - 1) % 3}.pug/{COUNT - 1:05d}.jpg"
+    gone.unlink()
+    try:
+        assert len(find(proxy)) == COUNT - 1
+    finally:
+        gone.touch()
+    (stale,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert f"its manifest is stale (train/{gone.parent.name}/{gone.name} is gone) and not used" in stale.message
+    content = (pictures / MANIFEST).read_bytes()
+    (pictures / MANIFEST).write_bytes(content[: len(content) // 2])
+    assert len(find(proxy)) == COUNT
+    assert "its manifest is not used, as it is damaged" in caplog.text
+
+
+def test_of_many_pages_some_are_compared(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store("s3://known", proxy.url)
+    listing = known.pack(store.entries())
+    monkeypatch.setattr(known, "_PAGE", 50)
+    proxy.lists.clear()
+    assert known.difference(store.pager(), listing, random.Random(0)) is None
+    assert len(proxy.lists) == known._COMPARED
+
+
+def test_one_page_is_simply_listed(s3_server: S3Server, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "train/0.pug" / MANIFEST).write_bytes(b"never looked at")
+    small = s3_server.root / "small/a"
+    small.mkdir(parents=True)
+    (small / "1.jpg").touch()
+    proxy = Proxy(s3_server.url)
+    assert len(known.find_listing(open_store("s3://small", proxy.url), tmp_path)) == 1
+    proxy.close()
+    assert (len(proxy.lists), len(proxy.gets)) == (1, 0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("request_payer", [True, False])
+def test_requester_pays(s3_server: S3Server, request_payer: bool) -> None:
+    import asyncio
+
+    root = s3_server.root / "payer/a"
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "1.jpg").write_bytes(b"1")
+    proxy = Proxy(s3_server.url)
+    store = open_store("s3://payer", proxy.url, request_payer)
+    assert [entry.key for entry in store.entries()] == [entry.key for entry in store.pager()("")[0]] == ["a/1.jpg"]
+    assert store.read("a/1.jpg") == asyncio.run(store.fetch("a/1.jpg")) == b"1"
+    proxy.close()
+    assert len(proxy.heads) == 4
+    assert all((b"x-amz-request-payer: requester" in head.lower()) == request_payer for head in proxy.heads)
