@@ -37,7 +37,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dogbreed.config import run_cli
-from dogbreed.data.s3 import _advice
+from dogbreed.data.aws import advice
 from dogbreed.errors import UserError, did_you_mean
 from dogbreed.publishing.download import TransferError, download
 from dogbreed.publishing.plan import Plan, Remark, candidates, check_all, counts, make_plan
@@ -80,7 +80,7 @@ def main(words: list[str]) -> int:
         Console(stderr=True).print(f"error: {error}; {after}, the same command goes on", soft_wrap=True, markup=False)
         return 1
     except (BotoCoreError, ClientError) as error:
-        raise UserError(f"{places[1]}: {_advice(error)}") from error
+        raise UserError(f"{places[1]}: {advice(error)}") from error
 
 
 def _told(uploaded: Counter[str]) -> str:

@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from dogbreed.data.s3 import _RUN_OUT, S3Store, _advice
+from dogbreed.data.aws import advice
+from dogbreed.data.s3 import _RUN_OUT, S3Store
 from dogbreed.data.store import BusyError, Entry, FolderStore, Store, open_store
 from dogbreed.errors import UserError
 from dogbreed.publishing.download import TransferError
@@ -161,7 +162,7 @@ class S3Target:
             if any(code in str(error) for code in _RUN_OUT):
                 self._client = None  # credentials that have run out are looked up anew
             elif not isinstance(error, GenericError):
-                raise UserError(f"{self.store.url} can not be written: {_advice(error)}") from error
+                raise UserError(f"{self.store.url} can not be written: {advice(error)}") from error
             raise BusyError(reason) from error
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -174,7 +175,7 @@ class S3Target:
                 raise UserError(f"s3://{self.store.bucket}/{refused['Key']} can not be deleted: {refused['Message']}")
 
     def _boto(self) -> Any:
-        return self.store._listing_client()
+        return self.store.make_client()
 
 
 def multipart_etags(data: bytes, num_parts: int) -> set[str]:
