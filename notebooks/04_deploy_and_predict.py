@@ -5,7 +5,7 @@
 # this machine is a process that answers over HTTP; `backend=sagemaker` makes the same one at AWS.
 
 # %% tags=["parameters"]
-EPOCHS = 4
+EPOCHS = 6
 DATA = "demo://?classes=6&train=60&valid=20&test=20&size=32"
 
 # %%
@@ -31,7 +31,7 @@ DATA = "demo://?classes=6&train=60&valid=20&test=20&size=32"
 # answer is a line of a CSV.
 
 # %%
-# %%capture answers
+# %%capture
 # !python -m launch.predict notebook-dogs outputs/notebook-photos/train output=outputs/notebook-predictions.csv
 
 # %%
@@ -45,4 +45,8 @@ rows[0]
 # An endpoint of this machine takes memory, one at AWS costs money by the hour, until it is removed:
 
 # %%
+# %%capture
 # !python -m launch.undeploy notebook-dogs
+
+# %%
+# !python -m launch.endpoints
