@@ -1,6 +1,7 @@
 # make tune      makes the environment and runs a sweep on this machine
 # make test      makes the environment and passes the tests
 # make check     lint, format, types
+# make notebooks runs the scripts in notebooks/ and keeps them with their outputs
 # PYTHON=python3.12 picks another interpreter; ARGS="model=resnet18 lr=range" another sweep.
 PYTHON ?= python3
 ARGS ?= model=resnet34 lr=range
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help tune test slow check clean
+.PHONY: help tune test slow check notebooks clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -38,6 +39,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+notebooks: $(VENV)/.dev
+	$(BIN)/python notebooks/build.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -17,7 +17,7 @@ from typing import Any
 from dogbreed.config import fresh_name
 from dogbreed.errors import UserError, did_you_mean
 from launch import tune
-from launch.show import decimal, short_name
+from launch.show import brief, decimal, short_name
 
 OUTPUTS = Path("outputs")
 
@@ -56,7 +56,9 @@ class Results:
         rows = self.trials
         columns = list(dict.fromkeys(key for row in rows for key in row))
         head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-        body = "".join("<tr>" + "".join(f"<td>{_cell(row.get(key))}</td>" for key in columns) + "</tr>" for row in rows)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{_cell(key, row.get(key))}</td>" for key in columns) + "</tr>" for row in rows
+        )
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         if not self.picture.is_file():
             return table
@@ -64,11 +66,11 @@ class Results:
         return f'{table}<img alt="{escape(self.summary["name"])}" src="data:image/png;base64,{png}">'
 
 
-def _cell(value: Any) -> str:
+def _cell(column: str, value: Any) -> str:
     if isinstance(value, float):
         return decimal(value)
     text = "" if value is None else str(value)
-    return escape(short_name(text) if text.count("-") > 1 else text)
+    return escape(short_name(text) if column == "trial" else brief(text))
 
 
 def run_sweep(*overrides: str) -> Results:

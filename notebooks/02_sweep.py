@@ -5,9 +5,9 @@
 # The words are those of `python -m launch.tune`: `KEY=VALUE` fixes a key, `KEY=RANGE` searches it.
 
 # %% tags=["parameters"]
-JOBS = 5
-EPOCHS = 3
-DATA = "demo://?classes=6&train=40&valid=20&test=20&size=32"
+JOBS = 4
+EPOCHS = 6
+DATA = "demo://?classes=6&train=60&valid=20&test=20&size=32"
 
 # %%
 from launch.notebook import read_results, run_sweep
@@ -17,8 +17,8 @@ from launch.notebook import read_results, run_sweep
 run_sweep(
     "name=notebook-sweep",
     "model=resnet18",
-    "lr=tag(log,interval(1e-4,3e-2))",
-    "optimizer=adamw,sgd",
+    "lr=tag(log,interval(3e-4,1e-2))",
+    "weight_decay=choice(0.0,0.01)",
     f"data.url='{DATA}'",
     f"epochs={EPOCHS}",
     f"tuner.max_jobs={JOBS}",

@@ -57,7 +57,7 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [_tidy(output) for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = _tidy(cell.outputs)
     return notebook
 
 
@@ -67,6 +67,7 @@ def _environment() -> Iterator[None]:
     before = dict(os.environ)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before.get("PATH", "")])
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), before.get("PYTHONPATH", "")])
+    os.environ["COLUMNS"] = "120"
     try:
         yield
     finally:
@@ -74,14 +75,24 @@ def _environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _tidy(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Returns an output without dates, and without lines that were written over."""
-    if output.output_type == "stream":
-        output.text = STAMP.sub("", re.sub(r"[^\n]*\r(?!\n)", "", output.text))
-    for kind, value in output.get("data", {}).items():
-        if kind.startswith("text/") and isinstance(value, str):
-            output.data[kind] = STAMP.sub("", value)
-    return output
+def _tidy(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Returns outputs without dates, colours, what was written over, and what went to stderr."""
+    kept: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if output.output_type != "stream":
+            for kind, value in output.get("data", {}).items():
+                if kind.startswith("text/") and isinstance(value, str):
+                    output.data[kind] = STAMP.sub("", value)
+            kept.append(output)
+        elif output.name == "stdout" and kept and kept[-1].output_type == "stream":
+            kept[-1].text += output.text
+        elif output.name == "stdout":
+            kept.append(output)
+    for output in kept:
+        if output.output_type == "stream":
+            plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.text.replace("\r\n", "\n"))
+            output.text = STAMP.sub("", re.sub(r"[^\n]*\r+", "", plain))
+    return kept
 
 
 def problems(text: str, folder: Path) -> list[str]:

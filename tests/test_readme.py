@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dogbreed.config import compose, settle
-from launch import tune
+from launch import publish, tune
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -40,6 +41,20 @@ def test_every_sweep_makes_a_valid_request(words, capsys, tmp_path, monkeypatch)
 @pytest.mark.parametrize("words", typed("dogbreed.train"), ids=" ".join)
 def test_every_training_composes(words):
     assert settle(compose("train", words)).model.name
+
+
+@pytest.mark.parametrize("words", typed("launch.publish"), ids=" ".join)
+def test_everything_published_is_published(words, write_pictures, s3_server, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
+    (s3_server.root / "BUCKET").mkdir(exist_ok=True)
+    write_pictures(
+        tmp_path / "PATH" / "pets", {f"{split}/{c}": 1 for split in ("train", "valid", "test") for c in "ab"}
+    )
+    archive = shutil.make_archive("dogImages", "zip", tmp_path / "PATH")
+    monkeypatch.setattr(publish, "download", lambda url, folder, tell: archive)  # the address can not be asked here
+    assert publish.main(words) == 0
+    assert "uploaded" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("module", sorted({line.split()[2] for line in LINES if line.startswith("python -m ")}))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -66,6 +67,14 @@ def test_twin_holds_the_same_findings(run: Path):
     assert {"RuleTriggered", "Violations", "Datapoints", "RuleParameters", "Details"} <= set(twin["findings"][0])
     assert read_findings(run)[0] == "ClassImbalance"
     assert read_findings(run / "absent") == []
+
+
+def test_a_notebook_shows_issues_and_page(run: Path):
+    report = write_report(run, say=False)
+    shown = report._repr_html_()
+    assert all(f"<td>{finding.rule}</td>" in shown for finding in report.issues)
+    page = html.unescape(shown.partition('srcdoc="')[2].partition('" width')[0])
+    assert page == report.html.read_text(encoding="utf-8")
 
 
 def test_a_line_for_each_finding_that_cloudwatch_can_read(run: Path, capsys: pytest.CaptureFixture[str]):

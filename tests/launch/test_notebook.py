@@ -1,0 +1,60 @@
+"""A sweep as a notebook sees it."""
+
+import base64
+import json
+
+import pytest
+
+from dogbreed.errors import UserError
+from launch import notebook
+from launch.notebook import read_results
+
+TRIAL = {
+    "name": "dogs-001-1a2b3c4d", "status": "Completed", "hyperparameters": {"lr": "0.01", "optimizer": "<sgd>"},
+    "objective": 0.75, "metrics": {"val/accuracy": 0.75, "test/accuracy": 0.7}, "findings": ["Overfit"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def ended(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "outputs" / "dogs"
+    folder.mkdir(parents=True)
+    summary = {"name": "dogs", "metric": "val/accuracy", "overrides": ["epochs=3", "lr=0.01"], "trials": [TRIAL]}
+    (folder / "results.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_rows_are_flat_and_the_best_can_be_made_again(ended):
+    sweep = read_results("dogs")
+    assert sweep.trials == [
+        {
+            "trial": "dogs-001-1a2b3c4d",
+            "status": "Completed",
+            "val/accuracy": 0.75,
+            "lr": "0.01",
+            "optimizer": "<sgd>",
+            "test/accuracy": 0.7,
+            "findings": "Overfit",
+        }
+    ]
+    assert sweep.best_overrides == ["epochs=3", "lr=0.01"]
+
+
+def test_it_shows_itself(ended):
+    sweep = read_results("dogs")
+    assert "<td>001</td>" in (page := sweep._repr_html_()) and "<td>0.7500</td>" in page
+    assert "&lt;sgd&gt;" in page and "<img" not in page
+    (ended / "sweep.png").write_bytes(b"picture")
+    assert f"base64,{base64.b64encode(b'picture').decode()}" in sweep._repr_html_()
+
+
+def test_a_name_that_is_not_there(ended):
+    with pytest.raises(UserError, match="no sweep 'dosg' has ended; did you mean dogs"):
+        read_results("dosg")
+
+
+def test_a_sweep_without_a_result_is_no_silent_success(ended, monkeypatch):
+    monkeypatch.setattr(notebook.tune, "main", lambda words: 1)
+    with pytest.raises(UserError, match="sweep cats gave no result"):
+        notebook.run_sweep("name=cats", "lr=range")
