@@ -66,13 +66,7 @@ def by_dogbreed(mode: str, content: bytes) -> torch.Tensor:
 
 
 class PerItem(Dataset[torch.Tensor]):
-    """Reads one picture when it is asked for, as most datasets do.
-
-    Args:
-        keys: of the pictures.
-        connect: makes the function from key to content, in the worker.
-        picture: from content to tensor.
-    """
+    """Reads one picture when it is asked for, as most datasets do; `connect` makes the reader, in the worker."""
 
     def __init__(self, keys: list[str], connect: Callable[[], Callable[[str], bytes]], picture: Picture) -> None:
         self.keys, self.connect, self.picture = keys, connect, picture
@@ -113,10 +107,8 @@ def s3torchconnector_dataset(kind: str, endpoint: str, picture: Picture) -> Any:
 
     make = getattr(s3torchconnector, kind).from_prefix
     options = {"enable_sharding": True} if kind == "S3IterableDataset" else {}
-    return make(
-        "s3://pictures/train/", region="us-east-1", endpoint=endpoint, transform=partial(_read_then, picture),
-        s3client_config=s3torchconnector.S3ClientConfig(force_path_style=True), **options,
-    )  # fmt: skip
+    options |= {"s3client_config": s3torchconnector.S3ClientConfig(force_path_style=True), "endpoint": endpoint}
+    return make("s3://pictures/train/", region="us-east-1", transform=partial(_read_then, picture), **options)
 
 
 def _read_then(picture: Picture, item: Any) -> torch.Tensor:
@@ -134,6 +126,11 @@ def webdataset_loader(tars: int, num_workers: int, picture: Picture) -> Iterator
         yield images
 
 
+def _litdata_options(endpoint: str) -> dict[str, str]:
+    keys = {name.lower(): os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    return {"endpoint_url": endpoint, "region_name": "us-east-1", **keys}
+
+
 def litdata_raw(endpoint: str, picture: Picture) -> Any:
     """litdata over the pictures as they are; it refuses http:// unless its client is told to allow it."""
     import obstore.store
@@ -147,7 +144,7 @@ def litdata_raw(endpoint: str, picture: Picture) -> Any:
     obstore.store.S3Store = over_http
     return StreamingRawDataset(
         "s3://litdata-raw", cache_dir=tempfile.mkdtemp(), transform=picture,
-        storage_options={"endpoint_url": endpoint, "region_name": "us-east-1", **_boto3_keys()},
+        storage_options=_litdata_options(endpoint),
     )  # fmt: skip
 
 
@@ -155,15 +152,9 @@ def litdata_loader(endpoint: str, num_workers: int, shuffle: bool, picture: Pict
     """litdata over chunks that were made before."""
     import litdata
 
-    options = {"endpoint_url": endpoint, "region_name": "us-east-1", **_boto3_keys()}
-    dataset = litdata.StreamingDataset(
-        "s3://litdata", cache_dir=tempfile.mkdtemp(), shuffle=shuffle, storage_options=options, transform=picture
-    )
+    options = {"shuffle": shuffle, "storage_options": _litdata_options(endpoint), "transform": picture}
+    dataset = litdata.StreamingDataset("s3://litdata", cache_dir=tempfile.mkdtemp(), **options)
     return litdata.StreamingDataLoader(dataset, batch_size=BATCH_SIZE, num_workers=num_workers)
-
-
-def _boto3_keys() -> dict[str, str]:
-    return {name.lower(): os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
 
 
 def mosaicml_loader(endpoint: str, num_workers: int, shuffle: bool, picture: Picture) -> Any:

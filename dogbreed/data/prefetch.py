@@ -17,7 +17,7 @@ from dogbreed.data.store import Store, Wanted
 WINDOW = 64
 """Requests in flight or waiting to be decoded, for each worker."""
 
-WINDOW_BYTES = 64 * 2**20
+WINDOW_BYTES = 32 * 2**20
 """Bytes in flight or waiting to be decoded, for each worker; a single larger picture still passes."""
 
 

@@ -101,7 +101,7 @@ def test_memory_of_a_worker_is_bounded_and_flat(s3_server: S3Server) -> None:
     contents = [
         simplejpeg.encode_jpeg(rng.integers(0, 256, (1200, 1600, 3), dtype=np.uint8), quality=85) for _ in range(3)
     ]
-    for number in range(150):
+    for number in range(100):
         (folder / f"{number:03d}.jpg").write_bytes(contents[number % 3])
     done = subprocess.run(
         [sys.executable, "-c", THREE_EPOCHS, s3_server.url], capture_output=True, text=True, check=False, cwd=ROOT
