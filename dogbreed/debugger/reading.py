@@ -61,6 +61,8 @@ def _explain_missing(recording: Recording) -> None:
             recording.missing[name] = Missing("activations are not recorded under torch.compile")
     if recording.inputs.get("system") is None:
         recording.missing["gpus"] = Missing("the machine was not watched; train with debugger.profiler.enabled=true")
+    elif str(recording.settings.get("device")).startswith("cuda"):
+        recording.missing["gpus"] = Missing("the training ran on a GPU of which the driver (NVML) told nothing")
 
 
 def _guarded(path: Path, read: Callable[[Path], Any], problems: list[str]) -> Any:
