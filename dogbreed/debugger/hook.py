@@ -189,7 +189,7 @@ class TensorDebugger(pl.Callback):
         if self._light is not None:
             self._fetch(trainer)
             self._records.save_activity(self._light.take_activity("train"))
-            self._act(trainer)
+        self._act(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listens to the validation; the sanity check is none."""
