@@ -55,10 +55,10 @@ def absent(recording: Recording) -> list[tuple[str, str]]:
 def ending(recording: Recording) -> str:
     """Returns how the training ended, where it did not go through all its epochs; "" else."""
     last = {row.get("name"): row for row in recording.events}
-    if "stopped" in last:
-        return f"{last['stopped'].get('by')} ended it at step {last['stopped'].get('step')}: {last['stopped'].get('why')}"
-    if "exception" in last:
-        return f"it failed at step {last['exception'].get('step')}: {last['exception'].get('why')}"
+    for name in ("stopped", "exception"):
+        if name in last:
+            who = f"{last[name].get('by')} ended it" if name == "stopped" else "it failed"
+            return f"{who} at step {last[name].get('step')}: {last[name].get('why')}"
     if "fit_start" in last and "fit_end" not in last:
         return "no end was recorded: it was killed, or is not over yet"
     done, asked = last.get("fit_end", {}).get("epoch"), recording.settings.get("epochs")

@@ -12,11 +12,9 @@ import torch
 from torch import nn
 
 from debugger.tiny import CONFIG, TinyData, TinyModel, network, train
-from dogbreed.debugger.findings import Status
 from dogbreed.debugger.light import LightRecorder, statistics
 from dogbreed.debugger.network import head_prefix, parameter_tags, root_module
 from dogbreed.debugger.reading import read_run
-from dogbreed.debugger.registry import evaluate
 from dogbreed.debugger.series import STATISTICS, describe
 from dogbreed.errors import UserError
 

@@ -159,5 +159,3 @@ def test_every_rule_of_the_profiler_report_can_fire():
     }
     findings = evaluate(Recording(inputs=inputs), triggers, only=triggers)
     assert {finding.rule: finding.status for finding in findings} == dict.fromkeys(triggers, Status.ISSUE)
-
-

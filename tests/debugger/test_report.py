@@ -105,14 +105,6 @@ def test_settings_of_rules_are_the_runs_unless_given(copy: Path):
         write_report(copy, rules={"Overfitt": {}}, say=False)
 
 
-def events(folder: Path, change) -> None:
-    """Rewrites the run's events: `change(row)` returns the new row or None."""
-    path = folder / "debug" / "records.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    changed = [change(row) if row["kind"] == "event" else row for row in rows]
-    path.write_text("".join(json.dumps(row) + "\n" for row in changed if row))
-
-
 class TestWhatIsMissing:
     def test_of_a_whole_run_nothing(self, run: Path):
         twin = json.loads(write_report(run, say=False).json.read_text())
@@ -137,20 +129,18 @@ class TestWhatIsMissing:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            (lambda row: {**row, "epoch": 1} if row["name"] == "fit_end" else row, "stopped after 1 of 2 epochs"),
-            (lambda row: row if row["name"] != "fit_end" else None, "no end was recorded"),
-            (
-                lambda row: {**row, "name": "exception", "why": "out of memory"} if row["name"] == "fit_end" else row,
-                "it failed at step 32: out of memory",
-            ),
-            (
-                lambda row: {**row, "name": "stopped", "by": "Overfit", "why": "w"} if row["name"] == "fit_end" else row,
-                "Overfit ended it at step 32: w",
-            ),
+            ({"epoch": 1}, "stopped after 1 of 2 epochs"),
+            ({"name": "batch"}, "no end was recorded"),
+            ({"name": "exception", "why": "out of memory"}, "it failed at step 32: out of memory"),
+            ({"name": "stopped", "by": "Overfit", "why": "w"}, "Overfit ended it at step 32: w"),
         ],
     )
-    def test_of_a_training_that_was_stopped(self, copy: Path, change, said: str):
-        events(copy, change)
+    def test_of_a_training_that_was_stopped(self, copy: Path, change: dict, said: str):
+        path = copy / "debug" / "records.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        [end] = [row for row in rows if row.get("name") == "fit_end"]
+        end |= change
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         assert said in write_report(copy, say=False).html.read_text()
 
 
@@ -255,10 +245,10 @@ class TestS3:
         assert [folder.name for folder in folders] == ["dogs-001-ab", "dogs-002-cd"]
         assert read_run(folders[1]).inputs["predictions"].split == "test"
         archive.write_bytes(archive.read_bytes()[:1000])
-        with pytest.raises(UserError, match="output.tar.gz is damaged"):
+        with pytest.raises(UserError, match="is damaged"):
             download("s3://debugger-reports/dogs", tmp_path)
 
-    @pytest.mark.parametrize(("url", "message"), [("debugger-reports/empty", "debug-output/"), ("absent", "NoSuchBucket")])
+    @pytest.mark.parametrize(("url", "message"), [("debugger-reports/no", "debug-output/"), ("no", "NoSuchBucket")])
     def test_nothing_there_is_one_line(self, bucket: Path, tmp_path: Path, url: str, message: str):
         with pytest.raises(UserError, match=message):
             download(f"s3://{url}", tmp_path)
