@@ -15,11 +15,11 @@ import pytorch_lightning as pl
 import torch
 
 from dogbreed.debugger import files
+from dogbreed.debugger.assembly import assemble
 from dogbreed.debugger.findings import Status
 from dogbreed.debugger.images import InputImages
 from dogbreed.debugger.light import LightRecorder
 from dogbreed.debugger.network import is_compiled, parameter_tags, root_module, starting_weights
-from dogbreed.debugger.reading import assemble
 from dogbreed.debugger.recording import Recording
 from dogbreed.debugger.records import RecordWriter
 from dogbreed.debugger.registry import evaluate

@@ -46,6 +46,9 @@ def absent(recording: Recording) -> list[tuple[str, str]]:
     """Returns what the report does not show, and why: (title, reason)."""
     looked = [(title, recording.get(name)) for title, name in _NEEDS.items()]
     missing = [(title, value.reason) for title, value in looked if isinstance(value, Missing)]
+    times = recording.inputs.get("step_times")
+    if times is not None and len(times.steps) <= WARM_UP:
+        missing.append(("Where the time goes", f"{len(times.steps)} steps were timed, all of them to warm up"))
     predictions = recording.inputs.get("predictions")
     if predictions is None or predictions.split != "test":
         missing.append(("Worst mistakes", "there was no test, in which pictures of mistakes are kept"))

@@ -157,7 +157,7 @@ def test_a_mistake_in_stop_on_or_rules_is_said_at_once(tmp_path: Path):
         run(tmp_path, {"tensor": {"enabled": True}})
 
 
-def test_a_training_that_fails_leaves_what_it_had(tmp_path: Path):
+def test_a_training_that_fails_leaves_what_it_had_and_its_report(tmp_path: Path):
     class Fail(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if trainer.global_step == 6:
@@ -168,6 +168,7 @@ def test_a_training_that_fails_leaves_what_it_had(tmp_path: Path):
     recording = read_run(tmp_path)
     assert recording.inputs["gradients"].steps.tolist() == list(range(6))
     assert "out of memory" in recording.events[-1]["why"]
+    assert "it failed at step 6: RuntimeError: out of memory" in (tmp_path / "report.html").read_text()
 
 
 def test_what_was_recorded_describes_the_run(tmp_path: Path):

@@ -226,7 +226,8 @@ def tensor_variance(
     if not evidence:
         return ok("every variance is inside the thresholds", datapoints=datapoints)
     limits = [f"above {high:g}"] * (max_threshold is not None) + [f"below {low:g}"] * (min_threshold is not None)
-    summary = f"the variance of {len({item.tensor for item in evidence})} tensors is {' or '.join(limits)}"
+    names = len({item.tensor for item in evidence})
+    summary = f"the variance of {names} tensor{'s' if names > 1 else ''} is {' or '.join(limits)}"
     return issue(summary, advice.learning_rate(settings, 0.3), evidence, datapoints=datapoints)
 
 
