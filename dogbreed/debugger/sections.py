@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -57,7 +58,11 @@ def absent(recording: Recording) -> list[tuple[str, str]]:
 
 def ending(recording: Recording) -> str:
     """Returns how the training ended, where it did not go through all its epochs; "" else."""
-    last = {row.get("name"): row for row in recording.events}
+    last: dict[Any, dict[str, Any]] = {}
+    for row in recording.events:
+        if row.get("name") == "fit_start":  # a training that was resumed may have failed before
+            last.clear()
+        last[row.get("name")] = row
     for name in ("stopped", "exception"):
         if name in last:
             who = f"{last[name].get('by')} ended it" if name == "stopped" else "it failed"

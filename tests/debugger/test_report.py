@@ -142,6 +142,9 @@ class TestWhatIsMissing:
         end |= change
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         assert said in write_report(copy, say=False).html.read_text()
+        resumed = [{**end, "name": name, "epoch": 2} for name in ("fit_start", "fit_end")]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows + resumed))
+        assert "did not finish" not in write_report(copy, say=False).html.read_text()
 
 
 def statuses(folder: Path) -> dict[str, Status]:
