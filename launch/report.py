@@ -57,8 +57,9 @@ def find(name: str) -> list[Path]:
         UserError: there is no such run, or nothing was recorded in it.
     """
     if name.startswith("s3://"):
-        return [download(name, OUTPUTS)]
-    folder = Path(name) if Path(name).is_dir() else OUTPUTS / name
+        folder = download(name, OUTPUTS)
+    else:
+        folder = Path(name) if Path(name).is_dir() else OUTPUTS / name
     if not folder.is_dir():
         there = [path.name for path in OUTPUTS.iterdir() if path.is_dir()] if OUTPUTS.is_dir() else []
         hint = did_you_mean(name, there) if there else "; outputs/ is empty"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from dogbreed.debugger.hook import TensorDebugger
 from dogbreed.debugger.pictures import PictureCheck
 from dogbreed.debugger.predictions import PredictionRecorder
 from dogbreed.debugger.profiler import SystemProfiler
+from dogbreed.debugger.report import write_report
 from dogbreed.errors import UserError, did_you_mean
+
+log = logging.getLogger(__name__)
 
 _PARTS = ("tensors", "predictions", "profiler", "pictures", "smdebug", "rules", "stop_on", "mlflow", "managed_rules")
 
@@ -55,7 +59,26 @@ def debugger_callbacks(config: Mapping[str, Any] | None, folder: str | Path) -> 
     pictures = _arguments(given, "pictures")
     if pictures is not None:
         callbacks.append(PictureCheck(folder, **pictures))
-    return callbacks
+    return [*callbacks, FailureReport(folder)] if callbacks else []
+
+
+class FailureReport(pl.Callback):
+    """Writes the report of a training that fails: it tells more than a traceback.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Writes what was recorded before the failure; the failure itself stays what is raised."""
+        if trainer.is_global_zero:
+            try:
+                log.warning("what was recorded before the failure is in %s", write_report(self.folder, say=False).html)
+            except (OSError, ValueError) as error:
+                log.warning("no report of the failed training: %s", error)
 
 
 def _as_plain(config: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from dogbreed.debugger.series import Array
 
 WIDTH, HEIGHT = 520, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 38
-_MOST_POINTS = 300
+_MOST_POINTS, _MOST_DOTS = 300, 12
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,12 @@ def line_chart(lines: Sequence[Line], axes: Axes) -> Markup:
 
     parts = [_grid(axes, (x0, x1), (y0, y1), px, py)]
     for i, line in enumerate(shown):
-        parts.append(f'<path class="line c{line.colour or i % 6 + 1}" d="{_path(line, axes, px, py)}"/>')
+        colour = line.colour or i % 6 + 1
+        parts.append(f'<path class="line c{colour}" d="{_path(line, axes, px, py)}"/>')
+        if len(line.x) <= _MOST_DOTS:  # one epoch alone is a point, and no line
+            points = zip(line.x, _scaled(line.y, axes.log_y), strict=True)
+            dots = "".join(f"M{px(x):.1f} {py(y):.1f}h0" for x, y in points if np.isfinite(y))
+            parts.append(f'<path class="line dot c{colour}" d="{dots}"/>')
     data = [
         {
             "n": line.name,

@@ -15,11 +15,11 @@ import pytorch_lightning as pl
 import torch
 
 from dogbreed.debugger import files
+from dogbreed.debugger.assembly import assemble
 from dogbreed.debugger.findings import Status
 from dogbreed.debugger.images import InputImages
 from dogbreed.debugger.light import LightRecorder
 from dogbreed.debugger.network import is_compiled, parameter_tags, root_module, starting_weights
-from dogbreed.debugger.reading import assemble
 from dogbreed.debugger.recording import Recording
 from dogbreed.debugger.records import RecordWriter
 from dogbreed.debugger.registry import evaluate
@@ -77,22 +77,22 @@ class TensorDebugger(pl.Callback):
         self._images = InputImages()
         self._light: LightRecorder | None = None
         self._offset = self._fits = self._step = self._epoch = 0
-        self._recording = self._validated = False
+        self._recording = self._stepping = self._validated = False
         self._losses: list[tuple[int, int]] = []
         self._values: list[torch.Tensor] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prepares the folder and notes what the run was started with."""
+        # A second fit with a new trainer counts from 0 again; its steps come after those of the first.
+        again = self._fits > 0 and trainer.global_step <= self._step
+        self._offset = self._step + 1 if again else 0
+        self._fits += 1
         if not trainer.is_global_zero:
             return
         root = root_module(pl_module)
-        if self._fits == 0 and trainer.global_step == 0:
+        if self._fits == 1 and trainer.global_step == 0:
             files.clear_debug(self.folder)
             self._records.forget()
-        # A second fit with a new trainer counts from 0 again; its steps come after those of the first.
-        again = self._fits > 0 and trainer.global_step <= self._records.last_step
-        self._offset = self._records.last_step + 1 if again else 0
-        self._fits += 1
         self._light = LightRecorder(root, self.watch_activations and not is_compiled(pl_module))
         self._records.tags = parameter_tags(root, starting_weights(pl_module))
         self.settings = {**describe_run(trainer, pl_module, root), "rules": self.rules, "stop_on": self.stop_on}
@@ -114,10 +114,10 @@ class TensorDebugger(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Decides whether this step is recorded and puts the hooks on."""
-        if self._light is None:
-            return
         self._step = self._offset + int(trainer.global_step)
         self._recording = self._step < self.first_steps or self._step % self.every_n_steps == 0
+        if self._light is None:
+            return
         if self._recording:
             self._light.watch("train", describe_inputs=True)
         if not self._images.is_complete and isinstance(batch, (tuple, list)):
@@ -129,25 +129,31 @@ class TensorDebugger(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Looks at gradients that are reduced over processes, accumulated and unscaled."""
-        if self._light is not None and self._recording and optimizer is trainer.optimizers[0]:
-            self._light.before_step()
+        if self._recording and optimizer is trainer.optimizers[0]:
+            self._stepping = True
+            if self._light is not None:
+                self._light.before_step()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keeps the loss on its device; looks at the updates and fetches it all where the step is recorded."""
-        if self._light is None:
-            return
-        self._light.unwatch()
+        if self._light is not None:
+            self._look(trainer, self._light, outputs)
+        if self._stepping:
+            self._stepping = False
+            self._act(trainer)
+
+    def _look(self, trainer: pl.Trainer, light: LightRecorder, outputs: Any) -> None:
+        light.unwatch()
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, torch.Tensor):
             # Lightning divides the loss by the number of accumulated batches.
             self._losses.append((self._step, trainer.current_epoch))
             self._values.append(loss.detach() * trainer.accumulate_grad_batches)
-        if self._recording and self._light.has_stepped:
-            self._light.after_step()
+        if self._stepping:
+            light.after_step()
             self._fetch(trainer)
-            self._act(trainer)
 
     def _fetch(self, trainer: pl.Trainer) -> None:
         """Brings everything that waits on the device over, with one synchronisation."""
@@ -161,25 +167,29 @@ class TensorDebugger(pl.Callback):
         self._records.flush()
 
     def _act(self, trainer: pl.Trainer) -> None:
-        """Ends the training where a rule of `stop_on` finds an issue."""
-        if not self.stop_on or self.stopped_by:
-            return
+        """Ends the training, in all its processes, where a rule of `stop_on` finds an issue in what process 0 saw."""
+        if self.stop_on and not self.stopped_by:
+            found = "" if self._light is None else self._first_issue(trainer)
+            self.stopped_by = trainer.strategy.broadcast(found)
+            trainer.should_stop = trainer.should_stop or bool(self.stopped_by)
+
+    def _first_issue(self, trainer: pl.Trainer) -> str:
         recording = Recording(inputs=assemble(self._records.rows, self.settings, self._records.activity))
         for finding in evaluate(recording, self.rules, self.stop_on):
             if finding.status is Status.ISSUE:
-                self.stopped_by = finding.rule
                 print(finding.line(), flush=True)
-                log.warning("%s ends the training: %s; try %s", finding.rule, *_why(finding))
-                self._event("stopped", trainer, by=finding.rule, why=finding.outcome.summary)
-                trainer.should_stop = True
-                return
+                why, override = finding.outcome.summary, finding.outcome.override
+                log.warning("%s ends the training: %s; try %s", finding.rule, why, override)
+                self._event("stopped", trainer, by=finding.rule, why=why)
+                return finding.rule
+        return ""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Fetches the losses of the epoch's last steps and the counts of its activations."""
         if self._light is not None:
             self._fetch(trainer)
             self._records.save_activity(self._light.take_activity("train"))
-            self._act(trainer)
+        self._act(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listens to the validation; the sanity check is none."""
@@ -238,10 +248,6 @@ class TensorDebugger(pl.Callback):
             found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test")}
             self._records.metrics(trainer.current_epoch, self._step, found)
             self._records.close()
-
-
-def _why(finding: Any) -> tuple[str, str]:
-    return finding.outcome.summary, finding.outcome.override
 
 
 def _scaler_skipped(trainer: pl.Trainer, blocks: Sequence[tuple[str, list[str], dict[str, list[float]]]]) -> bool:

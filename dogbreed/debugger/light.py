@@ -163,11 +163,6 @@ class LightRecorder:
         ):
             self.unwatch()
 
-    @property
-    def has_stepped(self) -> bool:
-        """Whether gradients were looked at and their updates not yet."""
-        return bool(self._before)
-
     def trained(self) -> dict[str, nn.Parameter]:
         """Returns the parameters that have a gradient just now: ones unfrozen later appear when they are."""
         return {

@@ -36,7 +36,8 @@ def matrix(predictions: Predictions) -> Section:
     pairs = [divmod(int(at), classes) for at in order if off.flat[at] > 0]
     rows = [[names[a], names[b], int(off[a, b]), f"{share[a, b]:.0f} %"] for a, b in pairs]
     table = {"head": ["is", "taken for", "pictures", "of its class"], "rows": rows, "title": "Most confused pairs"}
-    note = "Rows are true classes, columns predicted ones; point at a cell to read it."
+    seen = f"{len(predictions.labels)} {predictions.split} pictures"
+    note = f"Of {seen}. Rows are true classes, columns predicted ones; point at a cell to read it."
     return Section(id="confusion", title="Confusion", note=note, matrix=image, table=table)
 
 

@@ -16,13 +16,13 @@ from dogbreed.debugger.files import DEBUG
 from dogbreed.debugger.network import logits_of, root_module
 from dogbreed.debugger.run import class_names, split_keys
 
-_KEPT = 300
-"""Mistakes whose pictures are held in memory while testing."""
-
 _SHOWN = 48
 """Mistakes whose pictures are written: the ones with the highest loss."""
 
 _SIDE_PX = 96
+
+Mistake = tuple[float, int, Tensor]
+"""(loss, index in the split, (3, H, W) uint8 picture)."""
 
 
 class PredictionRecorder(pl.Callback):
@@ -39,11 +39,11 @@ class PredictionRecorder(pl.Callback):
         self._handle: Any = None
         self._logits: Tensor | None = None
         self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._wrong: list[tuple[float, int, Tensor | None]] = []
+        self._wrong: list[Mistake] = []
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listens to the validation; the sanity check is none."""
-        if trainer.is_global_zero and not trainer.sanity_checking:
+        if not trainer.sanity_checking:
             self._start(root_module(pl_module))
 
     def on_validation_batch_end(
@@ -59,8 +59,7 @@ class PredictionRecorder(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listens to the test."""
-        if trainer.is_global_zero:
-            self._start(root_module(pl_module))
+        self._start(root_module(pl_module))
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *at: Any
@@ -78,11 +77,21 @@ class PredictionRecorder(pl.Callback):
         self._stop()
 
     def _finish(self, split: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._handle is not None:
-            self._stop()
+        """Writes what the processes of the training have heard together, each its share of the pictures."""
+        if self._handle is None:
+            return
+        self._stop()
+        rows = [tuple(part.cpu() for part in row) for row in self._rows]
+        shares = [(rows, self._wrong)]
+        if trainer.world_size > 1:
+            shares *= trainer.world_size
+            torch.distributed.all_gather_object(shares, shares[0])
+        rows = [row for share, _ in shares for row in share]
+        if trainer.is_global_zero and rows:
+            wrong = sorted((item for _, found in shares for item in found), key=lambda item: -item[0])
             classes = class_names(getattr(trainer, "datamodule", None), pl_module)
-            self._save(split, classes, split_keys(trainer, split))
-            self._save_pictures(split, getattr(trainer, "datamodule", None))
+            self._save(split, classes, split_keys(trainer, split), rows)
+            self._save_pictures(split, wrong, getattr(trainer, "datamodule", None))
 
     def _start(self, root: nn.Module) -> None:
         """Begins a pass over a split."""
@@ -107,7 +116,8 @@ class PredictionRecorder(pl.Callback):
             return
         labels = batch[1].detach().to(logits.device)
         seen = sum(len(row[1]) for row in self._rows)
-        indices = batch[2] if len(batch) > 2 else torch.arange(seen, seen + len(labels))
+        mine = torch.arange(seen, seen + len(labels)) * pl_module.trainer.world_size + pl_module.global_rank
+        indices = batch[2] if len(batch) > 2 else mine
         self._rows.append((logits.float().softmax(dim=1), labels, indices))
         if keep_pictures:
             self._keep_mistakes(batch[0], logits.float(), labels, indices, pl_module)
@@ -124,29 +134,27 @@ class PredictionRecorder(pl.Callback):
             pictures = as_pixels(_small(images[wrong].float()), getattr(pl_module, "data_config", None)).cpu()
         for loss, index, picture in zip(losses, indices[wrong.to(indices.device)].tolist(), pictures, strict=True):
             self._wrong.append((loss, index, picture))
-        self._wrong = sorted(self._wrong, key=lambda item: -item[0])[:_KEPT]
+        self._wrong = sorted(self._wrong, key=lambda item: -item[0])[:_SHOWN]
 
-    def _save(self, split: str, classes: list[str], keys: list[str]) -> None:
-        """Writes what was heard: `predictions-SPLIT.npz` and the pictures of the worst mistakes."""
-        if not self._rows:
-            return
-        probabilities, labels, indices = (
-            torch.cat([part.cpu() for part in column]) for column in zip(*self._rows, strict=True)
-        )
+    def _save(self, split: str, classes: list[str], keys: list[str], rows: list[Any]) -> None:
+        """Writes `predictions-SPLIT.npz`."""
+        probabilities, labels, indices = (torch.cat(column).numpy() for column in zip(*rows, strict=True))
+        # A sampler that gives each process equally many pictures gives some of them twice.
+        _, once = np.unique(indices, return_index=True)
         folder = self.folder / DEBUG
         folder.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(
             folder / f"predictions-{split}.npz",
-            probabilities=probabilities.numpy().astype(np.float16),
-            labels=labels.numpy().astype(np.int64),
-            indices=indices.numpy().astype(np.int64),
+            probabilities=probabilities[once].astype(np.float16),
+            labels=labels[once].astype(np.int64),
+            indices=indices[once].astype(np.int64),
             classes=np.array(classes, dtype=np.str_),
             keys=np.array(keys, dtype=np.str_),
         )
 
-    def _save_pictures(self, split: str, data: Any) -> None:
+    def _save_pictures(self, split: str, wrong: list[Mistake], data: Any) -> None:
         """Writes the pictures of the worst mistakes; those that were not seen themselves are fetched now."""
-        pictures = {index: picture for _, index, picture in self._wrong[:_SHOWN]}
+        pictures = {index: picture for _, index, picture in wrong[:_SHOWN]}
         unseen = [index for index, picture in pictures.items() if picture is None]
         if unseen and callable(getattr(data, "pictures", None)):
             fetched = data.pictures(split, unseen)

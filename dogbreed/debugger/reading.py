@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dogbreed.debugger import files, system_files
+from dogbreed.debugger.assembly import Row, assemble, metrics_by_epoch
 from dogbreed.debugger.recording import Missing, Recording
-from dogbreed.debugger.series import (
-    PARTS,
-    ImageStatistics,
-    NodeActivity,
-    PictureHashes,
-    Predictions,
-    Series,
-    StepTimes,
-    TensorSeries,
-)
-
-Row = dict[str, Any]
+from dogbreed.debugger.series import PARTS, NodeActivity, PictureHashes, Predictions, StepTimes
 
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
 """What reading a damaged file of ours can raise."""
@@ -61,6 +51,8 @@ def _explain_missing(recording: Recording) -> None:
             recording.missing[name] = Missing("activations are not recorded under torch.compile")
     if recording.inputs.get("system") is None:
         recording.missing["gpus"] = Missing("the machine was not watched; train with debugger.profiler.enabled=true")
+    elif str(recording.settings.get("device")).startswith("cuda"):
+        recording.missing["gpus"] = Missing("the training ran on a GPU of which the driver (NVML) told nothing")
 
 
 def _guarded(path: Path, read: Callable[[Path], Any], problems: list[str]) -> Any:
@@ -97,113 +89,6 @@ def _lines(path: Path, problems: list[str]) -> list[Row]:
     if broken:
         problems.append(f"{path.name}: {broken} of {broken + len(rows)} lines are damaged and left out")
     return rows
-
-
-def assemble(rows: Sequence[Row], settings: Mapping[str, Any], activity: Mapping[str, NodeActivity]) -> dict[str, Any]:
-    """Returns the inputs that records hold."""
-    inputs: dict[str, Any] = {"settings": dict(settings)} if settings else {}
-    for collection in ("gradients", "weights", "updates", "activation_inputs"):
-        series = tensor_series(rows, collection)
-        if series is not None:
-            inputs[collection] = series
-    losses = _losses(rows)
-    if losses is not None:
-        inputs["losses"], inputs["train_losses"] = losses
-    metrics = metrics_by_epoch(rows)
-    for name, metric in (("train_losses", "train/loss"), ("val_losses", "val/loss"), ("val_accuracy", "val/accuracy")):
-        if metric in metrics:
-            inputs[name] = Series.of(metrics[metric][1], metrics[metric][0])
-    images = [row for row in rows if row.get("kind") == "images"]
-    if images:
-        inputs["input_images"] = _images(images[-1], settings)
-    if settings.get("class_counts"):
-        inputs["class_counts"] = dict(settings["class_counts"])
-    relu = {name: item for name, item in activity.items() if item.kind == "relu"}
-    if relu:
-        inputs["relu_activity"] = relu
-    saturation = {name: item for name, item in activity.items() if item.kind in ("tanh", "sigmoid")}
-    if saturation:
-        inputs["saturation"] = saturation
-    return inputs
-
-
-def tensor_series(rows: Sequence[Row], collection: str) -> TensorSeries | None:
-    """Returns the statistics of a collection over all recorded steps, None where it was not recorded."""
-    blocks, order, tags = _blocks(rows, collection)
-    if not blocks:
-        return None
-    sampled, _, _ = _blocks(rows, "samples") if collection == "weights" else ([], [], {})
-    steps = sorted({step for step, _, _ in blocks})
-    row_of = {step: i for i, step in enumerate(steps)}
-    column_of = {name: i for i, name in enumerate(order)}
-    stats: dict[str, Any] = {}
-    skipped, lr = np.zeros(len(steps), dtype=bool), np.full(len(steps), np.nan)
-    for step, names, row in blocks:
-        columns = [column_of[name] for name in names]
-        for name, values in row["stats"].items():
-            table = stats.setdefault(name, np.full((len(steps), len(order)), np.nan))
-            table[row_of[step], columns] = values
-        skipped[row_of[step]], lr[row_of[step]] = bool(row.get("skipped")), float(row.get("lr", np.nan))
-    samples = None
-    for step, names, row in sampled:
-        if samples is None:
-            samples = np.full((len(steps), len(order), len(row["stats"])), np.nan)
-        if step in row_of:
-            for number, values in enumerate(row["stats"].values()):
-                samples[row_of[step], [column_of[name] for name in names], number] = values
-    return TensorSeries(tuple(order), np.asarray(steps, dtype=np.int64), stats, samples, tags, skipped, lr)
-
-
-def _blocks(rows: Iterable[Row], collection: str) -> tuple[list[tuple[int, list[str], Row]], list[str], Any]:
-    """Returns ([(step, names, row)], all names in forward order, name to tags)."""
-    names: list[str] = []
-    order: list[str] = []
-    tags: dict[str, frozenset[str]] = {}
-    blocks = []
-    for row in rows:
-        if row.get("collection") != collection:
-            continue
-        if row["kind"] == "names":
-            names = list(row["names"])
-            tags |= {name: frozenset(found) for name, found in zip(names, row["tags"], strict=True)}
-            # The longer list is the more complete one, and lists are in forward order.
-            longer, shorter = (names, order) if len(names) >= len(order) else (order, names)
-            order = [*longer, *(name for name in shorter if name not in set(longer))]
-        elif row["kind"] == "tensors":
-            blocks.append((int(row["step"]), names, row))
-    return blocks, order, tags
-
-
-def _losses(rows: Sequence[Row]) -> tuple[Series, Series] | None:
-    """Returns training losses by step and their mean by epoch."""
-    found = [row for row in rows if row.get("kind") == "losses"]
-    steps = [step for row in found for step in row["steps"]]
-    if not steps:
-        return None
-    values = np.array([value for row in found for value in row["values"]], dtype=np.float64)
-    epochs = np.array([epoch for row in found for epoch in row["epochs"]])
-    last = {step: i for i, step in enumerate(steps)}  # a resumed run repeats steps: the later one counts
-    keep = [last[step] for step in sorted(last)]
-    by_epoch = [float(values[keep][epochs[keep] == epoch].mean()) for epoch in np.unique(epochs[keep])]
-    return Series.of(values[keep].tolist(), sorted(last)), Series.of(
-        by_epoch, [int(e) for e in np.unique(epochs[keep])]
-    )
-
-
-def metrics_by_epoch(rows: Sequence[Row]) -> dict[str, tuple[list[int], list[float]]]:
-    """Returns metric name to (epochs, values); of two values for an epoch the later one counts."""
-    found: dict[str, dict[int, float]] = {}
-    for row in rows:
-        if row.get("kind") == "metrics":
-            for name, value in row["values"].items():
-                found.setdefault(name, {})[int(row["epoch"])] = float(value)
-    return {name: (sorted(values), [values[epoch] for epoch in sorted(values)]) for name, values in found.items()}
-
-
-def _images(row: Row, settings: Mapping[str, Any]) -> ImageStatistics:
-    mean, std = (np.asarray(row[name], dtype=np.float64) for name in ("mean", "std"))
-    expected = (tuple(settings.get("mean") or ()), tuple(settings.get("std") or ()))
-    return ImageStatistics(int(row["num_images"]), mean, std, float(row["minimum"]), float(row["maximum"]), *expected)
 
 
 def _activity(path: Path) -> dict[str, NodeActivity]:

@@ -29,7 +29,6 @@ class RecordWriter:
         self.rows: list[dict[str, Any]] = []
         self.tags: Mapping[str, frozenset[str]] = {}
         self.activity: dict[str, NodeActivity] = {}
-        self.last_step = -1
         self._lines = files.JsonLines(self.folder / files.RECORDS)
         self._names: dict[str, list[str]] = {}
 
@@ -39,7 +38,6 @@ class RecordWriter:
         self.rows.clear()
         self._names.clear()
         self.activity.clear()
-        self.last_step = -1
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends a record of any kind."""
@@ -76,7 +74,6 @@ class RecordWriter:
             values = files.rounded([float(np.mean(items)) for _, items in by_step.values()], 7)
             epochs = [epoch for epoch, _ in by_step.values()]
             self.add({"kind": "losses", "steps": list(by_step), "epochs": epochs, "values": values})
-            self.last_step = max(self.last_step, *by_step)
 
     def metrics(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """Appends logged metrics of an epoch."""

@@ -22,7 +22,7 @@ from dogbreed.debugger.findings import Finding, Status, plain
 from dogbreed.debugger.mlflow import send_findings
 from dogbreed.debugger.recording import Recording
 from dogbreed.debugger.registry import all_rules, evaluate
-from dogbreed.debugger.sections import all_sections
+from dogbreed.debugger.sections import absent, all_sections, ending
 from dogbreed.debugger.sources import read_any
 
 HTML, JSON = "report.html", "report.json"
@@ -122,6 +122,8 @@ def twin(recording: Recording, findings: Sequence[Finding]) -> dict[str, Any]:
             for f in ordered(findings)
         ],
         "findings": [finding.as_dict() for finding in findings],
+        "ending": ending(recording),
+        "absent": dict(absent(recording)),
         "settings": plain(dict(recording.settings)),
         "metrics": plain({name: {"epochs": e, "values": v} for name, (e, v) in recording.metrics.items()}),
         "problems": list(recording.problems),
@@ -164,7 +166,9 @@ def render(recording: Recording, findings: Sequence[Finding], folder: Path) -> s
         counts=Counter(finding.status.value for finding in findings),
         describe=lambda name: known[name].description if name in known else "A rule of your own.",
         facts=facts(recording),
+        ending=ending(recording),
         sections=all_sections(recording, folder),
+        absent=absent(recording),
         generated=time.strftime("%Y-%m-%d %H:%M", time.localtime()),
     )
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pynvml
 
 from dogbreed.debugger.limits import CGROUP, allowed_core_numbers, read_limits, used_cpu_s, used_memory
 from dogbreed.debugger.system_files import SystemFiles
@@ -86,10 +90,12 @@ class Machine:
 
     def _gpus(self) -> list[Sample]:
         rows: list[Sample] = []
-        for number, read in enumerate(self.gpus):
-            utilisation, memory = read()
-            rows.append(("gpu", "GPUUtilization", f"gpu{number}", utilisation))
-            rows.append(("gpu", "GPUMemoryUtilization", f"gpu{number}", memory))
+        for gauge in list(self.gpus):
+            try:
+                rows.append(("gpu", gauge.dimension, gauge.name, gauge.read()))
+            except pynvml.NVMLError as error:
+                log.warning("%s of %s is no longer watched: %s", gauge.dimension, gauge.name, error)
+                self.gpus.remove(gauge)
         return rows
 
 
@@ -97,26 +103,53 @@ def _wait(core: Any) -> float:
     return float(getattr(core, "iowait", 0.0))
 
 
-def open_gpus() -> list[Callable[[], tuple[float, float]]]:
-    """Returns for each NVIDIA GPU a function that gives (utilisation, memory used) in percent; [] without NVML."""
-    try:
-        import pynvml
-    except ImportError:
-        return []
+@dataclass(frozen=True)
+class Gauge:
+    """One figure that a GPU tells, in percent."""
+
+    dimension: str
+    name: str
+    read: Callable[[], float]
+
+
+def open_gpus() -> list[Gauge]:
+    """Returns the gauges of the NVIDIA GPUs that this process may use; [] without a driver."""
     try:
         pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError:
+        handles = list(_visible_gpus())
+    except pynvml.NVMLError as error:
+        if not isinstance(error, pynvml.NVMLError_LibraryNotFound):
+            log.warning("GPUs are not watched: %s", error)
         return []
 
-    def reader(handle: Any) -> Callable[[], tuple[float, float]]:
-        def read() -> tuple[float, float]:
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu), 100 * memory.used / memory.total
+    readers = {"GPUUtilization": _utilisation, "GPUMemoryUtilization": _memory_used}
+    return [
+        Gauge(dimension, f"gpu{number}", partial(read, handle))
+        for number, handle in enumerate(handles)
+        for dimension, read in readers.items()
+    ]
 
-        return read
 
-    return [reader(handle) for handle in handles]
+def _utilisation(handle: Any) -> float:
+    return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+
+
+def _memory_used(handle: Any) -> float:
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    return 100 * float(memory.used) / float(memory.total)
+
+
+def _visible_gpus() -> Iterator[Any]:
+    """Yields NVML's handles of what CUDA_VISIBLE_DEVICES leaves: trials side by side have a GPU each."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(pynvml.nvmlDeviceGetCount())) if visible is None else visible.split(",")
+    for name in map(str.strip, names):
+        if name.isdigit():
+            yield pynvml.nvmlDeviceGetHandleByIndex(int(name))
+        elif name.startswith(("GPU-", "MIG-")):
+            yield pynvml.nvmlDeviceGetHandleByUUID(name)
+        else:  # "" and "-1": CUDA sees no device from here on
+            return
 
 
 class SystemSampler:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from dogbreed.debugger.charts import Axes, Line, bar_chart, heat_map, line_chart
 from dogbreed.debugger.prediction_sections import calibration_section, gallery, matrix, per_class
-from dogbreed.debugger.recording import Recording
+from dogbreed.debugger.recording import Missing, Recording
 from dogbreed.debugger.rules.steps import WARM_UP, step_statistics
 from dogbreed.debugger.rules.system import usage_table
 from dogbreed.debugger.section import Section
@@ -30,6 +31,48 @@ def all_sections(recording: Recording, folder: Path) -> list[Section]:
         system(recording),
     ]
     return [section for section in made if section]
+
+
+_NEEDS = {
+    "Learning curves": "losses",
+    "Confusion, classes and calibration": "predictions",
+    "Layers": "gradients",
+    "Where the time goes": "step_times",
+    "The machine": "system",
+    "Copies and unreadable pictures": "pictures",
+}
+
+
+def absent(recording: Recording) -> list[tuple[str, str]]:
+    """Returns what the report does not show, and why: (title, reason)."""
+    looked = [(title, recording.get(name)) for title, name in _NEEDS.items()]
+    missing = [(title, value.reason) for title, value in looked if isinstance(value, Missing)]
+    times = recording.inputs.get("step_times")
+    if times is not None and len(times.steps) <= WARM_UP:
+        missing.append(("Where the time goes", f"{len(times.steps)} steps were timed, all of them to warm up"))
+    predictions = recording.inputs.get("predictions")
+    if predictions is None or predictions.split != "test":
+        missing.append(("Worst mistakes", "there was no test, in which pictures of mistakes are kept"))
+    return missing
+
+
+def ending(recording: Recording) -> str:
+    """Returns how the training ended, where it did not go through all its epochs; "" else."""
+    last: dict[Any, dict[str, Any]] = {}
+    for row in recording.events:
+        if row.get("name") == "fit_start":  # a training that was resumed may have failed before
+            last.clear()
+        last[row.get("name")] = row
+    for name in ("stopped", "exception"):
+        if name in last:
+            who = f"{last[name].get('by')} ended it" if name == "stopped" else "it failed"
+            return f"{who} at step {last[name].get('step')}: {last[name].get('why')}"
+    if "fit_start" in last and "fit_end" not in last:
+        return "no end was recorded: it was killed, or is not over yet"
+    done, asked = last.get("fit_end", {}).get("epoch"), recording.settings.get("epochs")
+    if isinstance(done, int) and isinstance(asked, int) and done < asked:
+        return f"it was stopped after {done} of {asked} epochs"
+    return ""
 
 
 _COLOURS = {"train": 1, "validation": 2}
@@ -158,6 +201,6 @@ def system(recording: Recording) -> Section | None:
             names = [name.removesuffix("BytesPerSecond").lower() for name in tables]
             add(title, [Line(n, minutes, v / 1e6) for n, v in zip(names, tables.values(), strict=True)], None)
     head = ["metric", "max", "p99", "p95", "p50", "min"]
-    rows = [[name, *(f"{row[key]:,.0f}" for key in head[1:])] for name, row in usage_table(series).items()]
+    rows = [[name, *(f"{row[key]:,.1f}" for key in head[1:])] for name, row in usage_table(series).items()]
     note = "Thin vertical lines are starts of epochs."
     return Section(id="system", title="The machine", note=note, charts=charts, table={"head": head, "rows": rows})

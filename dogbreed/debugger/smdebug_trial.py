@@ -46,6 +46,7 @@ def read_smdebug(folder: Path) -> Recording:
     trial = _open(folder, problems)
     if trial is None:
         return recording
+    problems += _strangers(trial)
     values: dict[str, dict[str, dict[int, Any]]] = {"weights": {}, "gradients": {}, "activation_inputs": {}}
     reduced: dict[str, dict[str, dict[str, dict[int, float]]]] = {}
     losses: dict[str, dict[int, float]] = {}
@@ -152,6 +153,14 @@ def kind_of(name: str) -> str:
     if re.search(r"(relu|act|tanh|sigmoid)\w*_input", name, re.IGNORECASE):
         return "activation_inputs"
     return "weights" if name.endswith(("weight", "bias")) else ""
+
+
+def _strangers(trial: Any) -> list[str]:
+    """Returns a line where tensors have names that PyTorch's hook does not give: those of another framework."""
+    names = trial.tensor_names()
+    strange = [name for name in names if not kind_of(name) and not re.search(r"_(in|out)put_[0-9]+$", name)]
+    text = f"{len(strange)} of {len(names)} tensors have no name of PyTorch's and are left out, such as"
+    return [f"{text} {name}" for name in strange[:1]]
 
 
 def _short(name: str) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from dogbreed.debugger import files
 from dogbreed.debugger.reading import add_system, read_run
 from dogbreed.debugger.recording import Recording
 from dogbreed.debugger.smdebug_trial import is_smdebug, read_smdebug
 from dogbreed.errors import UserError
+
+_CONNECTIONS = 16
 
 
 def is_run(folder: Path) -> bool:
@@ -57,13 +60,22 @@ def read_any(folder: Path, other_trials: tuple[str, ...] = ()) -> Recording:
     return recording
 
 
-def download(url: str, target: Path, client: Any = None) -> Path:
+_RECORDED = (
+    *(files.DEBUG, files.DEBUG_OUTPUT, files.PROFILER_OUTPUT),
+    *("collections", "index", "events", "training_job_end.ts", "config.yaml"),
+)
+"""What is copied of an S3 prefix: the first part of a key below it."""
+
+_PACKED = "output/output.tar.gz"
+"""Where SageMaker puts what a training job of ours left in its output folder, records among it."""
+
+
+def download(url: str, target: Path) -> Path:
     """Copies what was recorded under an S3 prefix below `target`; returns the folder.
 
     Args:
         url: `s3://bucket/prefix` of a job or of an smdebug folder.
         target: Where to put it, in a folder named as the prefix ends.
-        client: A boto3 S3 client; None: one is made.
 
     Raises:
         UserError: nothing is there, or it can not be read.
@@ -72,30 +84,40 @@ def download(url: str, target: Path, client: Any = None) -> Path:
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, prefix = url.removeprefix("s3://").strip("/").partition("/")
-    client = client or boto3.client("s3")
     folder = target / (prefix.rpartition("/")[2] or bucket)
-    wanted = (
-        files.DEBUG,
-        files.DEBUG_OUTPUT,
-        files.PROFILER_OUTPUT,
-        "collections",
-        "index",
-        "events",
-        "training_job_end.ts",
-    )
-    count = 0
     try:
+        client = boto3.Session().client("s3")
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix and prefix + "/")
-        for item in (item for page in pages for item in page.get("Contents", ())):
-            inside = item["Key"].removeprefix(prefix).lstrip("/")
-            if inside.split("/")[0] not in wanted or inside.endswith("/") or ".." in inside.split("/"):
-                continue
-            path = folder / inside
+        keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+        inside = {key: key.removeprefix(prefix).lstrip("/") for key in keys}
+        wanted = {key: name for key, name in inside.items() if _is_record(name)}
+
+        def fetch(key: str) -> None:
+            path = folder / wanted[key]
             path.parent.mkdir(parents=True, exist_ok=True)
-            client.download_file(bucket, item["Key"], str(path))
-            count += 1
+            client.download_file(bucket, key, str(path))
+
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            list(pool.map(fetch, wanted))
     except (ClientError, BotoCoreError) as error:
         raise UserError(f"{url} can not be read ({error}); check the name and your AWS credentials") from error
-    if not count:
+    if not wanted:
         raise UserError(f"nothing recorded under {url}; give the prefix that holds debug-output/ or profiler-output/")
+    for packed in folder.rglob(_PACKED):
+        _unpack(packed, packed.parents[1])
     return folder
+
+
+def _is_record(name: str) -> bool:
+    parts = name.split("/")
+    return not name.endswith("/") and ".." not in parts and (parts[0] in _RECORDED or name.endswith(_PACKED))
+
+
+def _unpack(packed: Path, folder: Path) -> None:
+    """Takes the records out of a job's archive of its output folder."""
+    try:
+        with tarfile.open(packed) as archive:
+            members = [member for member in archive if _is_record(member.name.removeprefix("./")) and member.isfile()]
+            archive.extractall(folder, members, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{packed} is damaged ({error}); download it again") from error

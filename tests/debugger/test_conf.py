@@ -27,8 +27,8 @@ def test_configuration_makes_callbacks(name: str, tmp_path: Path):
     if name == "smdebug":
         pytest.importorskip("smdebug")
     callbacks = [type(callback).__name__ for callback in debugger_callbacks(group(name), tmp_path)]
-    expected = ["SystemProfiler", "TensorDebugger", "PredictionRecorder", "PictureCheck"]
-    assert callbacks == {"off": [], "default": expected, "smdebug": [*expected[:3], "SmdebugHook", expected[3]]}[name]
+    expected = ["SystemProfiler", "TensorDebugger", "PredictionRecorder", "PictureCheck", "FailureReport"]
+    assert callbacks == {"off": [], "default": expected, "smdebug": [*expected[:3], "SmdebugHook", *expected[3:]]}[name]
 
 
 def test_defaults_of_the_file_are_those_of_the_callbacks(tmp_path: Path):

@@ -4,15 +4,20 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pynvml
 import pytest
 from pytorch_lightning.profilers import PassThroughProfiler
 
 from debugger.tiny import TinyData, TinyModel, network, train
+from dogbreed.debugger.findings import Status
 from dogbreed.debugger.limits import read_limits, used_cpu_s, used_memory
 from dogbreed.debugger.profiler import SystemProfiler
 from dogbreed.debugger.reading import read_run
+from dogbreed.debugger.registry import evaluate
+from dogbreed.debugger.report import write_report
 from dogbreed.debugger.sampler import Machine, SystemSampler
 from dogbreed.debugger.series import PARTS
 from dogbreed.debugger.system_files import SystemFiles, read_system
@@ -169,3 +174,82 @@ def test_sampler_that_can_not_write_ends_quietly(tmp_path: Path, caplog: pytest.
     time.sleep(0.2)
     sampler.stop()
     assert "no longer watched" in caplog.text
+
+
+class FakeDriver:
+    """NVML as it answers on a machine of two GPUs, at the boundary of `pynvml`'s functions."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.utilisation, self.used = [97, 12], [60, 20]
+        self.fail: dict[str, pynvml.NVMLError] = {}
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        for name, answer in {
+            "nvmlInit": lambda: None,
+            "nvmlDeviceGetCount": lambda: 2,
+            "nvmlDeviceGetHandleByIndex": lambda index: index,
+            "nvmlDeviceGetHandleByUUID": {"GPU-aa": 0, "GPU-bb": 1}.__getitem__,
+            "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(gpu=self.utilisation[gpu], memory=3),
+            "nvmlDeviceGetMemoryInfo": lambda gpu: SimpleNamespace(used=self.used[gpu] << 30, total=80 << 30),
+        }.items():
+            monkeypatch.setattr(pynvml, name, self._guarded(name, answer))
+
+    def _guarded(self, name: str, answer):
+        def call(*arguments):
+            if name in self.fail:
+                raise self.fail[name]
+            return answer(*arguments)
+
+        return call
+
+
+def gpu_rows() -> list[tuple[str, str, float]]:
+    return [(row[2], row[1], row[3]) for row in Machine().sample() if row[0] == "gpu"]
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    return FakeDriver(monkeypatch)
+
+
+def test_gpus_are_sampled_and_reach_rules_and_report(driver: FakeDriver, tmp_path: Path):
+    assert gpu_rows() == [
+        ("gpu0", "GPUUtilization", 97.0), ("gpu0", "GPUMemoryUtilization", 75.0),
+        ("gpu1", "GPUUtilization", 12.0), ("gpu1", "GPUMemoryUtilization", 25.0),
+    ]  # fmt: skip
+    files, machine = SystemFiles(tmp_path / "profiler-output"), Machine()
+    for second in range(60):
+        files.write(60_000_000 + second, machine.sample())
+    files.close()
+    report = write_report(tmp_path, say=False)
+    assert {"LowGPUUtilization", "LoadBalancing"} <= {finding.rule for finding in report.issues}
+    assert "gpu1 is under-used (12 %)" in report.html.read_text()
+
+
+@pytest.mark.parametrize(("visible", "load"), [("1", [12.0]), ("GPU-bb,GPU-aa", [12.0, 97.0]), ("", []), ("-1", [])])
+def test_only_gpus_that_the_training_may_use_are_sampled(driver: FakeDriver, monkeypatch, visible: str, load: list):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [value for _, dimension, value in gpu_rows() if dimension == "GPUUtilization"] == load
+
+
+def test_without_a_driver_nothing_is_said_and_with_a_broken_one_it_is(driver: FakeDriver, caplog):
+    driver.fail["nvmlInit"] = pynvml.NVMLError_LibraryNotFound()
+    assert gpu_rows() == [] and not caplog.text
+    driver.fail["nvmlInit"] = pynvml.NVMLError(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
+    assert gpu_rows() == [] and "GPUs are not watched" in caplog.text
+
+
+def test_gauge_that_fails_is_said_once_and_the_others_go_on(driver: FakeDriver, caplog, tmp_path: Path):
+    machine = Machine()
+    driver.fail["nvmlDeviceGetUtilizationRates"] = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)  # as under MIG
+    for _ in range(2):
+        assert [row[3] for row in machine.sample() if row[0] == "gpu"] == [75.0, 25.0]
+    assert caplog.text.count("no longer watched") == 2
+
+
+def test_training_on_a_gpu_that_told_nothing_is_no_training_without_a_gpu(tmp_path: Path):
+    train(tmp_path, TinyModel(network(2)), SMALL, 1, {**PROFILE, "tensors": {"enabled": True}}, test=False)
+    for device, status in (("cpu", Status.NOT_APPLICABLE), ("cuda:0", Status.INSUFFICIENT_DATA)):
+        settings = json.loads((tmp_path / "debug" / "run.json").read_text())
+        (tmp_path / "debug" / "run.json").write_text(json.dumps({**settings, "device": device}))
+        [finding] = evaluate(read_run(tmp_path), only=["LowGPUUtilization"])
+        assert finding.status is status

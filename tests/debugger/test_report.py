@@ -6,12 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 
 from debugger.tiny import TinyData, TinyModel, train
 from dogbreed.debugger.charts import Axes, Line, bar_chart, heat_map, line_chart, thinned, ticks
@@ -23,11 +26,15 @@ from dogbreed.debugger.report import read_findings, summary_line, write_report
 from dogbreed.debugger.sources import download, read_any, run_folders
 from dogbreed.errors import UserError
 
+if TYPE_CHECKING:
+    from conftest import S3Server
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """A finished training with one issue: 50 times as many pictures of one class as of another."""
     folder = tmp_path_factory.mktemp("outputs") / "imbalanced"
+    pl.seed_everything(0, verbose=False)
     train(folder, TinyModel(), TinyData((500, 10), val=(60, 60), noise=0.5), 2)
     return folder
 
@@ -107,6 +114,48 @@ def test_settings_of_rules_are_the_runs_unless_given(copy: Path):
         write_report(copy, rules={"Overfitt": {}}, say=False)
 
 
+class TestWhatIsMissing:
+    def test_of_a_whole_run_nothing(self, run: Path):
+        twin = json.loads(write_report(run, say=False).json.read_text())
+        assert (twin["ending"], twin["absent"]) == ("", {})
+
+    def test_of_a_trial_of_a_sweep(self, copy: Path):
+        (copy / "debug" / "pictures.json").unlink()
+        report = write_report(copy, say=False)
+        absent = json.loads(report.json.read_text())["absent"]
+        assert "debugger.pictures.enabled=true" in absent.pop("Copies and unreadable pictures")
+        assert not absent
+        assert "Not in this report" in report.html.read_text()
+        assert statuses(copy)["TrainValOverlap"] is Status.INSUFFICIENT_DATA
+
+    def test_of_a_training_without_a_test(self, copy: Path):
+        (copy / "debug" / "predictions-test.npz").unlink()
+        report = write_report(copy, say=False)
+        assert "no test" in json.loads(report.json.read_text())["absent"]["Worst mistakes"]
+        html = report.html.read_text()
+        assert "Of 120 valid pictures" in html and "<h2>Worst mistakes</h2>" not in html
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"epoch": 1}, "stopped after 1 of 2 epochs"),
+            ({"name": "batch"}, "no end was recorded"),
+            ({"name": "exception", "why": "out of memory"}, "it failed at step 32: out of memory"),
+            ({"name": "stopped", "by": "Overfit", "why": "w"}, "Overfit ended it at step 32: w"),
+        ],
+    )
+    def test_of_a_training_that_was_stopped(self, copy: Path, change: dict, said: str):
+        path = copy / "debug" / "records.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        [end] = [row for row in rows if row.get("name") == "fit_end"]
+        end |= change
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert said in write_report(copy, say=False).html.read_text()
+        resumed = [{**end, "name": name, "epoch": 2} for name in ("fit_start", "fit_end")]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows + resumed))
+        assert "did not finish" not in write_report(copy, say=False).html.read_text()
+
+
 def statuses(folder: Path) -> dict[str, Status]:
     return {finding.rule: finding.status for finding in write_report(folder, say=False).findings}
 
@@ -170,29 +219,56 @@ def test_runs_are_found_below_a_sweeps_folder(run: Path, tmp_path: Path):
     assert [path.relative_to(tmp_path / "sweep").parts[0] for path in found] == ["sweep-001", "sweep-002"]
 
 
-class FakeS3:
-    """What `download` uses of boto3's client, over a folder."""
-
-    def __init__(self, root: Path, prefix: str) -> None:
-        self.keys = {f"{prefix}/{path.relative_to(root)}": path for path in root.rglob("*") if path.is_file()}
-
-    def get_paginator(self, _: str) -> FakeS3:
-        return self
-
-    def paginate(self, Bucket: str, Prefix: str):
-        yield {"Contents": [{"Key": key} for key in self.keys if key.startswith(Prefix)]}
-
-    def download_file(self, bucket: str, key: str, target: str) -> None:
-        shutil.copy(self.keys[key], target)
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a bucket that boto3 reaches over HTTP."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    path = s3_server.root / "debugger-reports"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    return path
 
 
-def test_job_on_s3_is_copied_and_read(run: Path, tmp_path: Path):
-    folder = download("s3://bucket/jobs/dogs-1", tmp_path, FakeS3(run, "jobs/dogs-1"))
-    assert folder == tmp_path / "dogs-1"
-    assert "losses" in read_any(folder).inputs
-    assert not (folder / "report.html").exists()
-    with pytest.raises(UserError, match="debug-output"):
-        download("s3://bucket/other", tmp_path, FakeS3(run, "jobs/dogs-1"))
+class TestS3:
+    def test_old_sagemaker_job(self, run: Path, bucket: Path, tmp_path: Path):
+        pytest.importorskip("smdebug", reason="smdebug is not installed: pip install -e '.[debug]'")
+        job = tmp_path / "job"
+        parts = {"smdebug": {"enabled": True, "save_interval": 2}, "profiler": {"enabled": True, "interval_ms": 100}}
+        train(job, TinyModel(), TinyData((32, 32), batch_size=16, val=8), 2, parts, test=False)
+        for part in ("debug-output", "profiler-output"):
+            shutil.copytree(job / part, bucket / "jobs" / "dogs-1" / part)
+        (bucket / "jobs" / "dogs-1" / "output").mkdir()
+        (bucket / "jobs" / "dogs-1" / "output" / "model.tar.gz").write_bytes(b"large")
+        folder = download("s3://debugger-reports/jobs/dogs-1", tmp_path)
+        assert folder == tmp_path / "dogs-1"
+        assert not (folder / "output").exists()
+        found = statuses(folder)
+        assert found["VanishingGradient"] is found["OverallSystemUsage"] is Status.OK
+        assert {"losses", "gradients", "weights", "system"} <= set(read_any(folder).inputs)
+
+    def test_jobs_of_a_sweep_of_ours(self, run: Path, bucket: Path, tmp_path: Path):
+        for trial in ("dogs-001-ab", "dogs-002-cd"):
+            archive = bucket / "dogs" / trial / "output" / "output.tar.gz"
+            archive.parent.mkdir(parents=True)
+            with tarfile.open(archive, "w:gz") as tar:
+                tar.add(run, arcname=".")
+        folders = run_folders(download("s3://debugger-reports/dogs", tmp_path))
+        assert [folder.name for folder in folders] == ["dogs-001-ab", "dogs-002-cd"]
+        assert read_run(folders[1]).inputs["predictions"].split == "test"
+        archive.write_bytes(archive.read_bytes()[:1000])
+        with pytest.raises(UserError, match="is damaged"):
+            download("s3://debugger-reports/dogs", tmp_path)
+
+    @pytest.mark.parametrize(("url", "message"), [("debugger-reports/no", "debug-output/"), ("no", "NoSuchBucket")])
+    def test_nothing_there_is_one_line(self, bucket: Path, tmp_path: Path, url: str, message: str):
+        with pytest.raises(UserError, match=message):
+            download(f"s3://{url}", tmp_path)
+
+    def test_wrong_key_is_one_line(self, bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        with pytest.raises(UserError, match="credentials"):
+            download("s3://debugger-reports/jobs", tmp_path)
 
 
 def test_findings_reach_an_mlflow_server_and_a_dead_one_is_no_error(run: Path):

@@ -111,6 +111,39 @@ def test_folder_of_another_version_is_said(content: str, tmp_path: Path):
     assert all(finding.status is not Status.OK for finding in evaluate(recording))
 
 
+def test_folder_of_another_framework_is_said(finished: Path, tmp_path: Path):
+    from dogbreed.debugger.report import write_report
+
+    other = tmp_path / "debug-output"
+    shutil.copytree(finished, other)
+    for path in other.rglob("*.json"):
+        text = path.read_text()
+        for ours, theirs in {"weight": "kernel", "bias": "beta", "loss_output": "xent", "relu_input": "x"}.items():
+            text = text.replace(ours, theirs)
+        path.write_text(text)
+    report = write_report(other, say=False)
+    assert "16 of 36 tensors have no name of PyTorch" in report.html.read_text()
+    found = {finding.rule: finding.status for finding in report.findings}
+    assert found["LossNotDecreasing"] is found["UnchangedTensor"] is Status.INSUFFICIENT_DATA
+
+
+def test_nan_in_the_middle_is_an_issue_of_its_step_and_no_crash(tmp_path: Path):
+    from dogbreed.debugger.report import write_report
+
+    class Poison(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            if trainer.global_step == 3:
+                pl_module.net[0].weight.grad[0] = float("nan")
+
+    model = TinyModel(network(2), optimizer="SGD")
+    train(tmp_path, model, SMALL, 2, config(save_interval=1), callbacks=[Poison()], test=False)
+    findings = {finding.rule: finding for finding in write_report(tmp_path / "debug-output", say=False).findings}
+    exploding = findings["ExplodingTensor"]
+    assert exploding.status is Status.ISSUE
+    assert (exploding.outcome.evidence[0].step, exploding.outcome.evidence[0].tensor) == (4, "0.weight")
+    assert Status.ERROR not in {finding.status for finding in findings.values()}
+
+
 def test_gradients_of_parameters_unfrozen_later_are_there(tmp_path: Path):
     class Unfreeze(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):

@@ -114,3 +114,27 @@ def test_training_has_exactly_its_findings(name: str, tmp_path: Path):
     assert [finding.rule for finding in issues if not finding.causes] == expected[:1]
     for finding in issues:
         assert finding.outcome.evidence and "=" in finding.outcome.override
+
+
+@pytest.mark.slow
+def test_frozen_pretrained_network_on_real_pictures_has_no_finding(shared: Path, tmp_path: Path):
+    """MobileNetV2's real weights, three epochs on five breeds, everything as `python -m dogbreed.train` does it."""
+    from dogbreed.config import compose, settle
+    from dogbreed.train import train as train_config
+
+    breeds = sorted(path.name for path in (shared / "data" / "train").iterdir() if path.is_dir())[::20]
+    for split in ("train", "valid", "test"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for breed in breeds:
+            (tmp_path / "data" / split / breed).symlink_to(shared / "data" / split / breed)
+    overlay = "{mean:[0.5,0.5,0.5],std:[0.5,0.5,0.5],crop_pct:1.0}"
+    overrides = [
+        *("model=mobilenetv2", f"model.weights={shared}/weights/mobilenetv2_100.safetensors"),
+        *("+model.kwargs.pad_type=same", f"+model.kwargs.pretrained_cfg_overlay={overlay}"),
+        *("data=folder", f"data.url={tmp_path}/data", "data.image_size=128", "data.augment=false"),
+        *("batch_size=16", "lr=0.003", "epochs=3", "trainer=cpu", f"output_dir={tmp_path}/run", "name=five"),
+    ]
+    results = train_config(settle(compose("train", overrides)))
+    assert results["issues"] == {}
+    assert results["test"]["test/accuracy"] > 0.8
+    assert "This training did not finish" not in (tmp_path / "run" / "report.html").read_text()

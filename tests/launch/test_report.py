@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from dogbreed.errors import UserError
 from launch import report
+from launch.results import Sweep, Trial, found_issues
+from launch.show import sweep_table
 
 
 @pytest.fixture
@@ -51,3 +56,16 @@ def test_empty_folder_says_what_is_expected(outputs: Path):
     (outputs / "empty").mkdir()
     with pytest.raises(UserError, match="nothing recorded"):
         report.main(["empty"])
+
+
+def test_a_sweeps_table_shows_each_trials_findings_as_its_log_names_them():
+    said = [("", "Overfit", "ok"), ("not a line: ", "AllZero", "issue"), ("", "DeadRelu", "issue")]
+    log = [f"{before}finding={rule} status={status} count=3" for before, rule, status in said]
+    trial = Trial("dogs-001-ab", "Completed", {"lr": "30"}, 0.2, 9.0, findings=found_issues(log))
+    assert trial.findings == ("DeadRelu",)
+    written = Console(width=120, file=io.StringIO())
+    trials = (trial, replace(trial, findings=()))
+    written.print(sweep_table(Sweep("dogs", "Completed", "val/accuracy", True, 2, trials)))
+    lines = written.file.getvalue().splitlines()
+    assert "findings" in "".join(lines[:4])
+    assert sum("DeadRelu" in line for line in lines) == 1

@@ -87,16 +87,21 @@ def data_wait(
 
     Source: OURS; AWS shows the share and judges the number of workers only.
     """
-    wait, total = step_times.parts["data"][WARM_UP:], step_times.total[WARM_UP:]
-    if len(total) < min_steps:
-        return insufficient(f"{len(total)} timed steps; it takes {min_steps}", datapoints=len(total))
-    share = float(wait.sum() / max(total.sum(), 1e-9))
-    milliseconds = 1000 * float(wait.mean())
+    count = len(step_times.steps) - WARM_UP
+    if count < min_steps:
+        return insufficient(f"{max(count, 0)} timed steps; it takes {min_steps}", datapoints=max(count, 0))
+    share, milliseconds = waiting(step_times)
     if share > threshold and milliseconds > min_wait_ms:
         seen = Evidence(f"share of the step time ({milliseconds:.0f} ms a step)", "data", None, share, threshold)
         summary = f"{share:.0%} of the step time is spent waiting for pictures"
-        return issue(summary, advice.num_workers(settings), [seen], datapoints=len(total))
-    return ok(f"{share:.1%} of the step time is spent waiting for pictures", datapoints=len(total))
+        return issue(summary, advice.num_workers(settings), [seen], datapoints=count)
+    return ok(f"{share:.1%} of the step time is spent waiting for pictures", datapoints=count)
+
+
+def waiting(step_times: StepTimes) -> tuple[float, float]:
+    """Returns what steps after the warm-up wait for data: (share of their time, milliseconds a step)."""
+    wait, total = step_times.parts["data"][WARM_UP:], step_times.total[WARM_UP:]
+    return float(wait.sum() / max(total.sum(), 1e-9)), 1000 * float(wait.mean())
 
 
 @rule("Dataloader", group="profiler", priority=66, follows=("DataWait",))
@@ -108,6 +113,7 @@ def dataloader(
     max_threshold: float = 200.0,
     min_wait_share: float = 0.2,
     min_wait_ms: float = 5.0,
+    min_steps: int = 20,
 ) -> Outcome:
     """There are too few or too many data loader workers for the cores of the job.
 
@@ -120,6 +126,7 @@ def dataloader(
         max_threshold: Percent above which there are too many (CFG, SRC: 200).
         min_wait_share: Share of the step time spent waiting below which few workers are enough (OURS).
         min_wait_ms: Wait below which they are too, milliseconds a step (OURS).
+        min_steps: Timed steps that a wait is measured over (OURS).
 
     Source: CFG, SRC 3; undocumented by AWS.
     """
@@ -128,10 +135,12 @@ def dataloader(
         return not_applicable("the number of workers or cores is not known")
     percent = 100 * workers / cores
     share, milliseconds = None, float("inf")
-    if step_times is not None and len(step_times.steps) > WARM_UP:
-        wait = step_times.parts["data"][WARM_UP:]
-        share = float(wait.sum() / max(step_times.total[WARM_UP:].sum(), 1e-9))
-        milliseconds = 1000 * float(wait.mean())
+    if step_times is not None:
+        count = len(step_times.steps) - WARM_UP
+        if count >= min_steps:
+            share, milliseconds = waiting(step_times)
+        elif percent < min_threshold:
+            return insufficient(f"few workers, but {max(count, 0)} timed steps; it takes {min_steps}")
     text = f"{workers} workers for {cores:g} cores (%)"
     if percent < min_threshold and (share is None or share > min_wait_share) and milliseconds > min_wait_ms:
         seen = Evidence(text, "data.num_workers", None, percent, min_threshold)

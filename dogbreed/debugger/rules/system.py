@@ -122,8 +122,8 @@ def usage_table(system: SystemSeries) -> dict[str, dict[str, float]]:
     """Returns metric to max, p99, p95, p50 and min."""
     rows = {"CPU %": system.cpu, "I/O wait %": system.io_wait, "Memory %": system.memory}
     rows |= {"GPU %": system.gpu, "GPU memory %": system.gpu_memory}
-    rows |= {f"Network {name} B/s": values for name, values in system.network.items()}
-    rows |= {f"Disk {name} B/s": values for name, values in system.disk.items()}
+    for kind, traffic in (("Network", system.network), ("Disk", system.disk)):
+        rows |= {f"{kind} {name.removesuffix('BytesPerSecond').lower()}, MB/s": v / 1e6 for name, v in traffic.items()}
     table = {}
     for name, values in rows.items():
         if values is not None and np.isfinite(values).any():

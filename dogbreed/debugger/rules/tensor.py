@@ -94,7 +94,8 @@ def vanishing_gradient(
     """A weight's gradient is so small that the weight can not learn.
 
     Biases are left out: one before a batch norm has a gradient that is zero in theory and 1e-9 in floating point, on
-    a perfectly healthy network (OURS). So are frozen parameters, and steps at which the loss itself is all but zero.
+    a perfectly healthy network (OURS). So are frozen parameters, steps at which the loss itself is all but zero, and
+    branches behind a zero-initialised norm while their gradient rises from zero.
 
     Args:
         gradients: Gradient statistics; `abs_mean` is compared.
@@ -117,7 +118,7 @@ def vanishing_gradient(
     if finite.sum(axis=0).max(initial=0) < patience:
         return insufficient(f"{len(gradients.steps)} recorded steps with a loss to learn from; it takes {patience}")
     small = finite & (values < threshold)
-    flags = runs_of(small, patience)
+    flags = runs_of(small, patience) & ~_waking(values)
     if not flags.any():
         smallest = float(np.nanmin(np.nanmedian(values[:, finite.any(axis=0)], axis=0)))
         return ok(f"the smallest gradient is {smallest:.2g} (median over the run)", datapoints=int(finite.sum()))
@@ -127,6 +128,13 @@ def vanishing_gradient(
     summary = f"{layers} of {len(columns)} weights get no gradient (below {threshold:g})"
     override = advice.learning_rate(settings, 3) if (settings or {}).get("pretrained") else "model.weights=hub"
     return issue(summary, override, evidence, datapoints=int(finite.sum()))
+
+
+def _waking(values: Array) -> Flags:
+    """Returns (S, N): where a value began at 0 and has risen at every step since."""
+    rises = np.vstack([values[:1] == 0, np.diff(values, axis=0) > 0])
+    waking: Flags = np.logical_and.accumulate(rises, axis=0)
+    return waking
 
 
 @rule("AllZero", group="tensor", priority=22, follows=("PoorWeightInitialization",))
@@ -218,7 +226,8 @@ def tensor_variance(
     if not evidence:
         return ok("every variance is inside the thresholds", datapoints=datapoints)
     limits = [f"above {high:g}"] * (max_threshold is not None) + [f"below {low:g}"] * (min_threshold is not None)
-    summary = f"the variance of {len({item.tensor for item in evidence})} tensors is {' or '.join(limits)}"
+    names = len({item.tensor for item in evidence})
+    summary = f"the variance of {names} tensor{'s' if names > 1 else ''} is {' or '.join(limits)}"
     return issue(summary, advice.learning_rate(settings, 0.3), evidence, datapoints=datapoints)
 
 

@@ -97,14 +97,10 @@ def weight_update_ratio(
     still = (ratio < small_threshold) & ~np.array([updates.tagged(name, "bias") for name in part.names])
     small = observations(part, still, ratio, "update / weight", small_threshold)
     if large:
-        summary = (
-            f"{len({item.tensor for item in large})} parameters moved by more than {large_threshold:g} times their size"
-        )
+        summary = f"{_parameters(large)} moved by more than {large_threshold:g} times its size"
         return issue(summary, advice.learning_rate(settings, 0.1), large + small, datapoints=datapoints)
     if small:
-        summary = (
-            f"{len({item.tensor for item in small})} parameters do not move (update / weight below {small_threshold:g})"
-        )
+        summary = f"{_parameters(small)} did not move (update / weight below {small_threshold:g})"
         return issue(summary, advice.learning_rate(settings, 10), small, datapoints=datapoints)
     return ok(f"update / weight is {np.nanmedian(ratio):.2g} (median)", datapoints=datapoints)
 
@@ -117,6 +113,11 @@ def moved_elsewhere(updates: TensorSeries | None, name: str, steps: Sequence[int
     rows = np.isin(updates.steps, steps)
     size = updates.stat("weight_abs_mean")[rows, column]
     return bool((updates.stat("abs_max")[rows, column] > atol + rtol * size).any())
+
+
+def _parameters(evidence: Sequence[Evidence]) -> str:
+    names = sorted({item.tensor for item in evidence})
+    return names[0] if len(names) == 1 else f"each of {len(names)} parameters"
 
 
 @rule("UnchangedTensor", group="tensor", priority=24, follows=("LearningRateTooLow", "VanishingGradient"))

@@ -49,6 +49,12 @@ class TestVanishingGradient:
         series = TensorSeries.of({"w": {0: np.zeros(4), 1: np.ones(4), 2: np.ones(4), 3: np.zeros(4)}})
         assert vanishing_gradient(series).status is Status.OK
 
+    def test_branch_that_wakes_up_behind_a_zero_initialised_norm_is_no_issue_while_it_does(self):
+        rising = TensorSeries.of({"w": {step: np.full(4, step * 1e-9) for step in range(6)}})
+        stuck = TensorSeries.of({"w": {step: np.full(4, min(step, 2) * 1e-9) for step in range(6)}})
+        assert vanishing_gradient(rising).status is Status.OK
+        assert vanishing_gradient(stuck).status is Status.ISSUE
+
     def test_gradients_of_a_loss_of_nothing_are_no_issue(self):
         losses = Series.of([1e-5] * 5)
         assert vanishing_gradient(gradients(1e-9), losses).status is Status.INSUFFICIENT_DATA
