@@ -83,11 +83,11 @@ class KeepFeatures(pl.Callback):
         if self._done:
             return
         self._done = True
-        data, net = getattr(trainer, "datamodule", None), pl_module.net
+        data, net = getattr(trainer, "datamodule", None), pl_module.get_submodule("net")
         began = time.monotonic()
         reason = self._reason_against(trainer, data, pl_module.hparams)
         found: dict[str, Features] = {}
-        if not reason and isinstance(data, ImageDataModule) and isinstance(net, nn.Module):
+        if not reason and isinstance(data, ImageDataModule):
             found = self._find(trainer, data, net, pl_module.hparams)
             for split in data.splits if found else ():
                 data.features[split] = [found[part.name] for part in self._parts(data) if part.split == split]
