@@ -123,7 +123,8 @@ class KeepFeatures(pl.Callback):
     def _parts(self, data: ImageDataModule) -> list[_Part]:
         views = [_Part(f"train-{data.seed}-{view}", "train", view) for view in range(self.views)]
         train = views or [_Part("train", "train", None)]
-        return [*train, *(_Part(split, split, None) for split in data.splits if split != "train")]
+        others = [split for split in data.splits if split != "train" and len(data.splits[split])]
+        return [*train, *(_Part(split, split, None) for split in others)]
 
     def _find(self, trainer: pl.Trainer, data: ImageDataModule, net: nn.Module, hparams: Any) -> dict[str, Features]:
         """Returns the features by part: as they lie there, else waited for, else computed; {} if there can be none."""
