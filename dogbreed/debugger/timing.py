@@ -8,6 +8,7 @@ that waits for the device shows it where it waits; their sum is right.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ _ENDINGS = {
 }
 
 
+@functools.cache  # asked a hundred times a step, for the same few actions
 def part_of(action: str) -> str | None:
     """Returns which of `PARTS` an action of Lightning belongs to, None: to the action around it."""
     if action.startswith("[Callback]"):

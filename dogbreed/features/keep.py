@@ -83,11 +83,11 @@ class KeepFeatures(pl.Callback):
         if self._done:
             return
         self._done = True
-        data, net = getattr(trainer, "datamodule", None), pl_module.net
+        data, net = getattr(trainer, "datamodule", None), pl_module.get_submodule("net")
         began = time.monotonic()
         reason = self._reason_against(trainer, data, pl_module.hparams)
         found: dict[str, Features] = {}
-        if not reason and isinstance(data, ImageDataModule) and isinstance(net, nn.Module):
+        if not reason and isinstance(data, ImageDataModule):
             found = self._find(trainer, data, net, pl_module.hparams)
             for split in data.splits if found else ():
                 data.features[split] = [found[part.name] for part in self._parts(data) if part.split == split]
@@ -123,7 +123,8 @@ class KeepFeatures(pl.Callback):
     def _parts(self, data: ImageDataModule) -> list[_Part]:
         views = [_Part(f"train-{data.seed}-{view}", "train", view) for view in range(self.views)]
         train = views or [_Part("train", "train", None)]
-        return [*train, *(_Part(split, split, None) for split in data.splits if split != "train")]
+        others = [split for split in data.splits if split != "train" and len(data.splits[split])]
+        return [*train, *(_Part(split, split, None) for split in others)]
 
     def _find(self, trainer: pl.Trainer, data: ImageDataModule, net: nn.Module, hparams: Any) -> dict[str, Features]:
         """Returns the features by part: as they lie there, else waited for, else computed; {} if there can be none."""

@@ -164,6 +164,12 @@ def test_unreadable_pictures_are_left_out_of_kept_features_too(run, tmp_path, wr
         run(*cheap, "data.bad_images=raise", url=str(pictures))
 
 
+def test_a_split_without_pictures_has_no_features(run, tmp_path, write_pictures):
+    pictures = write_pictures(tmp_path / "pictures", {"a": 5, "b": 5})
+    typed = ["model.weights=random", "debugger=off", "epochs=1", "data.test_fraction=0", "data.valid_fraction=0.2"]
+    assert run(*typed, url=str(pictures))[1] == ["train", "valid"]
+
+
 def test_a_resumed_training_may_turn_to_kept_features(run, tmp_path):
     straight, _ = run("features=off", "scheduler=none", "debugger=off", "epochs=3")
     run("features=off", "scheduler=none", "debugger=off", "epochs=1")

@@ -1,6 +1,7 @@
 """The forms in which a backbone runs: what they give is what the plain network gives."""
 
 import contextlib
+import shutil
 
 import pytest
 import timm
@@ -56,3 +57,22 @@ def test_a_form_that_gives_something_else_is_not_taken(monkeypatch):
     with speed.all_processors() as threads:
         form = speed.fastest(plain, torch.randn(8, 3, 32, 32), contextlib.nullcontext, 1000, threads)
     assert not form.name.startswith("folded")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_pass_that_is_long_enough_is_compiled(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(speed, "_COMPILE_S", 0.0)
+    plain = speed.trunk(timm.create_model("test_resnet", num_classes=5))
+    pictures = torch.randn(32, 3, 64, 64)
+    tried = []
+    whole = speed._speeds
+    monkeypatch.setattr(
+        speed, "_speeds", lambda forms, images: (tried.extend(f.name for f in forms), whole(forms, images))[1]
+    )
+    with speed.all_processors() as threads:
+        found = speed.fastest(plain, pictures, contextlib.nullcontext, 1000, threads)(pictures)
+    assert any(name.startswith("torch.compile") for name in tried)
+    with torch.inference_mode():
+        assert torch.allclose(found, plain(pictures), rtol=1e-4, atol=1e-5)
