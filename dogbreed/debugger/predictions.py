@@ -21,8 +21,8 @@ _SHOWN = 48
 
 _SIDE_PX = 96
 
-Mistake = tuple[float, int, Tensor]
-"""(loss, index in the split, (3, H, W) uint8 picture)."""
+Mistake = tuple[float, int, Tensor | None]
+"""(loss, index in the split, (3, H, W) uint8 picture or None where the network saw kept features)."""
 
 
 class PredictionRecorder(pl.Callback):

@@ -97,7 +97,7 @@ class KeepFeatures(pl.Callback):
                 raise UserError(f"features.views={self.views} can not be had: {reason}")
             log.info("the backbone runs in every epoch: %s", reason)
             return
-        backbone.accept_features(net)  # type: ignore[arg-type]
+        backbone.accept_features(net)
         log.info(
             "features of %d pictures in %.1f s, kept in %s; features=off trains without",
             sum(len(part.values) for part in found.values()), time.monotonic() - began, self.folder,
