@@ -85,6 +85,7 @@ def start(command: list[str], port: int) -> psutil.Process:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return process
+    process.kill()
     raise SystemExit(f"{command} does not answer")
 
 
