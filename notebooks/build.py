@@ -8,13 +8,12 @@ The scripts are the source (jupytext's percent format); an .ipynb is never edite
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +49,8 @@ def read(source: Path, parameters: Mapping[str, Any] | None = None) -> nbformat.
 
 def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     """Runs a notebook with `folder` as its place, and takes out of its outputs what only this run has."""
-    with _environment():
-        nbclient.NotebookClient(
-            notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-        ).execute()
+    place = {"metadata": {"path": str(folder)}}
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute(env=_environment())
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
@@ -61,18 +58,15 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """Lets the kernel, and the commands it starts, find this Python and this checkout."""
-    before = dict(os.environ)
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before.get("PATH", "")])
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), before.get("PYTHONPATH", "")])
-    os.environ["COLUMNS"] = "120"
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+def _environment() -> dict[str, str]:
+    """Returns that of a kernel which finds, as the commands it starts do, this Python and this checkout."""
+    python = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([python, os.environ.get("PATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
+        "COLUMNS": "120",
+    }
 
 
 def _tidy(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:

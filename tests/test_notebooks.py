@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,21 @@ def test_what_is_kept_is_the_script_with_its_outputs(name):
         assert kind in kinds(kept)
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Several at once: most of their time goes by while processes start."""
+
+    def run(name):
+        notebook = build.read(ROOT / "notebooks" / f"{name}.py", PARAMETERS[name])
+        return build.run(notebook, tmp_path_factory.mktemp(name))
+
+    with ThreadPoolExecutor(3) as threads:
+        yield {name: threads.submit(run, name) for name in reversed(PARAMETERS)}
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_it_runs(name, tmp_path):
-    notebook = build.run(build.read(ROOT / "notebooks" / f"{name}.py", PARAMETERS[name]), tmp_path)
+def test_it_runs(name, runs):
+    notebook = runs[name].result()
     for kind in SHOWN.get(name, ()):
         assert kind in kinds(notebook)
     assert "error:" not in printed(notebook), printed(notebook)
