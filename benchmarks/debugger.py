@@ -95,11 +95,8 @@ def steps() -> None:
         for turn in range(ROUNDS):
             for name in list(ARMS)[turn % len(ARMS) :] + list(ARMS)[: turn % len(ARMS)]:
                 times[name].append(seconds_a_step(ARMS[name], Path(folder) / str(turn)))
-            ratios = [np.array(times[name][turn]) / times["nothing"][turn] for name in ARMS]
-            print(
-                f"turn {turn + 1}: " + ", ".join(f"{cpu:.3f} CPU {wall:.3f} wall" for cpu, wall in ratios[1:]),
-                flush=True,
-            )
+            shown = [np.array(times[name][turn]) / times["nothing"][turn] for name in list(ARMS)[1:]]
+            print(f"turn {turn + 1}:", ", ".join(f"{cpu:.3f} CPU {wall:.3f} wall" for cpu, wall in shown), flush=True)
     base = np.array(times["nothing"])
     for name, measured in times.items():
         cpu, wall = 1000 * np.median(measured, axis=0)
