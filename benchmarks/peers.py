@@ -126,33 +126,31 @@ def webdataset_loader(tars: int, num_workers: int, picture: Picture) -> Iterator
         yield images
 
 
-def _litdata_options(endpoint: str) -> dict[str, str]:
-    keys = {name.lower(): os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    return {"endpoint_url": endpoint, "region_name": "us-east-1", **keys}
+def _let_litdata_use_http() -> None:
+    """Has obstore allow http://, which litdata does not ask for."""
+    import obstore.store
+
+    made = obstore.store.S3Store
+    obstore.store.S3Store = lambda *args, **options: made(*args, **{**options, "client_options": {"allow_http": True}})
 
 
 def litdata_raw(endpoint: str, picture: Picture) -> Any:
-    """litdata over the pictures as they are; it refuses http:// unless its client is told to allow it."""
-    import obstore.store
+    """litdata over the pictures as they are."""
+    _let_litdata_use_http()
     from litdata import StreamingRawDataset
 
-    make = obstore.store.S3Store
-
-    def over_http(*args: Any, **options: Any) -> Any:
-        return make(*args, **{**options, "client_options": {"allow_http": True}})
-
-    obstore.store.S3Store = over_http
+    options = {"endpoint_url": endpoint}
     return StreamingRawDataset(
-        "s3://litdata-raw", cache_dir=tempfile.mkdtemp(), transform=picture,
-        storage_options=_litdata_options(endpoint),
-    )  # fmt: skip
+        "s3://litdata-raw", cache_dir=tempfile.mkdtemp(), storage_options=options, transform=picture
+    )
 
 
 def litdata_loader(endpoint: str, num_workers: int, shuffle: bool, picture: Picture) -> Any:
     """litdata over chunks that were made before."""
+    _let_litdata_use_http()
     import litdata
 
-    options = {"shuffle": shuffle, "storage_options": _litdata_options(endpoint), "transform": picture}
+    options = {"shuffle": shuffle, "storage_options": {"endpoint_url": endpoint}, "transform": picture}
     dataset = litdata.StreamingDataset("s3://litdata", cache_dir=tempfile.mkdtemp(), **options)
     return litdata.StreamingDataLoader(dataset, batch_size=BATCH_SIZE, num_workers=num_workers)
 
@@ -238,7 +236,7 @@ def measure(batches: Iterator[torch.Tensor], seconds: float) -> dict[str, float]
         # Workers' own children have ended, or are counted when they do.
         processes = processes or [psutil.Process(), *psutil.Process().children()]
         marks[1:] = [(now, sum(sum(process.cpu_times()[:4]) for process in processes), seen)]
-        if now - began > seconds:
+        if now - began > seconds and number > 1:
             break
     batches.close()  # type: ignore[attr-defined]  # a generator: its workers end
     wall_s, cpu_s, count = (last - first for first, last in zip(marks[0], marks[-1], strict=True))
