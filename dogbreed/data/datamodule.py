@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -142,27 +143,20 @@ class ImageDataModule(Source, pl.LightningDataModule):
         Raises:
             UserError: there is no such split, or it has fewer pictures than there are processes.
         """
-        order = self._order(split, shuffle, shared=view is None)
-        target = self.picture_format
-        stream = PictureStream(
-            self.store,
-            self.splits[split],
-            order,
-            TrainTransform(target) if augment else EvalTransform(target),
-            (target.height, target.width),
-            cache=self.cache,
-        )
+        stream = self._stream(self.splits[split], self._order(split, shuffle, shared=view is None), augment)
         return self._load(stream, self.num_workers, view)
 
     def pictures(self, split: str, indices: Sequence[int]) -> Batch:
         """Returns single pictures of a split as the model sees them in evaluation, uint8; unreadable ones left out."""
-        whole, target = self.splits[split], self.picture_format
-        part = Split([whole.keys[row] for row in indices], whole.labels[list(indices)], whole.sizes[list(indices)])
+        part = self.splits[split].take(np.asarray(indices, dtype=np.int64))
         order = Order(len(part), max(1, len(part)), shuffle=False, seed=0)
-        size = (target.height, target.width)
-        parcels = iter(PictureStream(self.store, part, order, EvalTransform(target), size, cache=self.cache))
-        found = next(parcels)
+        found = next(iter(self._stream(part, order)))
         return Batch(found.images, found.labels, torch.tensor(indices)[found.indices])
+
+    def _stream(self, part: Split, order: Order, augment: bool = False) -> PictureStream:
+        target = self.picture_format
+        transform = TrainTransform(target) if augment else EvalTransform(target)
+        return PictureStream(self.store, part, order, transform, (target.height, target.width), cache=self.cache)
 
     def _order(self, split: str, shuffle: bool, shared: bool = True) -> Order:
         """Returns the order of a split's batches; all of them, or those of this process (`shared`)."""

@@ -44,6 +44,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def take(self, positions: NDArray[np.int64]) -> Split:
+        """Returns the pictures at `positions`, int64 (M,), in that order."""
+        keys = [self.keys[position] for position in positions.tolist()]
+        versions = None if self.versions is None else self.versions[positions]
+        return Split(keys, self.labels[positions], self.sizes[positions], versions)
+
 
 @dataclass(frozen=True)
 class Index:
