@@ -65,7 +65,7 @@ def test_a_sweeps_table_shows_each_trials_findings_as_its_log_names_them():
     assert trial.findings == ("DeadRelu",)
     written = Console(width=120, file=io.StringIO())
     trials = (trial, replace(trial, findings=()))
-    written.print(sweep_table(Sweep("dogs", "Completed", "val/accuracy", True, 2, trials)))
+    written.print(sweep_table(Sweep("dogs", "Completed", "val/accuracy", True, 2, trials, 9.0)))
     lines = written.file.getvalue().splitlines()
     assert "findings" in "".join(lines[:4])
     assert sum("DeadRelu" in line for line in lines) == 1
