@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 
 # Before anything imports torch: two cores are shared by many tests, and nothing may reach for the network.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Ctrl-C is tried on many commands; a suite that runs in the background would hand them down that they ignore it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import shutil
+import signal
 import socket
 import subprocess
 import sysconfig
@@ -21,6 +19,9 @@ from pathlib import Path
 
 import pytest
 from storage import S3Server
+
+# Ctrl-C is tried on many commands; a suite that runs in the background would hand them down that they ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[1].resolve().parent / "shared"
 
