@@ -87,6 +87,7 @@ def test_no_command_of_the_readme_goes_unchecked():
         "python examples/",
         "python -m launch.",
         "python -m dogbreed.train",
+        "python -m dogbreed.serving.server",  # started with these options by tests/serving
         "make ",
         "git clone",
         "cd ",

@@ -92,6 +92,7 @@ print(json.dumps(pss))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 def test_memory_of_a_worker_is_bounded_and_flat(s3_server: S3Server) -> None:
     """Pictures of 1600 x 1200 px and 2 MB: the window holds as many bytes as it may."""

@@ -82,6 +82,7 @@ class TestTwoProcesses:
         assert stopped["by"] == "LearningRateTooHigh"
 
 
+@pytest.mark.slow
 class TestCompiled:
     @staticmethod
     def fit(folder: Path, config: dict, backend: str) -> list[float]:
