@@ -22,6 +22,7 @@ from dogbreed.errors import UserError
 from dogbreed.serving.app import Endpoint
 from dogbreed.serving.classifier import Classifier
 from dogbreed.serving.pictures import read_picture
+from dogbreed.serving.server import listen
 from dogbreed.serving.settings import Settings
 
 
@@ -194,3 +195,14 @@ def test_a_server_that_can_not_start_says_so_in_one_line(tmp_path):
 def test_a_wrong_setting_is_named(name, value, message):
     with pytest.raises(UserError, match=f"DOGBREED_{name}={value}: .*{message}"):
         Settings.from_environment({f"DOGBREED_{name}": value})
+
+
+def test_answers_leave_at_once():
+    """What the kernel holds back until the client's ACK made every answer on an open connection 40 ms late."""
+    with (
+        listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+        listener.accept()[0] as connection,
+    ):
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert client.getpeername() == connection.getsockname()
