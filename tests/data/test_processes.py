@@ -48,6 +48,7 @@ trainer.fit(Recorder(), data, ckpt_path=last if last.exists() else None)
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_that_are_killed_go_on_with_the_next_batch(tmp_path: Path, write_pictures: Folder) -> None:
     root = write_pictures(tmp_path / "data", {"a": 40, "b": 37})
     (tmp_path / "fit.py").write_text(TWO_RANKS)
