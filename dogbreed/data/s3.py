@@ -27,7 +27,7 @@ _REQUEST_LIMITS: dict[str, Any] = {
 _ANY_REGION = "us-east-1"
 """Servers other than AWS take any, but there has to be one to sign with."""
 
-_RUN_OUT = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed")
+RUN_OUT = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed")
 """What S3 says with status 400 where credentials are not taken any more."""
 
 _clients: dict[tuple[int, S3Store], Any] = {}
@@ -162,7 +162,7 @@ class S3Store:
             except FileNotFoundError as error:
                 raise PictureError("not in the bucket any more") from error
             except BaseError as error:
-                refused = not isinstance(error, GenericError) or any(code in str(error) for code in _RUN_OUT)
+                refused = not isinstance(error, GenericError) or any(code in str(error) for code in RUN_OUT)
                 if not refused:
                     raise BusyError(first_line(error)) from error
                 if refused_client is not None:

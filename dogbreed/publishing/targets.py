@@ -9,11 +9,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from dogbreed.data.aws import advice
-from dogbreed.data.s3 import _RUN_OUT, S3Store
+from dogbreed.data.s3 import RUN_OUT, S3Store
 from dogbreed.data.store import BusyError, Entry, FolderStore, Store, open_store
 from dogbreed.errors import UserError
 from dogbreed.publishing.download import TransferError
@@ -139,7 +140,7 @@ class S3Target:
         _, dash, num_parts = entry.etag.partition("-")
         if entry.etag == picture.md5 or (dash and entry.etag in multipart_etags(read(), int(num_parts))):
             return True
-        head = self._boto().head_object(Bucket=self.store.bucket, Key=self.store.prefix + entry.key)
+        head = self._boto.head_object(Bucket=self.store.bucket, Key=self.store.prefix + entry.key)
         return bool(head.get("Metadata", {}).get(HASH_NAME) == picture.hash)
 
     async def put(self, key: str, data: bytes, picture: Checked | None = None) -> None:
@@ -159,7 +160,7 @@ class S3Target:
             )
         except BaseError as error:
             reason = str(error).partition("\n")[0]
-            if any(code in str(error) for code in _RUN_OUT):
+            if any(code in str(error) for code in RUN_OUT):
                 self._client = None  # credentials that have run out are looked up anew
             elif not isinstance(error, GenericError):
                 raise UserError(f"{self.store.url} can not be written: {advice(error)}") from error
@@ -170,10 +171,11 @@ class S3Target:
         names = [{"Key": self.store.prefix + key} for key in keys]
         for start in range(0, len(names), 1000):
             part = {"Objects": names[start : start + 1000], "Quiet": True}
-            answer = self._boto().delete_objects(Bucket=self.store.bucket, Delete=part)
+            answer = self._boto.delete_objects(Bucket=self.store.bucket, Delete=part)
             for refused in answer.get("Errors", []):
                 raise UserError(f"s3://{self.store.bucket}/{refused['Key']} can not be deleted: {refused['Message']}")
 
+    @cached_property
     def _boto(self) -> Any:
         return self.store.make_client()
 
