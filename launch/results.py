@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from dogbreed.errors import UserError
 from dogbreed.objective import read_metrics
 from launch.request import APP, KEYS, OVERRIDES
 
@@ -101,6 +102,19 @@ class Sweep:
     def ended(self) -> bool:
         """Whether nothing of it will change any more."""
         return self.status in ENDED
+
+
+def read_best(client: Any, name: str) -> tuple[Sweep, Trial]:
+    """Returns sweep `name` and its best trial.
+
+    Raises:
+        UserError: it has none.
+    """
+    sweep = read_sweep(client, name)
+    if sweep.best is None:
+        state = "none gave a result" if sweep.ended else "none has ended with an objective yet"
+        raise UserError(f"sweep {name} has no best trial: {state}; python -m launch.status {name} shows them")
+    return sweep, sweep.best
 
 
 def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:

@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.table import Table
 
 from dogbreed.config import compose, parse, run_cli, settle
-from dogbreed.errors import UserError
 from launch.client import make_client
 from launch.entry import job_overrides
 from launch.errors import api_errors
@@ -30,7 +29,7 @@ from launch.follow import POLL_S, follow
 from launch.plan import absolute_paths, for_the_job
 from launch.preflight import check_files
 from launch.request import training_request
-from launch.results import read_sweep
+from launch.results import read_best
 from launch.settings import check_settings
 from launch.show import bound, console, where
 from launch.site import find_site
@@ -67,11 +66,8 @@ def _best_of(cfg: DictConfig) -> list[str]:
     name = str(cfg.from_tuning)
     with api_errors(cfg):
         client = make_client(cfg.backend)
-        sweep = read_sweep(client, name)
-        if sweep.best is None:
-            state = "none has ended with an objective yet" if not sweep.ended else "none gave a result"
-            raise UserError(f"sweep {name} has no best trial: {state}; python -m launch.status {name} shows them")
-        job = client.describe_training_job(TrainingJobName=sweep.best.name)
+        _, best = read_best(client, name)
+        job = client.describe_training_job(TrainingJobName=best.name)
     return job_overrides(job["HyperParameters"])
 
 

@@ -17,7 +17,7 @@ from launch.local import local_client
 from launch.local.container import LOCAL_BUCKET
 from launch.local.state import is_job
 from launch.local.trials import training_folder
-from launch.results import read_sweep
+from launch.results import read_best
 from launch.show import decimal
 from launch.status import describe
 
@@ -72,15 +72,12 @@ def _find_job(client: Any, name: str, out: Console) -> TrainedModel:
 
 def _best_of(client: Any, name: str, out: Console) -> dict[str, Any]:
     """Returns the description of a sweep's best trial."""
-    sweep = read_sweep(client, name)
-    if sweep.best is None:
-        state = "none gave a result" if sweep.ended else "none has ended with a result yet"
-        raise UserError(f"sweep {name} has no best trial: {state}; python -m launch.status {name} shows them")
-    found = " ".join(f"{key}={value}" for key, value in sweep.best.hyperparameters.items())
+    sweep, best = read_best(client, name)
+    found = " ".join(f"{key}={value}" for key, value in best.hyperparameters.items())
     still = "" if sweep.ended else " so far: the sweep goes on"
-    best = f"{sweep.best.name}  {sweep.metric}={decimal(sweep.best.objective)}  {found}"
-    out.print(f"the best trial of sweep {name}{still}: {best}", soft_wrap=True)
-    job: dict[str, Any] = client.describe_training_job(TrainingJobName=sweep.best.name)
+    shown = f"{best.name}  {sweep.metric}={decimal(best.objective)}  {found}"
+    out.print(f"the best trial of sweep {name}{still}: {shown}", soft_wrap=True)
+    job: dict[str, Any] = client.describe_training_job(TrainingJobName=best.name)
     return job
 
 
