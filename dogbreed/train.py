@@ -41,6 +41,7 @@ from dogbreed.debugger import debugger_callbacks, write_report
 from dogbreed.errors import UserError
 from dogbreed.model import ImageClassifier
 from dogbreed.objective import metric_line
+from dogbreed.processes import SyncNorms, accumulation, scaled_lr
 from dogbreed.serving.artifact import make_card, write_model
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,6 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     output_dir = _make_output_dir(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data)
-    model = create_model(cfg, data.classes)
-    _introduce(cfg, model)
     last = LastCheckpoint(Path(cfg.checkpoint_dir) / "last.ckpt", cfg.checkpoint_s)
     averaging = [Averaging(cfg.averaging, cfg.averaging_decay, cfg.averaging_start)] if cfg.averaging else []
     best = BestCheckpoint(cfg.checkpoint_dir, cfg.objective.metric, cfg.objective.goal, *averaging)
@@ -69,6 +68,9 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     recorders = debugger_callbacks(cfg.debugger, output_dir)
     keep = [instantiate(cfg.features)] if cfg.features._target_ else []
     trainer = _create_trainer(cfg, output_dir, [*averaging, lines, stop, best, last, *recorders, *keep])
+    cfg = _with_steps(cfg, trainer)
+    model = create_model(cfg, data.classes)
+    _introduce(cfg, model)
     trainer.fit(model, data, ckpt_path=_existing(cfg.resume_from))
     results: dict[str, Any] = {"name": cfg.name, "stopped_by": stop.received.name if stop.received else None}
     if not stop.received:
@@ -148,12 +150,29 @@ def _create_trainer(cfg: DictConfig, output_dir: Path, callbacks: list[pl.Callba
     return instantiate(
         cfg.trainer,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *([SyncNorms()] if cfg.trainer.get("sync_batchnorm") else [])],
         logger=loggers,
         default_root_dir=str(output_dir),
         enable_progress_bar=people,
         enable_model_summary=False,
     )
+
+
+def _with_steps(cfg: DictConfig, trainer: pl.Trainer) -> DictConfig:
+    """Returns `cfg` with the learning rate for the pictures of a step, as many of which `trainer` now adds up."""
+    if cfg.effective_batch_size:
+        if cfg.trainer.get("accumulate_grad_batches"):
+            raise UserError("effective_batch_size and trainer.accumulate_grad_batches say the same: give one of them")
+        trainer.accumulate_grad_batches = accumulation(cfg.effective_batch_size, cfg.batch_size, trainer.world_size)
+    processes, batches = trainer.world_size, trainer.accumulate_grad_batches
+    num_pictures = cfg.batch_size * processes * batches
+    lr = scaled_lr(cfg.lr, cfg.lr_scaling, num_pictures)
+    if num_pictures != cfg.batch_size or lr != cfg.lr:
+        log.info(
+            "a step: %d pictures (batch_size %d, processes %d, batches each %d), lr %.4g",
+            num_pictures, cfg.batch_size, processes, batches, lr,
+        )  # fmt: skip
+    return OmegaConf.merge(cfg, {"lr": lr})  # type: ignore[return-value]
 
 
 def _introduce(cfg: DictConfig, model: ImageClassifier) -> None:
@@ -200,6 +219,7 @@ def _leave_model(cfg: DictConfig, overrides: Sequence[str], pictures: PictureFor
         classes=best["hyper_parameters"]["classes"],
         pictures=pictures,
         metrics=results["best"] | results.get("test", {}),
+        tta=cfg.tta,
         overrides=[text for text in overrides if text.lstrip("+").partition("=")[0] not in _PLACES],
     )
     net = {key.removeprefix("net."): value for key, value in best["state_dict"].items() if key.startswith("net.")}
@@ -231,19 +251,38 @@ def _print_table(results: dict[str, Any], output_dir: Path) -> None:
 
 
 def set_up_logging() -> None:
-    """Sends what is said to standard error in plain lines, and quiets what the libraries say of themselves."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    """Sends what is said to standard error in plain lines, and quiets what the libraries say of themselves.
+
+    Of several processes one says what goes on.
+    """
+    level = logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     for name in ("pytorch_lightning", "lightning.pytorch", "timm", "fsspec", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*exists and is not empty.*", ".*LeafSpec.*is deprecated.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*LeafSpec.*is deprecated.*",
+        ".*recommended to use `self.log.*sync_dist=True.*",
+    ):  # the metrics themselves share their counts
         warnings.filterwarnings("ignore", message)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+_NAME = "DOGBREED_NAME"
+"""Environment variable by which the processes of one training know its name."""
+
+
+def _name_of_parent() -> list[str]:
+    """Returns an override with the name that the process gave which started this one to train together, if one did."""
+    return [f"name={os.environ[_NAME]}"] if "LOCAL_RANK" in os.environ and _NAME in os.environ else []
 
 
 def main(overrides: list[str]) -> int:
     """Runs one training from Hydra `overrides`; returns the exit status: 0, or 128 + the signal that stopped it."""
     set_up_logging()
-    cfg = settle(compose("train", overrides))
+    cfg = settle(compose("train", [*overrides, *_name_of_parent()]))
+    os.environ[_NAME] = cfg.name
     results = train(cfg, overrides)
     return 0 if results["stopped_by"] is None else {"SIGTERM": 143, "SIGINT": 130}[results["stopped_by"]]
 
