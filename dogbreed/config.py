@@ -41,6 +41,7 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "averaging_decay": (float, 0, 1),
     "averaging_start": (float, 0, 1),
     "checkpoint_s": (float, 0, float("inf")),
+    "data.randaugment": (int, 0, 30),
     "features.views": (int, 0, float("inf")),
     "features.max_gb": (float, 0, float("inf")),
 }
@@ -54,6 +55,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "averaging": (None, "ema", "swa"),
     "lr_scaling": ("none", "linear", "sqrt"),
     "objective.goal": ("maximize", "minimize"),
+    "data.randaugment_on": ("worker", "device"),
     "data.bad_images": ("skip", "raise"),
 }
 """Key and allowed words."""

@@ -113,6 +113,7 @@ class KeepFeatures(pl.Callback):
         reasons = {
             f"finetune={hparams.get('finetune')} trains it": hparams.get("finetune") != "head",
             "mixup and cutmix mix pictures, not features": hparams.get("mixup") or hparams.get("cutmix"),
+            "data.randaugment_on=device changes pictures anew": data.randaugment and data.randaugment_on == "device",
             "data.augment=false leaves one view of each picture": self.views and not data.augment,
             "data.augment=true shows other crops each time; data.augment=false or features.views=4 would not": (
                 data.augment and not self.views
@@ -126,7 +127,8 @@ class KeepFeatures(pl.Callback):
 
     def _parts(self, data: ImageDataModule, hparams: Any) -> list[_Part]:
         tta = bool(hparams.get("tta"))
-        views = [_Part(f"train-{data.seed}-{view}", "train", view) for view in range(self.views)]
+        changed = f"-randaugment{data.randaugment}" if data.randaugment else ""
+        views = [_Part(f"train-{data.seed}-{view}{changed}", "train", view) for view in range(self.views)]
         train = views or [_Part("train", "train", None)]
         others = [split for split in data.splits if split != "train" and len(data.splits[split])]
         return [*train, *(_Part(f"{split}-both-sides" if tta else split, split, None, tta) for split in others)]
