@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from dogbreed.errors import UserError
+
+log = logging.getLogger(__name__)
+
+NAME = "DOGBREED_NAME"
+"""Environment variable by which the processes that one training starts know its name."""
 
 REFERENCE = 256
 """Pictures a step for which `lr` is meant where it is scaled."""
@@ -50,6 +59,23 @@ def scaled_lr(lr: float, rule: str, num_pictures: int) -> float:
     return lr * math.pow(num_pictures / REFERENCE, _POWERS[rule])
 
 
+def with_steps(cfg: DictConfig, trainer: pl.Trainer) -> DictConfig:
+    """Returns `cfg` with the learning rate for the pictures of a step, as many of which `trainer` now adds up."""
+    if cfg.effective_batch_size:
+        if cfg.trainer.get("accumulate_grad_batches"):
+            raise UserError("effective_batch_size and trainer.accumulate_grad_batches say the same: give one of them")
+        trainer.accumulate_grad_batches = accumulation(cfg.effective_batch_size, cfg.batch_size, trainer.world_size)
+    processes, batches = trainer.world_size, trainer.accumulate_grad_batches
+    num_pictures = cfg.batch_size * processes * batches
+    lr = scaled_lr(cfg.lr, cfg.lr_scaling, num_pictures)
+    if num_pictures != cfg.batch_size or lr != cfg.lr:
+        log.info(
+            "a step: %d pictures (batch_size %d, processes %d, batches each %d), lr %.4g",
+            num_pictures, cfg.batch_size, processes, batches, lr,
+        )  # fmt: skip
+    return OmegaConf.merge(cfg, {"lr": lr})  # type: ignore[return-value]
+
+
 class SyncNorms(TorchSyncBatchNorm):
     """Batch norms over the pictures of all processes, for Lightning's `sync_batchnorm`.
 
@@ -64,3 +90,8 @@ class SyncNorms(TorchSyncBatchNorm):
     def revert(self, model: nn.Module) -> nn.Module:
         """Returns `model`."""
         return model
+
+
+def name_of_parent() -> list[str]:
+    """Returns an override with the name that the process gave which started this one to train together, if one did."""
+    return [f"name={os.environ[NAME]}"] if "LOCAL_RANK" in os.environ and NAME in os.environ else []

@@ -41,7 +41,7 @@ from dogbreed.debugger import debugger_callbacks, write_report
 from dogbreed.errors import UserError
 from dogbreed.model import ImageClassifier
 from dogbreed.objective import metric_line
-from dogbreed.processes import SyncNorms, accumulation, scaled_lr
+from dogbreed.processes import NAME, SyncNorms, name_of_parent, with_steps
 from dogbreed.serving.artifact import make_card, write_model
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     recorders = debugger_callbacks(cfg.debugger, output_dir)
     keep = [instantiate(cfg.features)] if cfg.features._target_ else []
     trainer = _create_trainer(cfg, output_dir, [*averaging, lines, stop, best, last, *recorders, *keep])
-    cfg = _with_steps(cfg, trainer)
+    cfg = with_steps(cfg, trainer)
     model = create_model(cfg, data.classes)
     _introduce(cfg, model)
     trainer.fit(model, data, ckpt_path=_existing(cfg.resume_from))
@@ -93,6 +93,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if cfg.model_dir and results["checkpoint"]:
             _leave_model(cfg, overrides, data.picture_format, results)
         _save(results, output_dir)
+    trainer.strategy.barrier("results")  # processes end together: one that is left alone may abort
     return results
 
 
@@ -156,23 +157,6 @@ def _create_trainer(cfg: DictConfig, output_dir: Path, callbacks: list[pl.Callba
         enable_progress_bar=people,
         enable_model_summary=False,
     )
-
-
-def _with_steps(cfg: DictConfig, trainer: pl.Trainer) -> DictConfig:
-    """Returns `cfg` with the learning rate for the pictures of a step, as many of which `trainer` now adds up."""
-    if cfg.effective_batch_size:
-        if cfg.trainer.get("accumulate_grad_batches"):
-            raise UserError("effective_batch_size and trainer.accumulate_grad_batches say the same: give one of them")
-        trainer.accumulate_grad_batches = accumulation(cfg.effective_batch_size, cfg.batch_size, trainer.world_size)
-    processes, batches = trainer.world_size, trainer.accumulate_grad_batches
-    num_pictures = cfg.batch_size * processes * batches
-    lr = scaled_lr(cfg.lr, cfg.lr_scaling, num_pictures)
-    if num_pictures != cfg.batch_size or lr != cfg.lr:
-        log.info(
-            "a step: %d pictures (batch_size %d, processes %d, batches each %d), lr %.4g",
-            num_pictures, cfg.batch_size, processes, batches, lr,
-        )  # fmt: skip
-    return OmegaConf.merge(cfg, {"lr": lr})  # type: ignore[return-value]
 
 
 def _introduce(cfg: DictConfig, model: ImageClassifier) -> None:
@@ -269,20 +253,11 @@ def set_up_logging() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-_NAME = "DOGBREED_NAME"
-"""Environment variable by which the processes of one training know its name."""
-
-
-def _name_of_parent() -> list[str]:
-    """Returns an override with the name that the process gave which started this one to train together, if one did."""
-    return [f"name={os.environ[_NAME]}"] if "LOCAL_RANK" in os.environ and _NAME in os.environ else []
-
-
 def main(overrides: list[str]) -> int:
     """Runs one training from Hydra `overrides`; returns the exit status: 0, or 128 + the signal that stopped it."""
     set_up_logging()
-    cfg = settle(compose("train", [*overrides, *_name_of_parent()]))
-    os.environ[_NAME] = cfg.name
+    cfg = settle(compose("train", [*overrides, *name_of_parent()]))
+    os.environ[NAME] = cfg.name
     results = train(cfg, overrides)
     return 0 if results["stopped_by"] is None else {"SIGTERM": 143, "SIGINT": 130}[results["stopped_by"]]
 
