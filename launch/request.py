@@ -24,8 +24,8 @@ from launch.plan import Plan
 from launch.space import Range
 
 __all__ = [
-    "APP", "KEYS", "LOCAL_SITE", "OVERRIDES", "Site", "parameter_ranges", "resume_request", "training_request",
-    "tuning_request",
+    "APP", "FIRST_POINTS", "KEYS", "LOCAL_SITE", "OVERRIDES", "Site", "parameter_ranges", "resume_request",
+    "training_request", "tuning_request",
 ]  # fmt: skip
 
 OVERRIDES = "overrides"
@@ -33,6 +33,9 @@ OVERRIDES = "overrides"
 
 KEYS = "keys"
 """Hyperparameter that maps the names of searched hyperparameters to the keys typed, where the two differ."""
+
+FIRST_POINTS = "first_points"
+"""Hyperparameter that lists the points to try first; the search of this machine alone reads it."""
 
 APP = "app"
 """Hyperparameter that names the script of another Hydra application, to be run in place of `dogbreed.train`."""
@@ -188,6 +191,8 @@ def _training_definition(plan: Plan, site: Site) -> dict[str, Any]:
     keys = {r.name: r.key for r in plan.ranges if r.name != r.key}
     if keys:
         static[KEYS] = json.dumps(keys)
+    if plan.first:
+        static[FIRST_POINTS] = json.dumps(plan.first)
     static |= code_hyperparameters(site, bool(cfg.backend.get("network_isolation")))
     machines = (
         {"HyperParameterTuningResourceConfig": resource_choices(cfg)}

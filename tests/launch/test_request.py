@@ -25,9 +25,10 @@ def test_the_readme_commands_request():
     assert found == {
         "HyperParameterTuningJobName": "first",
         "HyperParameterTuningJobConfig": {
-            "Strategy": "Random",
+            "Strategy": "Hyperband",
+            "StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 4}},
             "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": "val/accuracy"},
-            "ResourceLimits": {"MaxNumberOfTrainingJobs": 6, "MaxParallelTrainingJobs": 2},
+            "ResourceLimits": {"MaxNumberOfTrainingJobs": 12, "MaxParallelTrainingJobs": 2},
             "ParameterRanges": {
                 "ContinuousParameterRanges": [
                     {"Name": "lr", "MinValue": "0.0001", "MaxValue": "0.1", "ScalingType": "Logarithmic"}
@@ -37,7 +38,10 @@ def test_the_readme_commands_request():
             "RandomSeed": 7,
         },
         "TrainingJobDefinition": {
-            "StaticHyperParameters": {"overrides": '["model=resnet34"]'},
+            "StaticHyperParameters": {
+                "overrides": '["model=resnet34"]',
+                "first_points": '[{"lr": "0.001"}]',
+            },
             "AlgorithmSpecification": {"TrainingImage": "dogbreed", "TrainingInputMode": "File"},
             "RoleArn": "arn:aws:iam::000000000000:role/this-machine",
             "OutputDataConfig": {"S3OutputPath": "s3://local/first"},
