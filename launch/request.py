@@ -19,6 +19,7 @@ from launch.definition import (
     resources,
     tags,
 )
+from launch.limits import FIRST_POINTS
 from launch.managed import debugger_fields, wants_managed_rules
 from launch.plan import Plan
 from launch.space import Range
@@ -33,9 +34,6 @@ OVERRIDES = "overrides"
 
 KEYS = "keys"
 """Hyperparameter that maps the names of searched hyperparameters to the keys typed, where the two differ."""
-
-FIRST_POINTS = "first_points"
-"""Hyperparameter that lists the points to try first; the search of this machine alone reads it."""
 
 APP = "app"
 """Hyperparameter that names the script of another Hydra application, to be run in place of `dogbreed.train`."""

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import optuna
 from optuna.trial import TrialState
 
-from launch.limits import EPOCH_NAMES
+from launch.limits import EPOCH_NAMES, FIRST_POINTS
 from launch.local.ranges import Point, Space, parse_ranges
 from launch.local.stopping import MedianOfRunningAverages, SuccessiveHalving
-from launch.request import FIRST_POINTS
 
 MAX_LISTED_POINTS = 100_000
 """A finite space up to this size is searched for its last untried points one by one."""

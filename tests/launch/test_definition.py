@@ -103,7 +103,7 @@ def test_a_setting_of_a_sweep_is_in_its_request(setting):
 
 
 def test_nothing_is_in_a_request_that_was_not_asked_for():
-    request = sweep_request()
+    request = sweep_request("tuner=random")
     extra = {"WarmStartConfig", "Autotune", "Tags"} & set(request)
     extra |= {"TuningJobCompletionCriteria", "StrategyConfig"} & set(request[CONFIG])
     shared = {"Environment", "VpcConfig", "CheckpointConfig", "RetryStrategy", "InputDataConfig"}

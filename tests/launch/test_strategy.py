@@ -76,7 +76,6 @@ def first(conf, *searched, **fixed):
 def test_first_points_are_those_that_suit_what_is_fixed_and_lie_in_the_ranges(conf):
     assert first(conf, "lr") == [{"lr": "0.001"}]
     assert first(conf, "lr", optimizer={"_target_": "torch.optim.SGD"}) == [{"lr": "0.01"}]
-    assert first(conf, "lr", finetune="gradual") == []
     assert first(conf, "optimizer", "lr", "batch_size") == [
         {"optimizer": "adamw", "lr": "0.001", "batch_size": "50"},  # of choices, the nearest
         {"optimizer": "sgd", "lr": "0.01", "batch_size": "50"},
