@@ -80,7 +80,7 @@ def make_plan(overrides: Sequence[str]) -> Plan:
     usual = settle(cfg)
     cfg = settle(compose("tune", [*fixed, *(f"{r.key}={r.values[0]}" for r in ranges)]))
     _check_values(cfg, ranges)
-    settle_strategy(cfg.tuner, ranges, cfg.epochs)
+    settle_strategy(cfg, ranges)
     learns = cfg.tuner.strategy in ("Bayesian", "Hyperband") and cfg.backend.name == "local"
     first = first_points(usual, ranges) if learns else ()
     job_overrides = for_the_job(fixed) + absolute_paths(cfg, {r.key for r in ranges})
@@ -118,7 +118,7 @@ def make_app_plan(
     fixed, ranges = split_overrides(overrides, declared, options, lambda key: _is_whole(value(key)))
     if not ranges:
         raise UserError("nothing is searched: give at least one range, for example lr=interval(0.1,1) or size=1,2,3")
-    settle_strategy(cfg.tuner, ranges, None)
+    settle_strategy(cfg, ranges, app=True)
     max_jobs = _max_jobs(cfg, ranges)
     parallel = min(int(cfg.tuner.max_parallel_jobs), max_jobs)
     return Plan(str(cfg.name), tuple(fixed), tuple(ranges), settle(cfg), max_jobs, parallel, app)

@@ -148,7 +148,8 @@ def _tuning_config(plan: Plan) -> dict[str, Any]:
         "TrainingJobEarlyStoppingType": "Auto" if tuner.early_stopping else "Off",
     }
     if tuner.strategy == "Hyperband":
-        resource = {"MinResource": int(tuner.min_epochs), "MaxResource": int(tuner.max_epochs)}
+        # One more than there are epochs: a training that has ended says its best epoch again, and is not to be stopped.
+        resource = {"MinResource": int(tuner.min_epochs), "MaxResource": int(tuner.max_epochs) + 1}
         config["StrategyConfig"] = {"HyperbandStrategyConfig": resource}
     if criteria := _completion_criteria(plan):
         config["TuningJobCompletionCriteria"] = criteria

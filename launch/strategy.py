@@ -29,19 +29,23 @@ def combinations(ranges: Sequence[Range]) -> int | None:
     return math.prod(len(r.values) for r in ranges)
 
 
-def settle_strategy(tuner: DictConfig, ranges: Sequence[Range], epochs: int | None) -> None:
-    """Decides in `tuner` what `auto` leaves open: the strategy, early stopping and the number of jobs.
+def settle_strategy(cfg: DictConfig, ranges: Sequence[Range], app: bool = False) -> None:
+    """Decides in `cfg.tuner` what `auto` leaves open: the strategy, early stopping and the number of jobs.
+
+    Hyperband judges a training by its first epochs. Those of a head on a frozen backbone tell how it will end; those of
+    a whole network do not: the learning rate that is best after four epochs is often behind after one.
 
     Args:
-        tuner: the `tuner` node of the config.
+        cfg: the settled config.
         ranges: what is searched.
-        epochs: of every training; None where that is not known.
+        app: whether it is of another application, of whose epochs nothing is known.
     """
+    tuner, keys, points = cfg.tuner, {r.key for r in ranges}, combinations(ranges)
+    telling = cfg.finetune == "head" and cfg.epochs >= MIN_EPOCHS and not keys & {"finetune", "epochs"} and not app
     if tuner.strategy == "Auto":
-        points, same_epochs = combinations(ranges), "epochs" not in {r.key for r in ranges}
         if points is not None and points <= FULL_JOBS:
             tuner.strategy = "Random"  # all of them, each to its end
-        elif epochs is not None and epochs >= MIN_EPOCHS and same_epochs and not tuner.early_stopping:
+        elif telling and not tuner.early_stopping:
             tuner.strategy = "Hyperband"
         else:
             tuner.strategy, tuner.early_stopping = "Bayesian", True

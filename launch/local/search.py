@@ -101,7 +101,7 @@ class Search:
         step = self._steps[number]
         trial.report(value, step)
         if self._max_resource is not None and step >= self._max_resource:
-            # A job of just MaxResource epochs is left to test and save its model; one that goes on is stopped.
+            # A job of just MaxResource reports is left to end; one that goes on is stopped.
             return (
                 f"Hyperband: it passed MaxResource, {self._max_resource} epochs" if step > self._max_resource else None
             )

@@ -51,13 +51,14 @@ class SuccessiveHalving(optuna.pruners.BasePruner):
 
     Args:
         low: epochs of the first step.
-        high: epochs of a job that is never stopped.
+        high: most reports of a job; one that is but one away from that is left to end, since nothing would be saved.
     """
 
     def __init__(self, low: int, high: int):
-        self._steps = {low}
-        while (low := low * REDUCTION_FACTOR) < high:
+        self._steps = set()
+        while low < high - 1:
             self._steps.add(low)
+            low *= REDUCTION_FACTOR
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Returns whether to stop `trial` at its latest report."""

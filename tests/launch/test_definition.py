@@ -64,7 +64,7 @@ SETTINGS = {
     "seed 0": (["tuner.seed=0"], f"{CONFIG}.RandomSeed", 0),
     "early stopping": (["tuner.early_stopping=true"], f"{CONFIG}.TrainingJobEarlyStoppingType", "Auto"),
     "hyperband": (["tuner=hyperband", "epochs=9"], f"{CONFIG}.StrategyConfig.HyperbandStrategyConfig",
-                  {"MinResource": 1, "MaxResource": 9}),
+                  {"MinResource": 1, "MaxResource": 10}),
     "target": (["tuner.target=0.0"], f"{CONFIG}.TuningJobCompletionCriteria.TargetObjectiveMetricValue", 0.0),
     "patience": (["tuner.patience=3"], f"{CONFIG}.TuningJobCompletionCriteria.BestObjectiveNotImproving",
                  {"MaxNumberOfTrainingJobsNotImproving": 3}),

@@ -10,8 +10,8 @@ def test_the_readme_command():
     plan = make_plan(["model=resnet34", "lr=range"])
     assert plan.fixed == ("model=resnet34",)
     assert [r.key for r in plan.ranges] == ["lr"]
-    assert (plan.max_jobs, plan.max_parallel_jobs) == (12, 2)
-    assert plan.bound_hours == 24
+    assert (plan.max_jobs, plan.max_parallel_jobs) == (6, 2)
+    assert plan.bound_hours == 12
     assert plan.name.startswith("resnet34-")
 
 
@@ -65,7 +65,7 @@ def test_a_grid_has_as_many_jobs_as_combinations_and_a_small_space_is_not_asked_
 
 
 def test_the_bound_counts_instances_and_the_sweeps_own_limit():
-    assert make_plan(["lr=range", "tuner=random", "instance.count=2", "instance.max_hours=1"]).bound_hours == 12
+    assert make_plan(["lr=range", "instance.count=2", "instance.max_hours=1"]).bound_hours == 12
     assert make_plan(["lr=range", "tuner.max_hours=0.5"]).bound_hours == 1.0
 
 

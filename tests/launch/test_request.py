@@ -25,22 +25,21 @@ def test_the_readme_commands_request():
     assert found == {
         "HyperParameterTuningJobName": "first",
         "HyperParameterTuningJobConfig": {
-            "Strategy": "Hyperband",
-            "StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 4}},
+            "Strategy": "Bayesian",
             "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": "val/accuracy"},
-            "ResourceLimits": {"MaxNumberOfTrainingJobs": 12, "MaxParallelTrainingJobs": 2},
+            "ResourceLimits": {"MaxNumberOfTrainingJobs": 6, "MaxParallelTrainingJobs": 2},
             "ParameterRanges": {
                 "ContinuousParameterRanges": [
                     {"Name": "lr", "MinValue": "0.0001", "MaxValue": "0.1", "ScalingType": "Logarithmic"}
                 ]
             },
-            "TrainingJobEarlyStoppingType": "Off",
+            "TrainingJobEarlyStoppingType": "Auto",
             "RandomSeed": 7,
         },
         "TrainingJobDefinition": {
             "StaticHyperParameters": {
                 "overrides": '["model=resnet34"]',
-                "first_points": '[{"lr": "0.001"}]',
+                "first_points": '[{"lr": "0.003"}]',
             },
             "AlgorithmSpecification": {"TrainingImage": "dogbreed", "TrainingInputMode": "File"},
             "RoleArn": "arn:aws:iam::000000000000:role/this-machine",
@@ -71,7 +70,7 @@ def test_no_setting_is_lost_on_the_way():
     typed = "tuner=hyperband epochs=9 tuner.max_hours=1.5 seed=11 objective.metric=val/loss objective.goal=minimize"
     found = request("lr=range", *typed.split(), "instance.count=2", "instance.volume_gb=50", "instance.max_hours=3")
     config, definition = found["HyperParameterTuningJobConfig"], found["TrainingJobDefinition"]
-    assert config["StrategyConfig"] == {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 9}}
+    assert config["StrategyConfig"] == {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 10}}
     assert config["ResourceLimits"]["MaxRuntimeInSeconds"] == 5400
     assert config["RandomSeed"] == 11
     assert config["HyperParameterTuningJobObjective"] == {"Type": "Minimize", "MetricName": "val/loss"}

@@ -38,6 +38,7 @@ def conf():
         (["lr"], {"tuner.max_jobs": 30}, "Hyperband", 30, False),
         (["lr", "epochs"], {}, "Bayesian", 6, True),  # the epochs are no common measure then
         (["lr"], {"epochs": 2}, "Bayesian", 6, True),
+        (["lr"], {"finetune": "full"}, "Bayesian", 6, True),  # its first epoch says little about its last
         (["lr"], {"tuner.early_stopping": True}, "Bayesian", 6, True),
         (["optimizer", "model"], {}, "Random", 6, False),  # all of them, each to its end
         (["optimizer", "model", "batch_size"], {}, "Hyperband", 12, False),
@@ -48,22 +49,22 @@ def test_the_default_is_decided_by_what_is_searched(conf, searched, changed, str
     cfg = conf.copy()
     for key, value in changed.items():
         OmegaConf.update(cfg, key, value)
-    settle_strategy(cfg.tuner, [RANGES[name] for name in searched], cfg.epochs)
+    settle_strategy(cfg, [RANGES[name] for name in searched])
     assert (cfg.tuner.strategy, cfg.tuner.max_jobs, cfg.tuner.early_stopping) == (strategy, jobs, stopping)
 
 
 def test_another_application_has_no_epochs_to_stop_by(conf):
-    tuner = conf.tuner.copy()
-    settle_strategy(tuner, [RANGES["lr"]], None)
-    assert tuner.strategy == "Bayesian"
+    cfg = conf.copy()
+    settle_strategy(cfg, [RANGES["lr"]], app=True)
+    assert cfg.tuner.strategy == "Bayesian"
 
 
 @pytest.mark.parametrize("typed", [[], ["epochs=9", "epochs=range", "batch_size=range"]])
 def test_the_defaults_request_is_one_that_aws_takes_and_its_resource_is_epochs(typed):
-    found = tuning_request(make_plan(["lr=range", "name=sweep", *typed]), LOCAL_SITE)
+    found = tuning_request(make_plan(["finetune=head", "lr=range", "name=sweep", *typed]), LOCAL_SITE)
     assert check_request("CreateHyperParameterTuningJob", found) == []
     resource = found["HyperParameterTuningJobConfig"].get("StrategyConfig")
-    assert resource == (None if typed else {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 4}})
+    assert resource == (None if typed else {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 5}})
 
 
 def first(conf, *searched, **fixed):
@@ -97,11 +98,11 @@ def test_first_points_can_be_ones_own_or_none_and_are_for_searches_of_this_machi
     assert make_plan(["lr=range", *aws]).first == ()
 
 
-def search(points=(), **past):
+def search(points=(), epochs=4, **past):
     ranges = parameter_ranges([RANGES["lr"], RANGES["optimizer"]])
     config = {
         "Strategy": "Hyperband",
-        "StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 9}},
+        "StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": epochs + 1}},
         "HyperParameterTuningJobObjective": OBJECTIVE,
         "ResourceLimits": {"MaxNumberOfTrainingJobs": 12, "MaxParallelTrainingJobs": 2},
         "ParameterRanges": ranges,
@@ -139,3 +140,13 @@ def test_a_resumed_hyperband_compares_with_the_learning_curves_of_the_sweep_befo
     assert resumed.report(resumed.ask().number, 0.6) is None
     other_data = search(past=earlier)
     assert other_data.report(other_data.ask().number, 0.4) is None
+
+
+@pytest.mark.parametrize("epochs", [3, 4, 9])
+def test_a_whole_training_is_not_stopped_at_its_last_epoch_nor_when_it_says_its_best_one_again(epochs):
+    found = search(epochs=epochs)
+    best, late = found.ask().number, found.ask().number
+    assert [found.report(best, number / 10) for number in range(1, epochs + 1)] == [None] * epochs
+    stopped = [found.report(late, number / 10 - 0.01) is not None for number in range(1, epochs + 2)]
+    assert stopped == [number in (1, 3) and number < epochs for number in range(1, epochs + 2)]
+    assert found.report(best, epochs / 10) is None
