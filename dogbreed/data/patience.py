@@ -9,7 +9,7 @@ import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 
-from dogbreed.data.store import BusyError, PictureError, Store
+from dogbreed.data.store import BusyError, Content, PictureError, Store
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Patience:
         self._mean_s = self._deviation_s = 0.0
         self._num_answers = self._num_hedges = 0
 
-    async def fetch(self, key: str, size: int) -> bytes:
+    async def fetch(self, key: str, size: int) -> Content:
         """Returns the content of `key`, whose listed size is `size` bytes.
 
         Raises:
@@ -76,7 +76,7 @@ class Patience:
             longest = min(FIRST_WAIT_S * 2 ** (tries - 1), LONGEST_WAIT_S)
             await asyncio.sleep(longest * random.uniform(0.5, 1))
 
-    async def _hedged(self, key: str, timeout_s: float) -> bytes:
+    async def _hedged(self, key: str, timeout_s: float) -> Content:
         """Returns the answer to the first of at most two requests that gets one."""
         began = time.monotonic()
         pending = {asyncio.ensure_future(self._store.fetch(key))}
@@ -116,7 +116,7 @@ class Patience:
         self._mean_s += (took_s - self._mean_s) / 8
 
 
-def wait_for(content: Future[bytes], key: str) -> bytes:
+def wait_for(content: Future[Content], key: str) -> Content:
     """Returns a content when it is there; says in the log which key is being waited for, and at last gives up.
 
     Raises:
