@@ -83,7 +83,7 @@ def hold(sent: torch.Tensor) -> torch.Tensor:
     if not sent.is_shared():
         return sent
     memory = sent.untyped_storage()
-    state = torch.empty(0, dtype=torch.uint8).set_(memory, memory.nbytes() - 1, (1,))
+    state = torch.empty(0, dtype=torch.uint8).set_(memory, memory.nbytes() - 1, (1,), (1,))
     state.fill_(_HELD)
     used = sent.numpy()
     weakref.finalize(used, state.fill_, _FREE).atexit = False

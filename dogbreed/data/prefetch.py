@@ -88,7 +88,8 @@ class _FetchThread(threading.Thread):
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self.join()
+        if self is not threading.current_thread():  # in which the garbage collector may close an abandoned iteration
+            self.join()
 
     def _start(self, requests: list[_Request]) -> None:
         for wanted, content in requests:

@@ -50,8 +50,8 @@ class Parcel(NamedTuple):
 
     def pin_memory(self) -> Parcel:
         """Returns a copy from which a GPU reads faster; `DataLoader` calls this."""
-        images, *others = (tensor.pin_memory() for tensor in (hold(self.images), self.labels, self.indices))
-        return Parcel(images, *others, *self[3:])
+        images, labels, indices = (each.pin_memory() for each in (hold(self.images), self.labels, self.indices))
+        return self._replace(images=images, labels=labels, indices=indices)
 
 
 @dataclass(frozen=True)
