@@ -20,7 +20,10 @@ GIVE_UP_S = 120.0
 """How long a picture is tried for, where the store answers nothing at all."""
 
 FIRST_WAIT_S = 0.05
-"""Most of the wait before the second try; it doubles with each, and chance takes some of it off."""
+"""Most of the wait after a store says it is overloaded; it doubles with each try, and chance takes some of it off.
+
+What was lost on the way is asked for again at once, and only then waited for in the same way.
+"""
 
 LONGEST_WAIT_S = 10.0
 
@@ -60,21 +63,24 @@ class Patience:
             UserError: the store refuses to be read.
         """
         began = time.monotonic()
-        tries = 0
+        tries = waits = 0
         while True:
             tries += 1
+            is_overloaded = False
             try:
                 return await self._hedged(key, TIMEOUT_S * (1 + size / TIMEOUT_BYTES))
             except BusyError as error:
-                reason = str(error)
+                reason, is_overloaded = str(error), error.is_overloaded
             except asyncio.TimeoutError:
                 reason = "no answer in time"
             waited = time.monotonic() - began
             others_are_answered = self._answered_at > began
             if (tries >= TRIES and others_are_answered) or waited > GIVE_UP_S:
                 raise PictureError(f"given up after {tries} tries in {waited:.0f} s: {reason}")
-            longest = min(FIRST_WAIT_S * 2 ** (tries - 1), LONGEST_WAIT_S)
-            await asyncio.sleep(longest * random.uniform(0.5, 1))
+            if tries > 1 or is_overloaded:
+                longest = min(FIRST_WAIT_S * 2**waits, LONGEST_WAIT_S)
+                waits += 1
+                await asyncio.sleep(longest * random.uniform(0.5, 1))
 
     async def _hedged(self, key: str, timeout_s: float) -> Content:
         """Returns the answer to the first of at most two requests that gets one."""

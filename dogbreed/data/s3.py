@@ -27,6 +27,9 @@ _ANY_REGION = "us-east-1"
 RUN_OUT = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed")
 """What S3 says with status 400 where credentials are not taken any more."""
 
+_OVERLOADED = (" 503 ", " 429 ", "SlowDown")
+"""What S3 says where it is asked for too much."""
+
 _clients: dict[tuple[int, S3Store], Any] = {}
 """obstore clients by process and store. Their Rust threads do not survive a fork: a copied client would hang."""
 
@@ -83,7 +86,8 @@ class S3Store:
             except BaseError as error:
                 refused = not isinstance(error, GenericError) or any(code in str(error) for code in RUN_OUT)
                 if not refused:
-                    raise BusyError(first_line(error)) from error
+                    reason = first_line(error)
+                    raise BusyError(reason, any(code in reason for code in _OVERLOADED)) from error
                 if refused_client is not None:
                     raise UserError(
                         f"s3://{self.bucket}/{self.prefix}{key} can not be read: {advice(error)}"

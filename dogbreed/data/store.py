@@ -24,7 +24,16 @@ class PictureError(Exception):
 
 
 class BusyError(Exception):
-    """The store could not answer just now, or not wholly; asking again makes sense."""
+    """The store could not answer just now, or not wholly; asking again makes sense.
+
+    Args:
+        reason: For the log.
+        is_overloaded: It asks for fewer requests, so that even the first of them should wait.
+    """
+
+    def __init__(self, reason: str, is_overloaded: bool = False) -> None:
+        super().__init__(reason)
+        self.is_overloaded = is_overloaded
 
 
 class Entry(NamedTuple):

@@ -197,6 +197,15 @@ def test_other_errors_are_not_tried_again() -> None:
         assert store.asked == 1
 
 
+def test_an_overloaded_store_is_left_alone_for_a_while_and_a_lost_answer_asked_for_at_once() -> None:
+    def took_s(error: BusyError) -> float:
+        began = time.monotonic()
+        asyncio.run(Patience(Remote(error)).fetch("k", 1))
+        return time.monotonic() - began
+
+    assert took_s(BusyError("cut")) < patience.FIRST_WAIT_S / 2 < took_s(BusyError("503", is_overloaded=True))
+
+
 def test_a_timeout_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "TIMEOUT_S", 0.05)
     monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.001)
