@@ -3,7 +3,7 @@
 Neither is believed unseen. Pages of a thousand objects are listed and compared, keys, sizes and ETags: all of them
 where there are few, else some that chance chooses, the first and the last. Nothing is ever written to the bucket.
 
-With either, a training begins after these pages, however many there are. Without, it begins after the last one: no order
+With either, a training begins after these pages, however many there are. Without, it begins after the last: no order
 it goes by is known sooner, as that of a shuffled epoch, the length of the schedule, the splits that are made and the
 name of what is kept of a backbone's features depend on every key.
 """
