@@ -103,7 +103,8 @@ class PictureLoader:
                     f"more than data.max_bad={self.max_bad:g} allows; the first: {', '.join(first)}"
                 )
             self._given += 1
-            yield Batch(hold(parcel.images), parcel.labels, parcel.indices)
+            labels, indices = torch.from_numpy(parcel.labels), torch.from_numpy(parcel.indices)
+            yield Batch(hold(parcel.images), labels, indices)
         if num_bad and not num_good:
             raise UserError(f"not one of {num_bad} pictures of {self.stream.store.url} could be read")
 
