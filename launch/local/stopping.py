@@ -45,9 +45,9 @@ class MedianOfRunningAverages(optuna.pruners.BasePruner):
 class SuccessiveHalving(optuna.pruners.BasePruner):
     """Hyperband's steps, asynchronous: at epochs 1, 3, 9... the best third of all jobs that came so far goes on.
 
-    This is ASHA (Li et al., MLSys 2020) with its most eager bracket alone, which finds more in the few dozen jobs of
-    a sweep than brackets that share them (`python -m benchmarks.search`). Nothing waits: a job is compared with those
-    that were there before it, so the first of all goes on to its end.
+    This is ASHA (Li et al., MLSys 2020) with its most eager bracket alone: the jobs of a sweep are too few to be shared
+    among brackets. Nothing waits: a job is compared with those that were there before it, so the first goes on to its
+    end.
 
     Args:
         low: epochs of the first step.
