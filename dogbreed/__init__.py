@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dogbreed.averaging import Averaging
     from dogbreed.data.datamodule import ImageDataModule
     from dogbreed.gallery import find_mistakes, show_mistakes, show_pictures
     from dogbreed.model import ImageClassifier
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 # of what the kernel did. torch looks at it when it makes its first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-__all__ = ["ImageClassifier", "ImageDataModule", "find_mistakes", "show_mistakes", "show_pictures"]
+__all__ = ["Averaging", "ImageClassifier", "ImageDataModule", "find_mistakes", "show_mistakes", "show_pictures"]
 
 _MODULES = {
+    "Averaging": "dogbreed.averaging",
     "ImageClassifier": "dogbreed.model",
     "ImageDataModule": "dogbreed.data.datamodule",
     "find_mistakes": "dogbreed.gallery",
