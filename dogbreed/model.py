@@ -93,7 +93,7 @@ class ImageClassifier(pl.LightningModule):
             raise UserError(f"a classifier needs at least two classes, got {list(classes)}")
         optimizer, scheduler, model_kwargs = dict(optimizer or {}), dict(scheduler or {}), dict(model_kwargs or {})
         classes = list(classes)
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # the run's config.yaml tells them
         self.classes = classes
         self.class_names = [parse_class(folder).name for folder in classes]
         self.net = backbone.create(model, len(classes), weights, model_kwargs)
@@ -118,6 +118,13 @@ class ImageClassifier(pl.LightningModule):
             metrics["top5_accuracy"] = MulticlassAccuracy(**quick, average="micro", top_k=min(5, num_classes))
             metrics["f1"] = MulticlassF1Score(**quick, average="macro")
         return MetricCollection({"loss": MeanMetric(), **metrics}, prefix=f"{stage}/", compute_groups=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute; at once where it is the hook that runs, which Lightning notes 40 times a step."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (B, num_classes) for normalised float32 `images` (B, 3, H, W)."""

@@ -33,7 +33,7 @@ from rich.table import Table
 
 from dogbreed.averaging import Averaging
 from dogbreed.backbone import count_parameters
-from dogbreed.callbacks import MetricLines, StopOnSignal
+from dogbreed.callbacks import MetricLines, StopOnSignal, unhook_idle
 from dogbreed.checkpoint import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from dogbreed.config import compose, run_cli, settle
 from dogbreed.data.transforms import PictureFormat
@@ -91,7 +91,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             report = write_report(output_dir, mlflow=cfg.debugger.get("mlflow"), say=not sys.stdout.isatty())
             results["issues"] = {finding.rule: finding.outcome.summary for finding in report.issues}
         if cfg.model_dir and results["checkpoint"]:
-            _leave_model(cfg, overrides, data.picture_format, results)
+            _leave_model(cfg, overrides, data.picture_format, results, model)
         _save(results, output_dir)
     trainer.strategy.barrier("results")  # processes end together: one that is left alone may abort
     return results
@@ -148,7 +148,7 @@ def _create_trainer(cfg: DictConfig, output_dir: Path, callbacks: list[pl.Callba
     ]
     if people:
         callbacks.append(TQDMProgressBar(leave=True))
-    return instantiate(
+    trainer: pl.Trainer = instantiate(
         cfg.trainer,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO(), *([SyncNorms()] if cfg.trainer.get("sync_batchnorm") else [])],
@@ -157,6 +157,8 @@ def _create_trainer(cfg: DictConfig, output_dir: Path, callbacks: list[pl.Callba
         enable_progress_bar=people,
         enable_model_summary=False,
     )
+    unhook_idle(trainer.callbacks)  # type: ignore[attr-defined]
+    return trainer
 
 
 def _introduce(cfg: DictConfig, model: ImageClassifier) -> None:
@@ -193,21 +195,24 @@ def _save(results: dict[str, Any], output_dir: Path) -> None:
     _print_table(results, output_dir)
 
 
-def _leave_model(cfg: DictConfig, overrides: Sequence[str], pictures: PictureFormat, results: dict[str, Any]) -> None:
+def _leave_model(
+    cfg: DictConfig, overrides: Sequence[str], pictures: PictureFormat, results: dict[str, Any], model: ImageClassifier
+) -> None:
     """Leaves the best checkpoint as a model folder. Where it lies on this machine is none of the card's business."""
-    best = torch.load(results["checkpoint"], map_location="cpu", weights_only=True, mmap=True)
+    if "test" not in results:  # the test had loaded it
+        best = torch.load(results["checkpoint"], map_location="cpu", weights_only=True, mmap=True)
+        model.load_state_dict(best["state_dict"])
     card = make_card(
         name=cfg.name,
         architecture=cfg.model.name,
         model_kwargs=OmegaConf.to_container(cfg.model.kwargs, resolve=True),  # type: ignore[arg-type]
-        classes=best["hyper_parameters"]["classes"],
+        classes=model.classes,
         pictures=pictures,
         metrics=results["best"] | results.get("test", {}),
         tta=cfg.tta,
         overrides=[text for text in overrides if text.lstrip("+").partition("=")[0] not in _PLACES],
     )
-    net = {key.removeprefix("net."): value for key, value in best["state_dict"].items() if key.startswith("net.")}
-    write_model(Path(cfg.model_dir), net, card)
+    write_model(Path(cfg.model_dir), model.net.state_dict(), card)
 
 
 _PLACES = ("output_dir", "model_dir", "checkpoint_dir", "resume_from")
@@ -255,8 +260,13 @@ def set_up_logging() -> None:
 
 def main(overrides: list[str]) -> int:
     """Runs one training from Hydra `overrides`; returns the exit status: 0, or 128 + the signal that stopped it."""
+    return run(compose("train", [*overrides, *name_of_parent()]), overrides)
+
+
+def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
+    """Runs the training that `cfg`, composed of `overrides`, describes; returns the exit status."""
     set_up_logging()
-    cfg = settle(compose("train", [*overrides, *name_of_parent()]))
+    cfg = settle(cfg)
     os.environ[NAME] = cfg.name
     results = train(cfg, overrides)
     return 0 if results["stopped_by"] is None else {"SIGTERM": 143, "SIGINT": 130}[results["stopped_by"]]

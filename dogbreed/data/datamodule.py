@@ -11,6 +11,7 @@ import logging
 import os
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -37,6 +38,9 @@ _FEW_PICTURES = 1000
 
 _PASS_BATCH = 64
 """Pictures a batch, at least, where the batches of a pass over all pictures are nobody's training."""
+
+_FEATURE_BATCH = 1024
+"""Features a batch, at least, where the model is not trained: a batch of few costs as much as one of many."""
 
 
 class ImageDataModule(Source, pl.LightningDataModule):
@@ -204,7 +208,14 @@ class ImageDataModule(Source, pl.LightningDataModule):
         from dogbreed.features.stream import FeatureStream
 
         order = self._order(split, shuffle)
+        if not shuffle and self._is_whole(split):
+            order = replace(order, batch_size=max(order.batch_size, _FEATURE_BATCH))
         return self._load(FeatureStream(self.store, self.splits[split], order, self.features[split]), num_workers=0)
+
+    def _is_whole(self, split: str) -> bool:
+        """Returns whether the trainer wants all batches of a split, and not a number of them."""
+        limit = getattr(self.trainer, f"limit_{'val' if split == 'valid' else split}_batches", 1.0)
+        return isinstance(limit, float) and limit == 1.0
 
     def train_dataloader(self) -> PictureLoader:
         """Returns shuffled, augmented batches of train; of an epoch that is resumed, those that are left."""
