@@ -11,13 +11,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dogbreed.averaging import Averaging
     from dogbreed.data.datamodule import ImageDataModule
     from dogbreed.gallery import find_mistakes, show_mistakes, show_pictures
     from dogbreed.model import ImageClassifier
 
-__all__ = ["ImageClassifier", "ImageDataModule", "find_mistakes", "show_mistakes", "show_pictures"]
+__all__ = ["Averaging", "ImageClassifier", "ImageDataModule", "find_mistakes", "show_mistakes", "show_pictures"]
 
 _MODULES = {
+    "Averaging": "dogbreed.averaging",
     "ImageClassifier": "dogbreed.model",
     "ImageDataModule": "dogbreed.data.datamodule",
     "find_mistakes": "dogbreed.gallery",

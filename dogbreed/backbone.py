@@ -122,13 +122,6 @@ def split_parameters(net: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
     return backbone, [p for p in net.parameters() if id(p) in heads]
 
 
-def freeze_backbone(net: nn.Module, frozen: bool) -> None:
-    """Lets the optimizer move only the head of `net` (`frozen`), or all of it."""
-    backbone, _ = split_parameters(net)
-    for parameter in backbone:
-        parameter.requires_grad_(not frozen)
-
-
 def train_head_only(net: nn.Module) -> None:
     """Puts the head of `net` in train mode and the frozen rest in eval mode.
 
@@ -186,6 +179,20 @@ def accept_features(net: nn.Module) -> None:
     """
     on_pictures = net.forward
     net.forward = lambda inputs: on_pictures(inputs) if inputs.ndim == 4 else _on_features(net, inputs)
+
+
+def answer_for_both_sides(net: nn.Module) -> None:
+    """Lets `net` answer in eval mode with the mean of its logits for a picture and for its mirror image.
+
+    A hook, so that whoever calls or listens to `net` hears that answer, and copies of `net` do the same.
+    """
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if module.training or inputs[0].ndim != 4:  # features are those of both sides already
+            return None
+        return (output + module.forward(inputs[0].flip(-1))) / 2
+
+    net.register_forward_hook(hook)
 
 
 def data_config(net: nn.Module) -> dict[str, Any]:

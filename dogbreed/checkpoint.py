@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from dogbreed.averaging import Averaging
 from dogbreed.errors import UserError
 
 
@@ -43,17 +45,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             part.unlink(missing_ok=True)
 
 
-def best_checkpoint(folder: str, metric: str, goal: str) -> ModelCheckpoint:
-    """Returns the callback that keeps the weights of the best epoch in `folder/best.ckpt`.
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the weights of the best epoch in `folder/best.ckpt`: those that were validated.
 
     Args:
         folder: where to.
         metric: name of the logged metric that decides.
         goal: `maximize` or `minimize`.
+        averaging: whose average is validated; None: the weights themselves are.
     """
-    return ModelCheckpoint(
-        folder, "best", monitor=metric, mode=goal[:3], save_weights_only=True, enable_version_counter=False
-    )
+
+    def __init__(self, folder: str, metric: str, goal: str, averaging: Averaging | None = None) -> None:
+        super().__init__(
+            folder, "best", monitor=metric, mode=goal[:3], save_weights_only=True, enable_version_counter=False
+        )
+        self.averaging = averaging
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves if the epoch was the best so far."""
+        with self.averaging.in_place(pl_module) if self.averaging else nullcontext():
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves, where validations are more or less frequent than epochs."""
+        with self.averaging.in_place(pl_module) if self.averaging else nullcontext():
+            super().on_validation_end(trainer, pl_module)
 
 
 class LastCheckpoint(Checkpoint):

@@ -29,18 +29,28 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "batch_size": (int, 1, float("inf")),
     "seed": (int, 0, 2**32 - 1),
     "unfreeze_epoch": (int, 0, float("inf")),
+    "unfreeze_every": (int, 0, float("inf")),
     "lr": (float, 0, float("inf")),
     "weight_decay": (float, 0, float("inf")),
     "label_smoothing": (float, 0, 1),
     "backbone_lr_factor": (float, 0, float("inf")),
+    "layer_decay": (float, 0, 1),
+    "mixup": (float, 0, float("inf")),
+    "cutmix": (float, 0, float("inf")),
+    "averaging_decay": (float, 0, 1),
+    "averaging_start": (float, 0, 1),
     "checkpoint_s": (float, 0, float("inf")),
     "features.views": (int, 0, float("inf")),
     "features.max_gb": (float, 0, float("inf")),
 }
 """Key, type, lowest and highest value of each number at the top of the config."""
 
+OPTIONAL = ("features.views", "features.max_gb", "averaging_start")
+"""Those of them that may be null, or not there at all."""
+
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "finetune": (None, "head", "full", "gradual"),
+    "averaging": (None, "ema", "swa"),
     "objective.goal": ("maximize", "minimize"),
     "data.bad_images": ("skip", "raise"),
 }
@@ -130,7 +140,7 @@ def check(cfg: DictConfig) -> None:
         return
     for key, (kind, low, high) in NUMBERS.items():
         value = _select(cfg, key)
-        if value is None and key.startswith("features."):  # features=off
+        if value is None and key in OPTIONAL:
             continue
         number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
         if not low <= number <= high or (kind is int and number != int(number)):

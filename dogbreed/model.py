@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,14 +16,15 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from dogbreed import backbone
+from dogbreed import backbone, groups
 from dogbreed.data.classes import parse_class
 from dogbreed.errors import UserError, did_you_mean
+from dogbreed.mixing import mixing
 
 log = logging.getLogger(__name__)
 
 FINETUNE = ("head", "full", "gradual")
-"""What is trained: the new head, the whole network, or first the head and later all of it."""
+"""What is trained: the new head, the whole network, or first the head and then, by and by, the rest."""
 
 
 class ImageClassifier(pl.LightningModule):
@@ -36,16 +38,22 @@ class ImageClassifier(pl.LightningModule):
         classes: folder names in the order of the labels, `["001.Affenpinscher", ...]`.
         weights: `hub` (timm's pretrained ones), `random`, or the path of a .safetensors or .pth file.
         finetune: `head` trains the head on the frozen backbone, `full` everything, `gradual` the head alone until
-            `unfreeze_epoch`, then everything, the backbone at `lr * backbone_lr_factor`.
+            `unfreeze_epoch`, then the backbone too, at `lr * backbone_lr_factor`.
         lr: learning rate of the head (and of all, for `full`) at its peak.
-        weight_decay: of all trained parameters.
+        weight_decay: of all trained parameters but biases and norms.
         label_smoothing: share of the target that is spread over all classes, 0 to 1.
-        unfreeze_epoch: first epoch (counted from 0) of the whole network's training, for `gradual`.
+        unfreeze_epoch: first epoch (counted from 0) in which the backbone is trained, for `gradual`.
+        unfreeze_every: epochs until the next stage of the backbone joins, from the head down (Howard and Ruder, ULMFiT,
+            2018), for `gradual`; 0: all join at once.
         backbone_lr_factor: the backbone's learning rate over the head's, for `gradual`.
+        layer_decay: a layer's learning rate over that of the layer above it, for `full` and `gradual`.
+        mixup, cutmix: alphas; training pictures are mixed where one is above 0, see `dogbreed.mixing`.
+        tta: outside training the answer is the mean of the logits of a picture and of its mirror image.
         optimizer: `{"_target_": "torch.optim.AdamW", ...}`; None for AdamW.
         scheduler: `{"_target_": "dogbreed.schedules.cosine", ...}`; None for a constant rate.
         model_kwargs: passed on to `timm.create_model`.
         channels_last: keep the network in the memory layout that GPUs with tensor cores prefer.
+        compile: let torch.compile make the network faster when a training begins; takes a minute or so itself.
 
     Attributes:
         net: the timm model, (B, 3, H, W) float32 normalised pictures to (B, num_classes) logits.
@@ -66,11 +74,17 @@ class ImageClassifier(pl.LightningModule):
         weight_decay: float = 0.01,
         label_smoothing: float = 0.0,
         unfreeze_epoch: int = 1,
+        unfreeze_every: int = 0,
         backbone_lr_factor: float = 0.1,
+        layer_decay: float = 1.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        tta: bool = False,
         optimizer: Mapping[str, Any] | None = None,
         scheduler: Mapping[str, Any] | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         channels_last: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if finetune not in FINETUNE:
@@ -86,7 +100,11 @@ class ImageClassifier(pl.LightningModule):
         self.data_config = backbone.data_config(self.net)
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
-        backbone.freeze_backbone(self.net, frozen=finetune != "full")
+        if finetune != "full":
+            groups.unfreeze(self.net, 0)
+        if tta:
+            backbone.answer_for_both_sides(self.net)
+        self.mix = mixing(mixup, cutmix, len(classes))
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.metrics = nn.ModuleDict({f"{stage}_metrics": self._metrics(stage) for stage in ("train", "val", "test")})
         self.per_class = MulticlassAccuracy(len(classes), average=None)
@@ -108,51 +126,58 @@ class ImageClassifier(pl.LightningModule):
         return self.net(images)
 
     def train(self, mode: bool = True) -> ImageClassifier:
-        """Sets train mode; a frozen backbone stays in eval mode, so that its batch norms do not move."""
+        """Sets train mode; what is frozen stays in eval mode, so that its batch norms do not move."""
         super().train(mode)
-        if mode and self.backbone_is_frozen:
-            backbone.train_head_only(self.net)
+        if mode and self.hparams["finetune"] != "full":
+            groups.train_unfrozen(self.net)
         return self
 
-    @property
-    def backbone_is_frozen(self) -> bool:
-        """Whether only the head is being trained just now."""
-        return not any(p.requires_grad for p in backbone.split_parameters(self.net)[0])
-
     def setup(self, stage: str) -> None:
-        """Shows all parameters to DDP, which looks only once for those whose gradients it has to share.
+        """Compiles, and shows all parameters to DDP, which looks only once for those whose gradients it has to share.
 
         Raises:
             UserError: `gradual` under a strategy that waits for the gradients of frozen parameters, or knows none.
         """
-        if stage == "fit" and self.trainer.world_size > 1 and self.hparams["finetune"] == "gradual":
+        if stage != "fit":
+            return
+        if self.hparams["compile"]:
+            self.net.compile()  # in place: the names in state_dict() stay as they are
+        if self.trainer.world_size > 1 and self.hparams["finetune"] == "gradual":
             if not getattr(self.trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters"):
                 raise UserError(
                     "finetune=gradual in several processes needs trainer.strategy=ddp_find_unused_parameters_true: "
                     "any other would not share what the backbone learns"
                 )
-            backbone.freeze_backbone(self.net, frozen=False)  # until on_train_start
+            groups.unfreeze(self.net, math.inf)  # until on_train_start
 
     def on_train_start(self) -> None:
         """Sets what is frozen: Lightning leaves `on_train_epoch_start` out where it resumes within an epoch."""
         self.on_train_epoch_start()
 
     def on_train_epoch_start(self) -> None:
-        """Unfreezes the backbone when its epoch has come, also when a training is resumed after it.
+        """Unfreezes what is due, also when a training is resumed after it.
 
         Lightning leaves the modes of the modules as it finds them, so they are set here.
         """
-        if self.hparams["finetune"] == "gradual":
-            frozen = self.current_epoch < self.hparams["unfreeze_epoch"]
-            if self.backbone_is_frozen and not frozen:
-                log.info("epoch %d: the backbone is trained too from here on", self.current_epoch)
-            backbone.freeze_backbone(self.net, frozen)
+        hp = self.hparams
+        if hp["finetune"] == "gradual":
+            _, before = backbone.count_parameters(self.net)
+            groups.unfreeze(
+                self.net, groups.num_stages_at(self.current_epoch, hp["unfreeze_epoch"], hp["unfreeze_every"])
+            )
+            _, trained = backbone.count_parameters(self.net)
+            if trained > before:
+                log.info("epoch %d: %.2f M parameters are trained from here on", self.current_epoch, trained / 1e6)
         self.train()
 
     def _step(self, stage: str, batch: Any) -> Tensor:
         images, labels = batch[0], batch[1]  # (B, 3, H, W) float32, (B,) int64
+        targets = labels
+        if stage == "train" and self.mix is not None:
+            images, targets = self.mix(images, labels)  # float32 (B, num_classes)
+            labels = targets.argmax(dim=1)  # of what there is more of
         logits = self(images)
-        loss: Tensor = self.loss(logits, labels)
+        loss: Tensor = self.loss(logits, targets)
         metrics = self.metrics[f"{stage}_metrics"]
         for name, metric in metrics.items(keep_base=True):  # type: ignore[operator]
             metric.update(loss.detach(), len(labels)) if name == "loss" else metric.update(logits.detach(), labels)
@@ -214,15 +239,14 @@ class ImageClassifier(pl.LightningModule):
         self.per_class_f1.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Returns the optimizer over backbone and head groups, and its schedule by step."""
+        """Returns the optimizer over the groups of head and backbone, and its schedule by step."""
         hp = self.hparams
-        body, head = backbone.split_parameters(self.net)
-        factor = hp["backbone_lr_factor"] if hp["finetune"] == "gradual" else 1.0
-        groups = [{"params": head, "lr": hp["lr"], "name": "head"}]
-        if hp["finetune"] != "head":
-            groups.append({"params": body, "lr": hp["lr"] * factor, "name": "backbone"})
+        factor = {"head": 0.0, "full": 1.0, "gradual": hp["backbone_lr_factor"]}[hp["finetune"]]
+        rates = groups.parameter_groups(
+            self.net, hp["lr"], hp["weight_decay"], backbone_factor=factor, layer_decay=hp["layer_decay"]
+        )
         config = {"_target_": "torch.optim.AdamW", **hp["optimizer"]}
-        optimizer = instantiate(config, _partial_=True)(groups, lr=hp["lr"], weight_decay=hp["weight_decay"])
+        optimizer = instantiate(config, _partial_=True)(rates, lr=hp["lr"], weight_decay=hp["weight_decay"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"}}
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:

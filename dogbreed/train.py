@@ -31,9 +31,10 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
+from dogbreed.averaging import Averaging
 from dogbreed.backbone import count_parameters
 from dogbreed.callbacks import MetricLines, StopOnSignal
-from dogbreed.checkpoint import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
+from dogbreed.checkpoint import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from dogbreed.config import compose, run_cli, settle
 from dogbreed.data.transforms import PictureFormat
 from dogbreed.debugger import debugger_callbacks, write_report
@@ -62,11 +63,12 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     model = create_model(cfg, data.classes)
     _introduce(cfg, model)
     last = LastCheckpoint(Path(cfg.checkpoint_dir) / "last.ckpt", cfg.checkpoint_s)
-    best = best_checkpoint(cfg.checkpoint_dir, cfg.objective.metric, cfg.objective.goal)
+    averaging = [Averaging(cfg.averaging, cfg.averaging_decay, cfg.averaging_start)] if cfg.averaging else []
+    best = BestCheckpoint(cfg.checkpoint_dir, cfg.objective.metric, cfg.objective.goal, *averaging)
     lines, stop = MetricLines(), StopOnSignal(last)
     recorders = debugger_callbacks(cfg.debugger, output_dir)
     keep = [instantiate(cfg.features)] if cfg.features._target_ else []
-    trainer = _create_trainer(cfg, output_dir, [lines, stop, best, last, *recorders, *keep])
+    trainer = _create_trainer(cfg, output_dir, [*averaging, lines, stop, best, last, *recorders, *keep])
     trainer.fit(model, data, ckpt_path=_existing(cfg.resume_from))
     results: dict[str, Any] = {"name": cfg.name, "stopped_by": stop.received.name if stop.received else None}
     if not stop.received:
@@ -103,11 +105,17 @@ def create_model(cfg: DictConfig, classes: list[str]) -> ImageClassifier:
         weight_decay=cfg.weight_decay,
         label_smoothing=cfg.label_smoothing,
         unfreeze_epoch=cfg.unfreeze_epoch,
+        unfreeze_every=cfg.unfreeze_every,
         backbone_lr_factor=cfg.backbone_lr_factor,
+        layer_decay=cfg.layer_decay,
+        mixup=cfg.mixup,
+        cutmix=cfg.cutmix,
+        tta=cfg.tta,
         optimizer=OmegaConf.to_container(cfg.optimizer, resolve=True),  # type: ignore[arg-type]
         scheduler=OmegaConf.to_container(cfg.scheduler, resolve=True),  # type: ignore[arg-type]
         model_kwargs=OmegaConf.to_container(cfg.model.kwargs, resolve=True),  # type: ignore[arg-type]
         channels_last=cfg.channels_last,
+        compile=cfg.compile,
     )
 
 

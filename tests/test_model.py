@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from functools import partialmethod
 
 import pytest
 import pytorch_lightning as pl
@@ -76,8 +77,16 @@ def test_gradual_unfreezes_at_its_epoch_with_a_smaller_rate_for_the_backbone():
     assert moved(model, before) == {"fc.weight", "fc.bias"}
     trainer = fit(model, epochs=2)
     assert {name for name, _ in model.net.named_parameters()} <= moved(model, before)
-    rates = {group["name"]: group["initial_lr"] for group in trainer.optimizers[0].param_groups}
+    rates = {group["name"].split(",")[0]: group["initial_lr"] for group in trainer.optimizers[0].param_groups}
     assert rates == {"head": 0.1, "backbone": pytest.approx(0.001)}
+
+
+def test_gradual_unfreezes_stage_by_stage_batch_norms_too():
+    model = classifier(finetune="gradual", unfreeze_epoch=1, unfreeze_every=1, lr=0.1, layer_decay=0.9)
+    before = copy.deepcopy(model.net.state_dict())
+    fit(model, epochs=2)
+    assert {key.split(".")[0] for key in moved(model, before)} == {"fc", "layer4"}
+    assert {key for key in before if key.startswith("layer4")} <= moved(model, before)  # running statistics too
 
 
 def test_the_loss_is_smoothed_cross_entropy():
@@ -86,6 +95,58 @@ def test_the_loss_is_smoothed_cross_entropy():
     logs = logits.log_softmax(dim=1)
     by_hand = -(0.9 * logs[range(5), labels] + 0.1 * logs.mean(dim=1)).mean()
     assert model.loss(logits, labels).item() == pytest.approx(by_hand.item(), rel=1e-6)
+
+
+def test_mixed_pictures_are_judged_by_mixed_smoothed_labels_and_counted_as_what_prevails():
+    torch.manual_seed(3)
+    model = classifier(mixup=1.0, cutmix=1.0, label_smoothing=0.2, finetune="full").eval()
+    images, labels = torch.rand(6, 3, 32, 32), torch.tensor([0, 1, 2, 0, 1, 1])
+    seen = []
+    model.mix.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    shares = set()
+    for _ in range(8):
+        loss = model._step("train", (images, labels))
+        mixed, targets = seen[-1]
+        logs = model(mixed).log_softmax(dim=1)
+        by_hand = -((0.8 * targets + 0.2 / 3) * logs).sum(dim=1).mean()
+        assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+        share = targets[0, 0].item()  # of a 0 with the 1 before it
+        shares.add(share)
+        assert torch.allclose(targets.sum(dim=1), torch.ones(6)) and targets[0, 1].item() == pytest.approx(1 - share)
+        assert mixed.mean().item() == pytest.approx(images.mean().item(), abs=0.02)
+    assert len(shares) == 8
+    model.metrics["train_metrics"].reset()
+    model._step("train", (images, labels))
+    mixed, targets = seen[-1]
+    right = (model(mixed).argmax(dim=1) == targets.argmax(dim=1)).float().mean().item()
+    assert model.metrics["train_metrics"]["accuracy"].compute().item() == pytest.approx(right)
+    model._step("val", (images, labels))
+    assert len(seen) == 9  # only training pictures are mixed
+
+
+def test_both_sides_of_a_picture_are_asked_outside_training_alone():
+    plain, both = classifier(), classifier(tta=True)
+    both.load_state_dict(plain.state_dict())
+    images = torch.rand(4, 3, 32, 32)
+    mean = (plain.eval()(images) + plain(images.flip(-1))) / 2
+    assert torch.equal(both.eval()(images), mean)
+    assert torch.equal(copy.deepcopy(both.net)(images), mean)  # copies answer likewise
+    assert torch.equal(both.predict_step((images,), 0), mean.softmax(dim=1))
+    assert torch.equal(both.train()(images), plain.train()(images))
+
+
+def test_a_compiled_network_keeps_its_names_and_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = classifier(finetune="full", compile=compiled)
+        trainer = fit(model)
+        assert (model.net._compiled_call_impl is not None) is compiled
+        trainer.save_checkpoint(tmp_path / "model.ckpt")
+        found.append(ImageClassifier.load_from_checkpoint(tmp_path / "model.ckpt").state_dict())
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.allclose(value, found[1][key], atol=1e-5) for key, value in found[0].items())
 
 
 def test_the_metrics_of_a_test_are_those_counted_by_hand():

@@ -40,6 +40,8 @@ class _Part:
     split: str
     view: int | None
     """Epoch whose random crops these are of; None: pictures as they are evaluated."""
+    both_sides: bool = False
+    """Means of the features of a picture and of its mirror image, for `tta`."""
 
 
 class KeepFeatures(pl.Callback):
@@ -89,8 +91,9 @@ class KeepFeatures(pl.Callback):
         found: dict[str, Features] = {}
         if not reason and isinstance(data, ImageDataModule):
             found = self._find(trainer, data, net, pl_module.hparams)
+            parts = self._parts(data, pl_module.hparams)
             for split in data.splits if found else ():
-                data.features[split] = [found[part.name] for part in self._parts(data) if part.split == split]
+                data.features[split] = [found[part.name] for part in parts if part.split == split]
         if not found:
             reason = reason or f"the head of {pl_module.hparams['model']} is more than one linear layer"
             if self.views:
@@ -109,6 +112,7 @@ class KeepFeatures(pl.Callback):
             return "its pictures do not come from an ImageDataModule"
         reasons = {
             f"finetune={hparams.get('finetune')} trains it": hparams.get("finetune") != "head",
+            "mixup and cutmix mix pictures, not features": hparams.get("mixup") or hparams.get("cutmix"),
             "data.augment=false leaves one view of each picture": self.views and not data.augment,
             "data.augment=true shows other crops each time; data.augment=false or features.views=4 would not": (
                 data.augment and not self.views
@@ -120,18 +124,19 @@ class KeepFeatures(pl.Callback):
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
 
-    def _parts(self, data: ImageDataModule) -> list[_Part]:
+    def _parts(self, data: ImageDataModule, hparams: Any) -> list[_Part]:
+        tta = bool(hparams.get("tta"))
         views = [_Part(f"train-{data.seed}-{view}", "train", view) for view in range(self.views)]
         train = views or [_Part("train", "train", None)]
         others = [split for split in data.splits if split != "train" and len(data.splits[split])]
-        return [*train, *(_Part(split, split, None) for split in others)]
+        return [*train, *(_Part(f"{split}-both-sides" if tta else split, split, None, tta) for split in others)]
 
     def _find(self, trainer: pl.Trainer, data: ImageDataModule, net: nn.Module, hparams: Any) -> dict[str, Features]:
         """Returns the features by part: as they lie there, else waited for, else computed; {} if there can be none."""
         about = _describe(trainer, data, net, hparams)
         key = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=12).hexdigest()
         files = FeatureFiles(self.folder, key, self.max_gb)
-        parts = self._parts(data)
+        parts = self._parts(data, hparams)
         found = {part.name: files.open(part.name) for part in parts}
         if all(found.values()):
             return found  # type: ignore[return-value]
@@ -143,16 +148,13 @@ class KeepFeatures(pl.Callback):
             for part in parts:
                 if files.open(part.name) or (shared and shared.fetch_or_claim(part.name, files.place)):
                     continue
-                computer = computer or _Computer(trainer, data, net, self._missing(files, data), threads)
+                computer = computer or _Computer(trainer, data, net, _missing(files, data, parts), threads)
                 if shared:
                     with shared.computing(part.name, files.place):
                         computer.compute(part, files, about)
                 else:
                     computer.compute(part, files, about)
             return {part.name: _opened(files, part.name) for part in parts}
-
-    def _missing(self, files: FeatureFiles, data: ImageDataModule) -> int:
-        return sum(len(data.splits[part.split]) for part in self._parts(data) if files.open(part.name) is None)
 
 
 class _Computer:
@@ -200,7 +202,9 @@ class _Computer:
                 images = self.data.normalised(batch.images.to(self.device))
                 if self._form is None:
                     self._form = fastest(self.trunk, images[:SAMPLE], self.context, self.num_pictures, self.threads)
-                values[rows] = self._form(images).float().cpu().numpy()
+                sides = [images, images.flip(-1)] if part.both_sides else [images]
+                features = torch.stack([self._form(side).float() for side in sides]).mean(dim=0)
+                values[rows] = features.cpu().numpy()
                 missing.difference_update(rows.tolist())
             keys = self.data.keys(part.split)
             problems |= {str(row): self.data.bad_images[keys[row]] for row in sorted(missing)}
@@ -210,6 +214,10 @@ class _Computer:
         size = loader.stream.size
         with torch.inference_mode():
             return int(self.trunk(torch.zeros(1, 3, *size, device=self.device)).shape[1])
+
+
+def _missing(files: FeatureFiles, data: ImageDataModule, parts: list[_Part]) -> int:
+    return sum(len(data.splits[part.split]) for part in parts if files.open(part.name) is None)
 
 
 def _opened(files: FeatureFiles, name: str) -> Features:
