@@ -20,12 +20,14 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 OUT = Path(os.environ.get("OUT", ROOT / "benchmarks" / "results" / "accuracy.json"))
+WEIGHTS = SHARED / "weights" / "mobilenetv2_100.safetensors"
 PEERS = ("fastai", "timm", "sklearn")
 
 
@@ -43,7 +45,12 @@ def run(*typed: str) -> tuple[str, float]:
 
 
 def main(part: str, *typed: str) -> None:
-    printed, seconds = run("benchmarks.finetuners", part, *typed)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = WEIGHTS
+        if part in ("fastai", "timm"):
+            weights = Path(folder) / "weights.safetensors"
+            run("benchmarks.finetuners", "weights", str(weights))
+        printed, seconds = run("benchmarks.finetuners", part, str(weights), *typed)
     result: dict[str, Any] = {**json.loads(printed.splitlines()[-1]), "cpu_s": round(seconds, 1)}
     known = json.loads(OUT.read_text()) if OUT.exists() else {}  # after the run: parts may run side by side
     known[part] = result

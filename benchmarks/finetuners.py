@@ -1,8 +1,13 @@
 """One peer's way to a classifier of ../shared/data with ../shared/weights: prints its accuracies as one line of JSON.
 
-    python -m benchmarks.finetuners fastai|timm|sklearn
+    python -m benchmarks.finetuners weights FILE
+    python -m benchmarks.finetuners fastai|timm|sklearn FILE [EPOCHS]
 
 Started by benchmarks.accuracy, each in a process of its own. All of them evaluate whole pictures of 224 x 224 px.
+
+In the weights of ../shared the batch norms are folded away: their statistics are 0 and 1, which is not what the
+network's layers give. Whoever trains with batch norms in train mode, as both peers do, begins with a network that can
+do nothing. They are therefore given FILE: the same network with true statistics, which gives the same answers.
 """
 
 from __future__ import annotations
@@ -10,27 +15,62 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.accuracy import SHARED
+from benchmarks.accuracy import SHARED, WEIGHTS
 
 DATA = SHARED / "data"
-NETWORK: dict[str, Any] = {
-    "pretrained": True,
-    "pad_type": "same",
-    "pretrained_cfg_overlay": {
-        "file": str(SHARED / "weights" / "mobilenetv2_100.safetensors"),
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "crop_pct": 1.0,
-    },
-}
-"""For timm.create_model, which both peers go through."""
+SPACE = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "crop_pct": 1.0}
 
 
-def fastai(epochs: int = 1) -> dict[str, Any]:
+def network(weights: Path) -> dict[str, Any]:
+    """Returns what `timm.create_model`, which both peers go through, is given."""
+    return {"pretrained": True, "pad_type": "same", "pretrained_cfg_overlay": {"file": str(weights), **SPACE}}
+
+
+def with_norms(path: Path) -> None:
+    """Writes the weights to `path`, with batch norms that know mean and variance of what 480 training pictures give."""
+    from safetensors.torch import save_file
+    from timm import create_model
+    from torchvision import datasets, transforms
+
+    net = create_model("mobilenetv2_100", **network(WEIGHTS)).eval()
+    steps = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
+    pictures = datasets.ImageFolder(str(DATA / "train"), steps)
+    images = torch.stack([pictures[number][0] for number in range(0, len(pictures), 10)])
+    norms = {module: [] for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    hooks = [
+        module.register_forward_pre_hook(lambda module, inputs: norms[module].append(inputs[0])) for module in norms
+    ]
+    with torch.inference_mode():
+        expected = net(images[:32])
+        for seen in norms.values():
+            seen.clear()
+        known = {module: [] for module in norms}
+        for part in images.split(32):
+            net(part)
+            for module, seen in norms.items():
+                values = seen.pop().double()
+                known[module].append((values.mean((0, 2, 3)), values.square().mean((0, 2, 3))))
+        for hook in hooks:
+            hook.remove()
+        for module, moments in known.items():
+            mean, square = (torch.stack(moment).mean(0) for moment in zip(*moments, strict=True))
+            scale = module.weight.double() / (module.running_var.double() + module.eps).sqrt()
+            shift = module.bias.double() - scale * module.running_mean.double()
+            variance = square - mean.square()
+            module.running_mean.copy_(mean)
+            module.running_var.copy_(variance)
+            module.weight.copy_(scale * (variance + module.eps).sqrt())
+            module.bias.copy_(shift + scale * mean)
+        assert torch.allclose(net(images[:32]), expected, atol=1e-2)
+    save_file(net.state_dict(), path)
+
+
+def fastai(weights: Path, epochs: int = 1) -> dict[str, Any]:
     """`fine_tune` at its defaults: one epoch with the body frozen, then `epochs` of everything, lr 2e-3."""
     from fastai.vision import all as fastai
 
@@ -39,7 +79,7 @@ def fastai(epochs: int = 1) -> dict[str, Any]:
     loaders = fastai.ImageDataLoaders.from_folder(
         DATA, train="train", valid="valid", item_tfms=fastai.Resize(224), batch_tfms=augment, num_workers=0
     )
-    learner = fastai.vision_learner(loaders, "mobilenetv2_100", metrics=fastai.accuracy, **NETWORK)
+    learner = fastai.vision_learner(loaders, "mobilenetv2_100", metrics=fastai.accuracy, **network(weights))
     with learner.no_bar():
         learner.fine_tune(epochs)
         test = loaders.test_dl(fastai.get_image_files(DATA / "test"), with_labels=True)
@@ -47,10 +87,10 @@ def fastai(epochs: int = 1) -> dict[str, Any]:
     return {"valid": valid, "test": test, "settings": f"vision_learner, fine_tune({epochs})"}
 
 
-def timm(epochs: int = 4) -> dict[str, Any]:
+def timm(weights: Path, epochs: int = 3) -> dict[str, Any]:
     """The steps of timm's train.py, which its wheel leaves out, made of the functions that it is made of.
 
-    As `train.py --pretrained --opt adamw --lr 1e-3 --weight-decay 0.05 --batch-size 64 --epochs 4 --warmup-epochs 1
+    As `train.py --pretrained --opt adamw --lr 1e-3 --weight-decay 0.05 --batch-size 64 --epochs 3 --warmup-epochs 1
     --sched-on-updates --amp --amp-dtype bfloat16 --channels-last`, everything else at its defaults: random crops of
     0.08 to 1 of the area, mirroring, colour jitter 0.4, label smoothing 0.1, cosine.
     """
@@ -62,7 +102,7 @@ def timm(epochs: int = 4) -> dict[str, Any]:
     from timm.utils import random_seed
 
     random_seed(42)
-    net = create_model("mobilenetv2_100", num_classes=100, **NETWORK).to(memory_format=torch.channels_last)
+    net = create_model("mobilenetv2_100", num_classes=100, **network(weights)).to(memory_format=torch.channels_last)
     config = resolve_data_config({}, model=net)
     given = {key: config[key] for key in ("input_size", "mean", "std")} | {"batch_size": 64, "use_prefetcher": False}
     loader = create_loader(
@@ -98,13 +138,13 @@ def timm(epochs: int = 4) -> dict[str, Any]:
     return {"valid": accuracy("valid"), "test": accuracy("test"), "settings": f"AdamW, lr 1e-3, {epochs} epochs, bf16"}
 
 
-def sklearn() -> dict[str, Any]:
+def sklearn(weights: Path) -> dict[str, Any]:
     """LogisticRegression on the plain network's features, its C chosen on valid."""
     from sklearn.linear_model import LogisticRegression
     from timm import create_model
     from torchvision import datasets, transforms
 
-    net = create_model("mobilenetv2_100", num_classes=0, **NETWORK).eval()
+    net = create_model("mobilenetv2_100", num_classes=0, **network(weights)).eval()
     steps = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
     known = {}
     for split in ("train", "valid", "test"):
@@ -122,4 +162,8 @@ def sklearn() -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    print(json.dumps({"fastai": fastai, "timm": timm, "sklearn": sklearn}[sys.argv[1]](*map(int, sys.argv[2:]))))
+    task, file, *epochs = sys.argv[1:]
+    if task == "weights":
+        with_norms(Path(file))
+    else:
+        print(json.dumps({"fastai": fastai, "timm": timm, "sklearn": sklearn}[task](Path(file), *map(int, epochs))))

@@ -136,6 +136,17 @@ def train_head_only(net: nn.Module) -> None:
         module.training = holds_head or inside_head
 
 
+def freeze_norms(net: nn.Module) -> None:
+    """Puts the batch norms of `net` in eval mode: small batches then neither normalise nor move what they know.
+
+    Their scale and shift can still be trained. For weights into which batch norms were folded this is the only way
+    to begin with what the network can do.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
 @torch.inference_mode()
 def has_linear_head(net: nn.Module, height: int, width: int) -> bool:
     """Returns whether the head of `net` is one linear layer on one vector a picture, but for timm's dropout before it.

@@ -40,16 +40,18 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "averaging_decay": (float, 0, 1),
     "averaging_start": (float, 0, 1),
     "checkpoint_s": (float, 0, float("inf")),
+    "data.crop_area": (float, 0, 1),
     "features.views": (int, 0, float("inf")),
     "features.max_gb": (float, 0, float("inf")),
 }
 """Key, type, lowest and highest value of each number at the top of the config."""
 
-OPTIONAL = ("features.views", "features.max_gb", "averaging_start")
+OPTIONAL = ("data.crop_area", "features.views", "features.max_gb", "averaging_start")
 """Those of them that may be null, or not there at all."""
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "finetune": (None, "head", "full", "gradual"),
+    "head_start": (None, "solved"),
     "averaging": (None, "ema", "swa"),
     "objective.goal": ("maximize", "minimize"),
     "data.bad_images": ("skip", "raise"),

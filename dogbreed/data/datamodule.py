@@ -57,6 +57,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
         max_bad: Share of the pictures seen in an epoch that may be left out, 0 to 1; with more the run ends. Counted
             over at least 1000 pictures, so that a small data set is not given up for two.
         augment: Random crops and mirroring in training.
+        crop_area: Smallest part of a picture's area that such a crop shows, up to 1.
         data_config: As `timm.data.resolve_data_config` gives it; None: the model's `data_config`.
         source: What `Source` takes: server, cache, and the splits that are made. Their seed is not `seed`, so that runs
             with other seeds see the same test pictures.
@@ -76,6 +77,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
         bad_images: Literal["skip", "raise"] = "skip",
         max_bad: float = 0.01,
         augment: bool = True,
+        crop_area: float = 0.08,
         data_config: Mapping[str, Any] | None = None,
         **source: Any,
     ) -> None:
@@ -87,6 +89,8 @@ class ImageDataModule(Source, pl.LightningDataModule):
             raise UserError(f"data.bad_images={bad_images!r}{did_you_mean(str(bad_images), ('skip', 'raise'))}")
         if not 0 <= max_bad <= 1:
             raise UserError(f"data.max_bad={max_bad}: a share, 0 to 1; 0.01 is one in a hundred")
+        if not 0 < crop_area <= 1:
+            raise UserError(f"data.crop_area={crop_area}: a part of the picture, above 0 and up to 1")
         Source.__init__(self, url, **source)
         self.batch_size = batch_size
         self.image_size = self.store.size if image_size is None and isinstance(self.store, DemoStore) else image_size
@@ -94,6 +98,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
         self.on_bad_image = bad_images
         self.max_bad = max_bad
         self.augment = augment
+        self.crop_area = crop_area
         self.bad_images: dict[str, str] = {}
         """Reason by key, for the pictures that could not be read so far."""
         self.features: dict[str, list[Features]] = {}
@@ -155,7 +160,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
 
     def _stream(self, part: Split, order: Order, augment: bool = False) -> PictureStream:
         target = self.picture_format
-        transform = TrainTransform(target) if augment else EvalTransform(target)
+        transform = TrainTransform(target, self.crop_area) if augment else EvalTransform(target)
         return PictureStream(self.store, part, order, transform, (target.height, target.width), cache=self.cache)
 
     def _order(self, split: str, shuffle: bool, shared: bool = True) -> Order:
