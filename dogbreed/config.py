@@ -27,6 +27,7 @@ from dogbreed.errors import UserError, did_you_mean
 NUMBERS: dict[str, tuple[type, float, float]] = {
     "epochs": (int, 1, float("inf")),
     "batch_size": (int, 1, float("inf")),
+    "effective_batch_size": (int, 1, float("inf")),
     "seed": (int, 0, 2**32 - 1),
     "unfreeze_epoch": (int, 0, float("inf")),
     "unfreeze_every": (int, 0, float("inf")),
@@ -41,19 +42,22 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "averaging_start": (float, 0, 1),
     "checkpoint_s": (float, 0, float("inf")),
     "data.crop_area": (float, 0, 1),
+    "data.randaugment": (int, 0, 30),
     "features.views": (int, 0, float("inf")),
     "features.max_gb": (float, 0, float("inf")),
 }
 """Key, type, lowest and highest value of each number at the top of the config."""
 
-OPTIONAL = ("data.crop_area", "features.views", "features.max_gb", "averaging_start")
+OPTIONAL = ("data.crop_area", "features.views", "features.max_gb", "averaging_start", "effective_batch_size")
 """Those of them that may be null, or not there at all."""
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "finetune": (None, "head", "full", "gradual"),
     "head_start": (None, "solved"),
     "averaging": (None, "ema", "swa"),
+    "lr_scaling": ("none", "linear", "sqrt"),
     "objective.goal": ("maximize", "minimize"),
+    "data.randaugment_on": ("worker", "device"),
     "data.bad_images": ("skip", "raise"),
 }
 """Key and allowed words."""
@@ -167,7 +171,7 @@ def _select(cfg: DictConfig, key: str) -> object:
 
 
 def settle(cfg: DictConfig) -> DictConfig:
-    """Returns `cfg` with what it left open decided: weights, what is finetuned, and the name.
+    """Returns `cfg` with what it left open decided: weights, what is finetuned, how processes share it, and the name.
 
     Demo pictures are drawn, so that a small network learns them from random weights without a network; the user's own
     pictures get pretrained weights unless random ones are asked for by name.
@@ -178,6 +182,8 @@ def settle(cfg: DictConfig) -> DictConfig:
         cfg.model.weights = "random" if demo else "hub"
     if cfg.finetune is None:
         cfg.finetune = "full" if cfg.model.weights == "random" else "head"
+    if cfg.finetune == "gradual" and cfg.trainer.get("strategy") == "ddp":
+        cfg.trainer.strategy = "ddp_find_unused_parameters_true"  # what is frozen yet has no gradient
     if cfg.name is None:
         cfg.name = fresh_name(str(cfg.model.name))
     return cfg

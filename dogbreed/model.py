@@ -184,9 +184,8 @@ class ImageClassifier(pl.LightningModule):
         hp = self.hparams
         if hp["finetune"] == "gradual":
             _, before = backbone.count_parameters(self.net)
-            groups.unfreeze(
-                self.net, groups.num_stages_at(self.current_epoch, hp["unfreeze_epoch"], hp["unfreeze_every"])
-            )
+            due = groups.num_stages_at(self.current_epoch, hp["unfreeze_epoch"], hp["unfreeze_every"])
+            groups.unfreeze(self.net, due)
             _, trained = backbone.count_parameters(self.net)
             if trained > before:
                 log.info("epoch %d: %.2f M parameters are trained from here on", self.current_epoch, trained / 1e6)

@@ -41,6 +41,7 @@ from dogbreed.debugger import debugger_callbacks, write_report
 from dogbreed.errors import UserError
 from dogbreed.model import ImageClassifier
 from dogbreed.objective import metric_line
+from dogbreed.processes import NAME, SyncNorms, name_of_parent, with_steps
 from dogbreed.serving.artifact import make_card, write_model
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,6 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     output_dir = _make_output_dir(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data)
-    model = create_model(cfg, data.classes)
-    _introduce(cfg, model)
     last = LastCheckpoint(Path(cfg.checkpoint_dir) / "last.ckpt", cfg.checkpoint_s)
     averaging = [Averaging(cfg.averaging, cfg.averaging_decay, cfg.averaging_start)] if cfg.averaging else []
     best = BestCheckpoint(cfg.checkpoint_dir, cfg.objective.metric, cfg.objective.goal, *averaging)
@@ -69,6 +68,9 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     recorders = debugger_callbacks(cfg.debugger, output_dir)
     keep = [instantiate(cfg.features)] if cfg.features._target_ else []
     trainer = _create_trainer(cfg, output_dir, [*averaging, lines, stop, best, last, *recorders, *keep])
+    cfg = with_steps(cfg, trainer)
+    model = create_model(cfg, data.classes)
+    _introduce(cfg, model)
     trainer.fit(model, data, ckpt_path=_existing(cfg.resume_from))
     results: dict[str, Any] = {"name": cfg.name, "stopped_by": stop.received.name if stop.received else None}
     if not stop.received:
@@ -91,6 +93,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         if cfg.model_dir and results["checkpoint"]:
             _leave_model(cfg, overrides, data.picture_format, results)
         _save(results, output_dir)
+    trainer.strategy.barrier("results")  # processes end together: one that is left alone may abort
     return results
 
 
@@ -150,7 +153,7 @@ def _create_trainer(cfg: DictConfig, output_dir: Path, callbacks: list[pl.Callba
     return instantiate(
         cfg.trainer,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *([SyncNorms()] if cfg.trainer.get("sync_batchnorm") else [])],
         logger=loggers,
         default_root_dir=str(output_dir),
         enable_progress_bar=people,
@@ -202,6 +205,7 @@ def _leave_model(cfg: DictConfig, overrides: Sequence[str], pictures: PictureFor
         classes=best["hyper_parameters"]["classes"],
         pictures=pictures,
         metrics=results["best"] | results.get("test", {}),
+        tta=cfg.tta,
         overrides=[text for text in overrides if text.lstrip("+").partition("=")[0] not in _PLACES],
     )
     net = {key.removeprefix("net."): value for key, value in best["state_dict"].items() if key.startswith("net.")}
@@ -233,11 +237,20 @@ def _print_table(results: dict[str, Any], output_dir: Path) -> None:
 
 
 def set_up_logging() -> None:
-    """Sends what is said to standard error in plain lines, and quiets what the libraries say of themselves."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    """Sends what is said to standard error in plain lines, and quiets what the libraries say of themselves.
+
+    Of several processes one says what goes on.
+    """
+    level = logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     for name in ("pytorch_lightning", "lightning.pytorch", "timm", "fsspec", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*exists and is not empty.*", ".*LeafSpec.*is deprecated.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*LeafSpec.*is deprecated.*",
+        ".*recommended to use `self.log.*sync_dist=True.*",
+    ):  # the metrics themselves share their counts
         warnings.filterwarnings("ignore", message)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
@@ -245,7 +258,8 @@ def set_up_logging() -> None:
 def main(overrides: list[str]) -> int:
     """Runs one training from Hydra `overrides`; returns the exit status: 0, or 128 + the signal that stopped it."""
     set_up_logging()
-    cfg = settle(compose("train", overrides))
+    cfg = settle(compose("train", [*overrides, *name_of_parent()]))
+    os.environ[NAME] = cfg.name
     results = train(cfg, overrides)
     return 0 if results["stopped_by"] is None else {"SIGTERM": 143, "SIGINT": 130}[results["stopped_by"]]
 

@@ -92,8 +92,6 @@ class Processes(NamedTuple):
     hosts: list[str]
     this_host: str
     per_host: int
-    strategy: str
-    """Lightning's name of how they share gradients."""
 
     @property
     def overrides(self) -> list[str]:
@@ -103,7 +101,7 @@ class Processes(NamedTuple):
         return [
             f"trainer.devices={self.per_host}",
             f"++trainer.num_nodes={len(self.hosts)}",
-            f"++trainer.strategy={self.strategy}",
+            "++trainer.strategy=ddp",
         ]
 
     @property
@@ -127,8 +125,7 @@ def find_processes(cfg: DictConfig, environ: Mapping[str, str]) -> Processes:
         per_host = devices if isinstance(devices, int) and devices > 0 else 1
     else:
         per_host = devices if isinstance(devices, int) and devices > 0 else gpus
-    strategy = "ddp_find_unused_parameters_true" if cfg.finetune == "gradual" else "ddp"  # frozen ones have no gradient
-    return Processes(hosts, environ.get("SM_CURRENT_HOST", hosts[0]), per_host, strategy)
+    return Processes(hosts, environ.get("SM_CURRENT_HOST", hosts[0]), per_host)
 
 
 def base_dir() -> Path:

@@ -11,7 +11,7 @@ from dogbreed.errors import UserError
 from dogbreed.train import train
 
 TINY = [
-    "model=timm", "model.name=test_resnet", "data.url='demo://?classes=3&train=24&valid=6&test=6&size=32'",
+    "model=timm", "model.name=test_resnet", "data.url='demo://?classes=3&train=12&valid=4&test=4&size=32'",
     "batch_size=4", "trainer=cpu", "debugger=off", "scheduler=none", "lr=0.01",
 ]  # fmt: skip
 
@@ -29,13 +29,20 @@ def same(one, other):
     return all(torch.equal(value, other[key]) for key, value in one.items())
 
 
+@pytest.fixture(scope="module")
+def without(tmp_path_factory):
+    """Folder and results of a training that averages nothing."""
+    folder = tmp_path_factory.mktemp("without")
+    return folder, run(folder, "epochs=2")
+
+
 @pytest.mark.parametrize("kind", ["ema", "swa"])
-def test_the_average_is_what_is_validated_kept_tested_and_served(tmp_path, kind):
+def test_the_average_is_what_is_validated_kept_tested_and_served(tmp_path, kind, without):
     averaged = run(tmp_path / "a", "epochs=2", f"averaging={kind}")
-    plain = run(tmp_path / "p", "epochs=2")
     last, best = weights(tmp_path / "a"), weights(tmp_path / "a", "best")
     # Averaging changes nothing of the training itself.
-    assert same(last["current_model_state"], weights(tmp_path / "p")["state_dict"])
+    folder, plain = without
+    assert same(last["current_model_state"], weights(folder)["state_dict"])
     assert {epoch: metrics["train/loss"] for epoch, metrics in averaged["epochs"].items()} == {
         epoch: metrics["train/loss"] for epoch, metrics in plain["epochs"].items()
     }

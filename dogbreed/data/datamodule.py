@@ -17,13 +17,14 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from dogbreed.data.augment import STRONGEST, RandAugmentTransform, augment_batch
 from dogbreed.data.buffers import Buffers
 from dogbreed.data.demo import DemoStore
 from dogbreed.data.index import Split
 from dogbreed.data.loader import Batch, PictureLoader
 from dogbreed.data.source import Source
 from dogbreed.data.stream import Order, PictureStream
-from dogbreed.data.transforms import EvalTransform, PictureFormat, TrainTransform
+from dogbreed.data.transforms import EvalTransform, PictureFormat, TrainTransform, Transform
 from dogbreed.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class ImageDataModule(Source, pl.LightningDataModule):
             over at least 1000 pictures, so that a small data set is not given up for two.
         augment: Random crops and mirroring in training.
         crop_area: Smallest part of a picture's area that such a crop shows, up to 1.
+        randaugment: Strength of two more random changes of each training picture, 1 to 30; 0: none.
+        randaugment_on: `worker`, each picture for itself, or `device`, eight of a batch alike where the model is.
+        balanced: Each class is shown equally often in training, whatever it has (see `Order`).
         data_config: As `timm.data.resolve_data_config` gives it; None: the model's `data_config`.
         source: What `Source` takes: server, cache, and the splits that are made. Their seed is not `seed`, so that runs
             with other seeds see the same test pictures.
@@ -78,6 +82,9 @@ class ImageDataModule(Source, pl.LightningDataModule):
         max_bad: float = 0.01,
         augment: bool = True,
         crop_area: float = 0.08,
+        randaugment: int = 0,
+        randaugment_on: Literal["worker", "device"] = "worker",
+        balanced: bool = False,
         data_config: Mapping[str, Any] | None = None,
         **source: Any,
     ) -> None:
@@ -91,6 +98,8 @@ class ImageDataModule(Source, pl.LightningDataModule):
             raise UserError(f"data.max_bad={max_bad}: a share, 0 to 1; 0.01 is one in a hundred")
         if not 0 < crop_area <= 1:
             raise UserError(f"data.crop_area={crop_area}: a part of the picture, above 0 and up to 1")
+        if not 0 <= randaugment <= STRONGEST or (randaugment and not augment):
+            raise UserError(f"data.randaugment={randaugment}: from 0 to {STRONGEST}, and with data.augment=true alone")
         Source.__init__(self, url, **source)
         self.batch_size = batch_size
         self.image_size = self.store.size if image_size is None and isinstance(self.store, DemoStore) else image_size
@@ -99,6 +108,9 @@ class ImageDataModule(Source, pl.LightningDataModule):
         self.max_bad = max_bad
         self.augment = augment
         self.crop_area = crop_area
+        self.randaugment = randaugment
+        self.randaugment_on = randaugment_on
+        self.balanced = balanced
         self.bad_images: dict[str, str] = {}
         """Reason by key, for the pictures that could not be read so far."""
         self.features: dict[str, list[Features]] = {}
@@ -160,7 +172,9 @@ class ImageDataModule(Source, pl.LightningDataModule):
 
     def _stream(self, part: Split, order: Order, augment: bool = False) -> PictureStream:
         target = self.picture_format
-        transform = TrainTransform(target, self.crop_area) if augment else EvalTransform(target)
+        transform: Transform = TrainTransform(target, self.crop_area) if augment else EvalTransform(target)
+        if augment and self.randaugment and self.randaugment_on == "worker":
+            transform = RandAugmentTransform(target, self.crop_area, magnitude=self.randaugment)
         return PictureStream(self.store, part, order, transform, (target.height, target.width), cache=self.cache)
 
     def _order(self, split: str, shuffle: bool, shared: bool = True) -> Order:
@@ -170,7 +184,8 @@ class ImageDataModule(Source, pl.LightningDataModule):
         if 0 < num_pictures < world_size:
             raise UserError(f"{split} has {num_pictures} pictures for {world_size} processes; use fewer devices")
         batch_size = self.batch_size if shared else max(self.batch_size, _PASS_BATCH)
-        return Order(num_pictures, batch_size, shuffle, self.seed, rank, world_size)
+        labels = self.splits[split].labels if self.balanced and shuffle else None
+        return Order(num_pictures, batch_size, shuffle, self.seed, rank, world_size, labels)
 
     def _load(self, stream: PictureStream, num_workers: int, view: int | None = None) -> PictureLoader:
         trainer = self.trainer
@@ -219,7 +234,11 @@ class ImageDataModule(Source, pl.LightningDataModule):
         """Returns the batch with images uint8 as float32, normalised on their device to the backbone's mean and std."""
         if batch.images.dtype != torch.uint8:
             return batch
-        images = self.normalised(batch.images)
+        pixels = batch.images
+        if self.randaugment and self.randaugment_on == "device" and self.trainer and self.trainer.training:
+            seed = f"{self.seed}/{self.trainer.current_epoch}"
+            pixels = augment_batch(pixels, batch.indices, self.picture_format, self.randaugment, seed)
+        images = self.normalised(pixels)
         if self.trainer is not None:
             # Lightning casts a batch to the model's own precision before this hook, when it still was uint8.
             images = self.trainer.precision_plugin.convert_input(images)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -118,9 +117,12 @@ class PictureLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the training stands: `batches` were given to it, not just prefetched, of `epoch`."""
-        order = {name: value for name, value in asdict(self.stream.order).items() if name != "rank"}
+        order = self.stream.order
+        kept = {name: getattr(order, name) for name in ("num_pictures", "batch_size", "shuffle", "seed", "world_size")}
+        if order.labels is not None:
+            kept["balanced"] = True
         epoch, given = self._resume_at or (self._current_epoch, self._given)
-        return {"epoch": epoch, "batches": given, "fingerprint": self.fingerprint, **order}
+        return {"epoch": epoch, "batches": given, "fingerprint": self.fingerprint, **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Lets the next iteration go on from `state`; warns where that can not be exact.
@@ -133,7 +135,9 @@ class PictureLoader:
         self._resume_at = state["epoch"], state["batches"]
         now = self.state_dict()
         changes = ", ".join(
-            f"{name} {state.get(name)} is now {now[name]}" for name in now if now[name] != state.get(name)
+            f"{name} {state.get(name)} is now {now.get(name)}"
+            for name in now | state
+            if now.get(name) != state.get(name)
         )
         if changes and state["batches"] > 0:
             log.warning(

@@ -58,21 +58,34 @@ class Order:
     seed: int
     rank: int = 0
     world_size: int = 1
+    labels: NDArray[np.int64] | None = None
+    """int64 (num_pictures,): each class is shown equally often; None: each picture is shown once."""
+
+    @property
+    def num_shown(self) -> int:
+        """Pictures that an epoch shows: all, or, of classes that are to be equal, rounded up to a whole number each."""
+        if self.labels is None:
+            return self.num_pictures
+        num_classes = len(np.unique(self.labels))
+        return math.ceil(self.num_pictures / max(1, num_classes)) * num_classes
 
     def __len__(self) -> int:
         """Returns the number of batches of each process: all have the same."""
-        return math.ceil(self.num_pictures / (self.batch_size * self.world_size))
+        return math.ceil(self.num_shown / (self.batch_size * self.world_size))
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """Returns this process's batches of an epoch in order, each int64 (B,) positions in the split.
 
-        Every picture is in exactly one batch of one process, and no batch exceeds `batch_size`. What does not fill
+        Every picture is in exactly one batch of one process, and no batch exceeds `batch_size`. With `labels` a picture
+        of a small class is shown as often as another of its class or once more, and of a large class not all are shown,
+        others in each epoch. What does not fill
         the last round of batches is shared evenly among the last two, so that from a batch size of 3 on none holds a
         single picture, on which batch norm fails, and no process waits for ever for the batches of another.
         """
-        order = np.arange(self.num_pictures, dtype=np.int64)
+        chance = np.random.default_rng((self.seed, epoch))
+        order = np.arange(self.num_pictures) if self.labels is None else _equally(self.labels, self.num_shown, chance)
         if self.shuffle:
-            np.random.default_rng((self.seed, epoch)).shuffle(order)
+            chance.shuffle(order)
         bounds = np.cumsum([0, *self._sizes()])
         rounds = range(self.rank, len(bounds) - 1, self.world_size)
         return [order[bounds[batch] : bounds[batch + 1]] for batch in rounds]
@@ -83,8 +96,18 @@ class Order:
         num_shared = (len(self) - full_rounds) * self.world_size
         if not num_shared:
             return full
-        size, extra = divmod(self.num_pictures - sum(full), num_shared)
+        size, extra = divmod(self.num_shown - sum(full), num_shared)
         return full + [size + 1] * extra + [size] * (num_shared - extra)
+
+
+def _equally(labels: NDArray[np.int64], num_shown: int, chance: np.random.Generator) -> NDArray[np.int64]:
+    """Returns `num_shown` positions, equally many of each class."""
+    _, counts = np.unique(labels, return_counts=True)
+    drawn = []
+    for own in np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1]):
+        times, rest = divmod(num_shown // len(counts), len(own))
+        drawn += [np.tile(own, times), chance.choice(own, rest, replace=False)]
+    return np.concatenate(drawn)
 
 
 @contextmanager

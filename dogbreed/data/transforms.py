@@ -69,6 +69,8 @@ class View(NamedTuple):
     mirrored: bool = False
     reduction: int = 1
     """1, 2, 4 or 8: by how much smaller the picture may be decoded."""
+    seed: int = 0
+    """Of what else is done to it by chance."""
 
     def reduced(self, spare: float) -> View:
         """Returns the view of a picture decoded as small as leaves it `spare` times as large as it is shown.

@@ -123,6 +123,9 @@ class KeepFeatures(pl.Callback):
         reasons = {
             f"finetune={hparams.get('finetune')} trains it": not alone and (self.views or not _solves(hparams)),
             "mixup and cutmix mix pictures, not features": alone and (hparams.get("mixup") or hparams.get("cutmix")),
+            "data.randaugment_on=device changes pictures anew": (
+                alone and data.randaugment and data.randaugment_on == "device"
+            ),
             "data.augment=false leaves one view of each picture": self.views and not data.augment,
             "data.augment=true shows other crops each time; data.augment=false or features.views=4 would not": (
                 alone and data.augment and not self.views
@@ -136,7 +139,8 @@ class KeepFeatures(pl.Callback):
 
     def _parts(self, data: ImageDataModule, hparams: Any) -> list[_Part]:
         tta, solves = bool(hparams.get("tta")), _solves(hparams)
-        views = [_Part(f"train-{data.seed}-{data.crop_area:g}-{view}", "train", view) for view in range(self.views)]
+        crops = f"{data.seed}-{data.crop_area:g}-{data.randaugment}"
+        views = [_Part(f"train-{crops}-{view}", "train", view) for view in range(self.views)]
         train = views or [_Part("train", "train", None)]
         if tta and solves and not views:  # the head is asked about both sides, so it learns from both
             train.append(_Part("train-mirrored", "train", None, (True,)))

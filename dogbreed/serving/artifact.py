@@ -75,6 +75,8 @@ class ModelCard:
     """Part of the resized picture's side that is kept."""
     crop_mode: str
     """`center`, or `squash`: the aspect ratio is ignored."""
+    tta: bool = False
+    """Whether the answer is the mean of the logits of a picture and of its mirror image, as it was in the test."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the epoch that was kept: `{"val/accuracy": 0.84, "test/accuracy": 0.82}`."""
     overrides: list[str] = field(default_factory=list)
@@ -97,6 +99,7 @@ def make_card(
     pictures: PictureFormat,
     metrics: Mapping[str, float],
     overrides: list[str],
+    tta: bool = False,
 ) -> ModelCard:
     """Returns the card of a network that was trained just now; metrics that are no numbers are left out."""
     parsed = [parse_class(folder) for folder in classes]
@@ -113,6 +116,7 @@ def make_card(
         interpolation=pictures.interpolation.value,
         crop_pct=pictures.crop_pct,
         crop_mode="squash" if pictures.squash else "center",
+        tta=tta,
         metrics={key: value for key, value in metrics.items() if math.isfinite(value)},
         overrides=overrides,
         versions={"python": platform.python_version()}
@@ -169,7 +173,7 @@ def _write_code(folder: Path) -> None:
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "name": str, "architecture": str, "model_kwargs": dict, "classes": list, "labels": list, "names": list,
     "input_size": list, "mean": list, "std": list, "interpolation": str, "crop_pct": (int, float), "crop_mode": str,
-    "metrics": dict, "overrides": list, "versions": dict,
+    "tta": bool, "metrics": dict, "overrides": list, "versions": dict,
 }  # fmt: skip
 
 
@@ -190,6 +194,7 @@ def read_card(folder: Path) -> ModelCard:
         number = found.pop("format")
         if number > FORMAT:
             raise UserError(f"{place} has format {number}, this dogbreed reads up to {FORMAT}: install a newer one")
+        found.setdefault("tta", False)  # cards made before there was one
         wrong = [key for key, kind in _KINDS.items() if not isinstance(found.get(key), kind)]
         if wrong:
             raise ValueError(f"{', '.join(wrong)} missing or of another type")
@@ -227,4 +232,6 @@ def load_net(folder: Path, card: ModelCard) -> nn.Module:
         why = f"{len(card.classes)} classes are on the card, {len(state[head[0]])} in the weights" if head else wrong[0]
         raise UserError(f"{place} does not fit {CARD}: {len(wrong)} of {len(own)} tensors differ ({why})")
     net.load_state_dict(state)
+    if card.tta:
+        backbone.answer_for_both_sides(net)
     return net.eval().requires_grad_(False)

@@ -43,6 +43,28 @@ def test_no_batch_of_one(num_pictures: int, batch_size: int) -> None:
     assert sizes[:-2] == [batch_size] * len(sizes[:-2])
 
 
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 20), st.integers(1, 4), st.integers(0, 9))
+def test_each_class_equally_often_and_its_pictures_as_equally_as_that_allows(
+    counts: list[int], batch_size: int, world_size: int, epoch: int
+) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)) * 2, counts))  # every other is empty
+    if len(labels) < world_size:
+        return
+    orders = [Order(len(labels), batch_size, True, 0, rank, world_size, labels) for rank in range(world_size)]
+    batches = [order.batches(epoch) for order in orders]
+    assert {len(own) for own in batches} == {len(orders[0])}
+    shown = np.concatenate([batch for own in batches for batch in own])
+    each = -(-len(labels) // len(counts))
+    assert np.unique(labels[shown], return_counts=True)[1].tolist() == [each] * len(counts)
+    times = np.bincount(shown, minlength=len(labels))
+    for number in range(len(counts)):
+        own = times[labels == 2 * number]
+        assert own.max() - own.min() <= 1
+    together = np.concatenate([batch for round_ in zip(*batches, strict=True) for batch in round_])
+    alone = np.concatenate(Order(len(labels), batch_size, True, 0, labels=labels).batches(epoch))
+    assert together.tolist() == alone.tolist()
+
+
 def test_order_depends_on_seed_and_epoch_alone() -> None:
     def flat(seed: int, epoch: int, world_size: int = 1) -> list[int]:
         ranks = [Order(100, 10, True, seed, rank, world_size).batches(epoch) for rank in range(world_size)]

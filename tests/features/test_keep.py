@@ -87,21 +87,22 @@ def test_what_is_left_is_the_whole_network_and_the_whole_report(run, tmp_path):
         assert mine["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-3)
 
 
-def test_dropout_before_the_head_draws_the_same(run):
-    plain, _ = run("features=off", "+model.kwargs.drop_rate=0.3")
-    kept, computed = run("+model.kwargs.drop_rate=0.3")
-    assert computed == ALL
+def test_dropout_before_the_head_draws_the_same_and_both_sides_of_a_picture_are_asked(run):
+    plain, _ = run("features=off", "+model.kwargs.drop_rate=0.3", "tta=true")
+    kept, computed = run("+model.kwargs.drop_rate=0.3", "tta=true")
+    assert computed == ["train", "valid-both-sides", "test-both-sides"]
     assert kept["epochs"][1] == pytest.approx(plain["epochs"][1], rel=1e-5)
+    assert kept["test"] == pytest.approx(plain["test"], rel=1e-5)
 
 
 def test_as_many_views_as_epochs_are_the_training_without(run):
     plain, _ = run("features=off", "data.augment=true")
     kept, computed = run("features.views=2", "data.augment=true")
-    assert computed == ["train-7-0.08-0", "train-7-0.08-1", "valid", "test"]
+    assert computed == ["train-7-0.08-0-0", "train-7-0.08-0-1", "valid", "test"]
     for epoch in (0, 1):
         assert kept["epochs"][epoch] == pytest.approx(plain["epochs"][epoch], rel=1e-5)
     _, computed = run("features.views=3", "data.augment=true")
-    assert computed == ["train-7-0.08-2"]
+    assert computed == ["train-7-0.08-0-2"]
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ from dogbreed.train import train
 
 
 def test_a_training_leaves_its_best_model_with_all_that_is_to_be_known(tmp_path):
-    typed = ["model=timm", "model.name=test_resnet", "trainer=cpu", "epochs=2", "batch_size=8", "debugger=off",
-             "data.url='demo://?classes=3&train=12&valid=6&test=6&size=32'", "data.image_size=48"]  # fmt: skip
+    typed = ["model=timm", "model.name=test_resnet", "trainer=cpu", "epochs=2", "batch_size=8", "tta=true",
+             "debugger=off", "data.url='demo://?classes=3&train=12&valid=6&test=6&size=32'",
+             "data.image_size=48"]  # fmt: skip
     overrides = [*typed, f"output_dir={tmp_path}", "+trainer.max_steps=6"]
     results = train(settle(compose("train", overrides)), overrides)
     model = tmp_path / "model"
@@ -37,6 +38,7 @@ def test_a_training_leaves_its_best_model_with_all_that_is_to_be_known(tmp_path)
     pixels = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
     expected = best(((pixels / 255) - 0.5) / 0.5).softmax(-1).detach().numpy()
     np.testing.assert_allclose(Classifier(model)(pixels), expected, atol=1e-4)
+    np.testing.assert_allclose(Classifier(model)(pixels.flip(-1)), expected, atol=1e-4)  # by tta, as in the test
     pickled = [path for path in model.rglob("*") if path.suffix in (".ckpt", ".pt", ".pth", ".pkl", ".pyc")]
     assert not pickled
 

@@ -1,0 +1,72 @@
+"""RandAugment changes a picture by its seed, epoch and place alone, and draws from nobody's random numbers."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dogbreed import ImageDataModule
+from dogbreed.data.augment import RandAugmentTransform
+from dogbreed.data.transforms import PictureFormat, TrainTransform
+from dogbreed.errors import UserError
+
+DEMO = "demo://?classes=2&train=12&valid=2&test=2&size=32"
+
+
+def pictures(num_workers: int, **settings: object) -> dict[int, torch.Tensor]:
+    data = ImageDataModule(
+        DEMO, batch_size=5, num_workers=num_workers, data_config={"input_size": (3, 32, 32)}, **settings
+    )
+    loader = data.train_dataloader()
+    found = {int(index): image for batch in loader for index, image in zip(batch.indices, batch.images, strict=True)}
+    loader.close()
+    return found
+
+
+def test_a_picture_is_changed_alike_by_any_number_of_workers() -> None:
+    torch.manual_seed(5)
+    here, there, plain = pictures(0, randaugment=9), pictures(2, randaugment=9), pictures(0)
+    assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(5)))
+    assert here.keys() == there.keys() and all(torch.equal(here[index], there[index]) for index in here)
+    changed = [index for index in here if not torch.equal(here[index], plain[index])]
+    assert len(changed) > len(here) / 2
+
+
+def test_the_crop_is_the_one_without_and_a_higher_magnitude_changes_more() -> None:
+    target = PictureFormat(32, 32)
+    pixels = torch.randint(0, 256, (3, 50, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    distances = []
+    for magnitude in (1, 30):
+        transform = RandAugmentTransform(target, magnitude=magnitude)
+        assert transform.view(50, 40, random.Random(3))[:8] == TrainTransform(target).view(50, 40, random.Random(3))[:8]
+        pairs = [(transform, random.Random(seed)) for seed in range(20)]
+        changed = torch.stack([change(pixels, chance) for change, chance in pairs]).float()
+        plain = torch.stack([TrainTransform(target)(pixels, random.Random(seed)) for seed in range(20)]).float()
+        assert changed.shape == (20, 3, 32, 32)
+        distances.append((changed - plain).abs().mean().item())
+    assert distances[0] < distances[1]
+
+
+def test_a_batch_on_its_device_is_changed_in_training_alone_and_alike_in_an_epoch_begun_anew() -> None:
+    config = {"input_size": (3, 32, 32)}
+    data = ImageDataModule(DEMO, batch_size=20, randaugment=9, randaugment_on="device", data_config=config)
+    (batch, *_) = data.train_dataloader()
+
+    def given(training: bool, epoch: int) -> torch.Tensor:
+        plugin = SimpleNamespace(convert_input=lambda images: images)
+        data.trainer = SimpleNamespace(training=training, current_epoch=epoch, precision_plugin=plugin)
+        return data.on_after_batch_transfer(batch, 0).images.clone()
+
+    plain, changed = given(False, 0), given(True, 0)
+    assert plain.shape == changed.shape and torch.equal(plain, data.normalised(batch.images))
+    assert torch.equal(changed, given(True, 0))
+    assert not torch.equal(changed, given(True, 1))
+    moved = (changed - plain).abs().sum(dim=(1, 2, 3)) > 0
+    assert moved.any() and all(len(set(some.tolist())) == 1 for some in moved.split(8))
+
+
+@pytest.mark.parametrize("settings", [{"randaugment": 31}, {"randaugment": 9, "augment": False}])
+def test_what_it_can_not_do_is_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="from 0 to 30, and with data"):
+        ImageDataModule(DEMO, **settings)
