@@ -53,7 +53,7 @@ OPTIONAL = ("data.crop_area", "features.views", "features.max_gb", "averaging_st
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "finetune": (None, "head", "full", "gradual"),
-    "head_start": (None, "solved"),
+    "head_start": (None, "solved", "pretrained"),
     "averaging": (None, "ema", "swa"),
     "lr_scaling": ("none", "linear", "sqrt"),
     "objective.goal": ("maximize", "minimize"),

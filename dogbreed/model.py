@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 FINETUNE = ("head", "full", "gradual")
 """What is trained: the new head, the whole network, or first the head and then, by and by, the rest."""
 
-HEAD_START = (None, "solved")
+HEAD_START = (None, "solved", "pretrained")
+"""Where a training begins with the head: at small random weights, or at an optimum on the frozen backbone."""
 
 
 class ImageClassifier(pl.LightningModule):
@@ -41,8 +42,9 @@ class ImageClassifier(pl.LightningModule):
         weights: `hub` (timm's pretrained ones), `random`, or the path of a .safetensors or .pth file.
         finetune: `head` trains the head on the frozen backbone, `full` everything, `gradual` the head alone until
             `unfreeze_epoch`, then the backbone too, at `lr * backbone_lr_factor`.
-        head_start: `solved`: the head begins at its optimum on the frozen backbone (see `dogbreed.solver`), which
-            takes a trainer with `KeepFeatures`; None: at small random weights.
+        head_start: `solved`: the head begins at its optimum on the frozen backbone; `pretrained`: at the one near the
+            classifier that came with the weights. See `dogbreed.solver`; both take a trainer with `KeepFeatures`.
+            None: at small random weights.
         freeze_norms: batch norms keep the statistics of the pretrained weights, also where they are trained.
         lr: learning rate of the head (and of all, for `full`) at its peak.
         weight_decay: of all trained parameters but biases and norms.
@@ -98,7 +100,7 @@ class ImageClassifier(pl.LightningModule):
             raise UserError(f"finetune={finetune} is not allowed{did_you_mean(finetune, FINETUNE)}")
         if head_start not in HEAD_START:
             raise UserError(
-                f"head_start={head_start} is not allowed{did_you_mean(str(head_start), ['solved', 'null'])}"
+                f"head_start={head_start} is not allowed{did_you_mean(str(head_start), ['solved', 'pretrained'])}"
             )
         if finetune != "head" and (optimizer or {}).get("_target_") == "dogbreed.solver.AtOptimum":
             raise UserError(
@@ -121,6 +123,9 @@ class ImageClassifier(pl.LightningModule):
         if tta:
             backbone.answer_for_both_sides(self.net)
         self.head_is_solved = False
+        self.pretrained_head = (
+            backbone.pretrained_head(self.net, model, weights, model_kwargs) if head_start == "pretrained" else None
+        )
         self.mix = mixing(mixup, cutmix, len(classes))
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.metrics = nn.ModuleDict({f"{stage}_metrics": self._metrics(stage) for stage in ("train", "val", "test")})
@@ -160,8 +165,8 @@ class ImageClassifier(pl.LightningModule):
         """
         if stage != "fit":
             return
-        if self.hparams["head_start"] == "solved" and not self.head_is_solved:
-            raise UserError("head_start=solved, and so optimizer=lbfgs, needs kept features: leave features=off out")
+        if self.hparams["head_start"] and not self.head_is_solved:
+            raise UserError("head_start and optimizer=lbfgs need kept features: leave features=off out")
         if self.hparams["compile"]:
             self.net.compile()  # in place: the names in state_dict() stay as they are
         if self.trainer.world_size > 1 and self.hparams["finetune"] == "gradual":
@@ -280,4 +285,4 @@ class ImageClassifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notes that the weights lie in the checkpoint itself, so that loading it asks neither hub nor file."""
-        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["weights"] = "random"
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] |= {"weights": "random", "head_start": None}

@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
 from dogbreed.config import compose, settle
 from dogbreed.errors import UserError
-from dogbreed.solver import LEFT_OUT, solve
+from dogbreed.solver import LEFT_OUT, rows_of, solve
 from dogbreed.train import train
 
 DEMO = "demo://?classes=3&train=12&valid=6&test=6&size=32"
@@ -101,14 +102,30 @@ def test_fine_tuning_begins_at_the_solved_head(tmp_path, monkeypatch, caplog):
     assert math.isfinite(moved["epochs"][0]["train/loss"])
 
 
+def test_the_head_stays_near_the_pretrained_rows_that_fit(problem, tmp_path, monkeypatch):
+    features, labels = problem
+    known = solve([features], [labels], 5, weight_decay=0.01)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    shuffled = known[0][order], known[1][order]
+    assert torch.equal(rows_of(shuffled, features, labels, 5)[0], known[0])
+    near = solve([features], [labels], 5, weight_decay=1e4, near=known)
+    assert torch.allclose(near[0], known[0], atol=1e-3)
+    source = timm.create_model("test_resnet", num_classes=1000).state_dict()
+    torch.save(source, tmp_path / "w.pth")
+    typed = ["head_start=pretrained", f"model.weights={tmp_path}/w.pth", "weight_decay=1e4", "tta=true"]
+    head = weights(run(tmp_path, monkeypatch, *typed))["net.fc.weight"]
+    assert torch.cdist(head, source["fc.weight"]).min(dim=1).values.max() < 1e-3
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["features=off"], "needs kept features"),
+        (["features=off"], "need kept features"),
         (["data.augment=true"], "head_start=solved can not be had: data.augment=true"),
         (["weight_decay=0"], "an optimum only with a weight_decay above 0"),
         (["model.name=test_convnext", "+model.kwargs.drop_rate=0.5"], "more than one linear layer"),
         (["finetune=full"], "optimizer=lbfgs"),
+        (["head_start=pretrained"], "model.weights=random hold no linear classifier"),
     ],
 )
 def test_what_can_not_be_solved_is_one_line(tmp_path, monkeypatch, typed, message):

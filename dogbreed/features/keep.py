@@ -25,7 +25,7 @@ from dogbreed.errors import UserError
 from dogbreed.features.files import FeatureFiles, Features
 from dogbreed.features.shared import SharedFeatures
 from dogbreed.features.speed import SAMPLE, Form, all_processors, fastest, trunk
-from dogbreed.solver import LEFT_OUT, solve
+from dogbreed.solver import LEFT_OUT, rows_of, solve
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +95,9 @@ class KeepFeatures(pl.Callback):
         found: dict[str, Features] = {}
         if not reason and isinstance(data, ImageDataModule):
             found = self._find(trainer, data, net, hparams)
-        if not found:
+        if not found or not isinstance(data, ImageDataModule):
             reason = reason or f"the head of {hparams['model']} is more than one linear layer"
-            asked = f"features.views={self.views}" if self.views else "head_start=solved"
+            asked = f"features.views={self.views}" if self.views else f"head_start={hparams.get('head_start')}"
             if self.views or _solves(hparams):
                 raise UserError(f"{asked} can not be had: {reason}")
             log.info("the backbone runs in every epoch: %s", reason)
@@ -106,14 +106,18 @@ class KeepFeatures(pl.Callback):
             "features of %d pictures in %.1f s, kept in %s; features=off trains without",
             sum(len(part.values) for part in found.values()), time.monotonic() - began, self.folder,
         )  # fmt: skip
+        self._hand_over(data, pl_module, found)
+
+    def _hand_over(self, data: ImageDataModule, model: pl.LightningModule, found: dict[str, Features]) -> None:
+        """Solves the head where that is asked for, and lets a training of the head alone run on features."""
         features: dict[str, list[Features]] = {split: [] for split in data.splits}
-        for part in self._parts(data, hparams):
+        for part in self._parts(data, model.hparams):
             features[part.split].append(found[part.name])
-        if _solves(hparams):
-            _solve_head(pl_module, features["train"], data.splits["train"].labels)
-        if hparams["finetune"] == "head":
+        if _solves(model.hparams):
+            _solve_head(model, features["train"], data.splits["train"].labels)
+        if model.hparams["finetune"] == "head":
             data.features = features
-            backbone.accept_features(net)
+            backbone.accept_features(model.get_submodule("net"))
 
     def _reason_against(self, trainer: pl.Trainer, data: Any, hparams: Any) -> str:
         """Returns why features may not be kept, empty where they may."""
@@ -237,10 +241,10 @@ class _Computer:
 
 
 def _solves(hparams: Any) -> bool:
-    return hparams.get("head_start") == "solved"
+    return bool(hparams.get("head_start"))
 
 
-def _solve_head(model: pl.LightningModule, views: list[Features], labels: NDArray[np.int64]) -> None:
+def _solve_head(model: Any, views: list[Features], labels: NDArray[np.int64]) -> None:
     """Puts the head of `model` at its optimum for what is kept of train, and says how long that took."""
     began, hparams = time.monotonic(), model.hparams
     known = [labels.copy() for _ in views]
@@ -248,9 +252,11 @@ def _solve_head(model: pl.LightningModule, views: list[Features], labels: NDArra
         copied[list(view.problems)] = LEFT_OUT
     (name,) = backbone.head_names(model.get_submodule("net"))
     head: Any = model.get_submodule(f"net.{name}")
+    values, known_rows = [view.values for view in views], model.pretrained_head
+    near = rows_of(known_rows, values[0], known[0], head.out_features) if known_rows else None
     weight, bias = solve(
-        [view.values for view in views], known, head.out_features, weight_decay=hparams["weight_decay"],
-        label_smoothing=hparams["label_smoothing"], device=model.device,
+        values, known, head.out_features, weight_decay=hparams["weight_decay"],
+        label_smoothing=hparams["label_smoothing"], near=near, device=model.device,
     )  # fmt: skip
     head.load_state_dict({"weight": weight, "bias": bias})
     model.head_is_solved = True
