@@ -35,7 +35,7 @@ HEAD = ("finetune=head", "data.augment=false", "tta=true", "optimizer=lbfgs")
 OURS = {
     "head": [(*HEAD, f"weight_decay={decay}") for decay in (0.01, 0.02, 0.04)],
     "pretrained": [(*HEAD, "head_start=pretrained", f"weight_decay={decay}") for decay in (0.03, 0.1, 0.3)],
-    "finetune": [("experiment=best", "trainer.precision=bf16-mixed", "channels_last=true")],
+    "finetune": [("experiment=best", "data.augment=true", "trainer.precision=bf16-mixed", "channels_last=true")],
 }
 """What is tried of each, to be chosen among on valid."""
 
