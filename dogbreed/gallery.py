@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from dogbreed.data.classes import parse_class
 from dogbreed.data.datamodule import ImageDataModule
 from dogbreed.data.decode import decode_pixels
-from dogbreed.data.store import Store
+from dogbreed.data.store import Content, Store
 
 _COLUMNS = 6
 
@@ -100,17 +100,17 @@ def _gallery(store: Store, keys: Sequence[str], titles: Sequence[str]) -> Galler
     for axis in axes:
         axis.set_axis_off()
     for axis, content, title in zip(axes, _fetch(store, keys), titles, strict=False):
-        axis.imshow(decode_pixels(content, lambda height, width: 1))
+        axis.imshow(decode_pixels(content.data, lambda height, width: 1))
         axis.set_title(title, fontsize=9)
     if not keys:
         figure.suptitle("none")
     return figure
 
 
-def _fetch(store: Store, keys: Sequence[str]) -> list[bytes]:
+def _fetch(store: Store, keys: Sequence[str]) -> list[Content]:
     """Returns the content of each key; in a thread, as a notebook has a running event loop in its own."""
 
-    async def fetch() -> list[bytes]:
+    async def fetch() -> list[Content]:
         return await asyncio.gather(*(store.fetch(key) for key in keys))
 
     with ThreadPoolExecutor(1) as thread:

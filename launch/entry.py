@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from dogbreed.config import compose
 from dogbreed.errors import UserError
 from launch.definition import DATA, WEIGHTS
-from launch.request import APP, KEYS, OVERRIDES
+from launch.request import APP, FIRST_POINTS, KEYS, OVERRIDES
 from launch.space import encode
 
 RENDEZVOUS_PORT = 29500
@@ -44,7 +44,7 @@ def job_overrides(hyperparameters: Mapping[str, str]) -> list[str]:
     own = {
         name: value
         for name, value in hyperparameters.items()
-        if name not in (OVERRIDES, KEYS, APP) and not name.startswith(("sagemaker_", "_tuning_"))
+        if name not in (OVERRIDES, KEYS, APP, FIRST_POINTS) and not name.startswith(("sagemaker_", "_tuning_"))
     }
     return [*fixed, *(f"{keys.get(name, name)}={value}" for name, value in own.items())]
 

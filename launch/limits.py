@@ -24,6 +24,8 @@ MAX_HYPERPARAMETERS = 99
 MAX_RESOURCE_EPOCHS = 20_000
 EPOCH_NAMES = ("epochs", "numepochs", "n-epochs", "n_epochs", "num_epochs")
 """Static hyperparameters from which AMT infers Hyperband's MaxResource."""
+FIRST_POINTS = "first_points"
+"""Static hyperparameter that lists what to try first, as JSON; only the search of this machine reads it."""
 
 SERVERLESS_MEMORY_MB = tuple(range(1024, 6145, 1024))
 AUTO_SCALING = "application-autoscaling"

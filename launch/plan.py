@@ -13,10 +13,14 @@ from dogbreed.config import check, choices, compose, fresh_name, parse, settle, 
 from dogbreed.errors import UserError
 from launch.settings import check_settings
 from launch.space import Range, encode, split_overrides
+from launch.strategy import Point, combinations, first_points, settle_strategy
 
 LAUNCHER_KEYS = frozenset(
-    {"search", "tuner", "backend", "instance", "sweep", "logs", "dry_run", "resume", "from_tuning", "name"}
-)
+    {
+        "backend", "dry_run", "first_points", "from_tuning", "instance", "logs", "name", "resume", "search", "sweep",
+        "tuner",
+    }
+)  # fmt: skip
 """Keys at the top of the config that the launcher reads itself; no job gets an override of them."""
 
 LAUNCHER_PARTS = frozenset({"debugger.managed_rules"})
@@ -43,6 +47,8 @@ class Plan:
     max_parallel_jobs: int
     app: str | None = None
     """The script of another Hydra application that the trials run; None: they train with dogbreed."""
+    first: tuple[Point, ...] = ()
+    """Points that are tried first, on this machine: AWS takes none."""
 
     @property
     def combinations(self) -> int | None:
@@ -58,13 +64,6 @@ class Plan:
         return float(min(jobs, whole) * instance.count)
 
 
-def combinations(ranges: Sequence[Range]) -> int | None:
-    """Returns how many points `ranges` have together; None where one of them is an interval."""
-    if any(r.kind != "Categorical" for r in ranges):
-        return None
-    return math.prod(len(r.values) for r in ranges)
-
-
 def make_plan(overrides: Sequence[str]) -> Plan:
     """Returns the plan of a sweep from what was typed.
 
@@ -78,13 +77,16 @@ def make_plan(overrides: Sequence[str]) -> Plan:
     declared = {str(key): str(value) for key, value in cfg.search.items()}
     fixed, ranges = split_overrides(typed, declared, choices, lambda key: isinstance(_value(cfg, key), int))
     _check_ranges(ranges)
-    first = [f"{r.key}={r.values[0]}" for r in ranges]
-    cfg = settle(compose("tune", [*fixed, *first]))
+    usual = settle(cfg)
+    cfg = settle(compose("tune", [*fixed, *(f"{r.key}={r.values[0]}" for r in ranges)]))
     _check_values(cfg, ranges)
+    settle_strategy(cfg, ranges)
+    learns = cfg.tuner.strategy in ("Bayesian", "Hyperband") and cfg.backend.name == "local"
+    first = first_points(usual, ranges) if learns else ()
     job_overrides = for_the_job(fixed) + absolute_paths(cfg, {r.key for r in ranges})
     max_jobs = _max_jobs(cfg, ranges)
     parallel = min(int(cfg.tuner.max_parallel_jobs), max_jobs)
-    return Plan(str(cfg.name), tuple(job_overrides), tuple(ranges), cfg, max_jobs, parallel)
+    return Plan(str(cfg.name), tuple(job_overrides), tuple(ranges), cfg, max_jobs, parallel, first=tuple(first))
 
 
 def make_app_plan(
@@ -116,6 +118,7 @@ def make_app_plan(
     fixed, ranges = split_overrides(overrides, declared, options, lambda key: _is_whole(value(key)))
     if not ranges:
         raise UserError("nothing is searched: give at least one range, for example lr=interval(0.1,1) or size=1,2,3")
+    settle_strategy(cfg, ranges, app=True)
     max_jobs = _max_jobs(cfg, ranges)
     parallel = min(int(cfg.tuner.max_parallel_jobs), max_jobs)
     return Plan(str(cfg.name), tuple(fixed), tuple(ranges), settle(cfg), max_jobs, parallel, app)
@@ -201,6 +204,4 @@ def _max_jobs(cfg: DictConfig, ranges: Sequence[Range]) -> int:
         if intervals:
             raise UserError(f"tuner=grid tries every choice, but {intervals[0]} is an interval: give choices, a,b,c")
         return int(all_points or 1)
-    if tuner.max_jobs is None:
-        raise UserError("tuner.max_jobs is not set: type tuner.max_jobs=NUMBER")
     return min(int(tuner.max_jobs), all_points) if all_points else int(tuner.max_jobs)

@@ -129,7 +129,7 @@ def _read(target: str) -> bytes:
     """
     place, _, key = target.rpartition("/")
     if "://" in target:
-        return asyncio.run(Patience(open_store(place)).fetch(key, 0))
+        return bytes(asyncio.run(Patience(open_store(place)).fetch(key, 0)).data)
     try:
         return Path(target).read_bytes()
     except OSError as error:

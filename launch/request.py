@@ -19,13 +19,14 @@ from launch.definition import (
     resources,
     tags,
 )
+from launch.limits import FIRST_POINTS
 from launch.managed import debugger_fields, wants_managed_rules
 from launch.plan import Plan
 from launch.space import Range
 
 __all__ = [
-    "APP", "KEYS", "LOCAL_SITE", "OVERRIDES", "Site", "parameter_ranges", "resume_request", "training_request",
-    "tuning_request",
+    "APP", "FIRST_POINTS", "KEYS", "LOCAL_SITE", "OVERRIDES", "Site", "parameter_ranges", "resume_request",
+    "training_request", "tuning_request",
 ]  # fmt: skip
 
 OVERRIDES = "overrides"
@@ -147,7 +148,8 @@ def _tuning_config(plan: Plan) -> dict[str, Any]:
         "TrainingJobEarlyStoppingType": "Auto" if tuner.early_stopping else "Off",
     }
     if tuner.strategy == "Hyperband":
-        resource = {"MinResource": int(tuner.min_epochs), "MaxResource": int(tuner.max_epochs)}
+        # One more than there are epochs: a training that has ended says its best epoch again, and is not to be stopped.
+        resource = {"MinResource": int(tuner.min_epochs), "MaxResource": int(tuner.max_epochs) + 1}
         config["StrategyConfig"] = {"HyperbandStrategyConfig": resource}
     if criteria := _completion_criteria(plan):
         config["TuningJobCompletionCriteria"] = criteria
@@ -188,6 +190,8 @@ def _training_definition(plan: Plan, site: Site) -> dict[str, Any]:
     keys = {r.name: r.key for r in plan.ranges if r.name != r.key}
     if keys:
         static[KEYS] = json.dumps(keys)
+    if plan.first:
+        static[FIRST_POINTS] = json.dumps(plan.first)
     static |= code_hyperparameters(site, bool(cfg.backend.get("network_isolation")))
     machines = (
         {"HyperParameterTuningResourceConfig": resource_choices(cfg)}

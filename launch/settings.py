@@ -39,7 +39,7 @@ BOOLEANS = (
     "instance.spot", "tuner.early_stopping", "tuner.until_converged", "tuner.autotune",
     "backend.network_isolation", "backend.encrypt_traffic",
 )  # fmt: skip
-LISTS = ("instance.alternatives", "tuner.warm_start", "backend.subnets", "backend.security_groups")
+LISTS = ("first_points", "instance.alternatives", "tuner.warm_start", "backend.subnets", "backend.security_groups")
 MAPS = ("backend.environment", "backend.tags", "environment")
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "tuner.warm_start_type": ("IdenticalDataAndAlgorithm", "TransferLearning"),

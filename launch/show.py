@@ -38,6 +38,8 @@ def plan_table(plan: Plan) -> Table:
     table.add_row("fixed", " ".join(plan.fixed) or "all defaults")
     for r in plan.ranges:
         table.add_row(f"search {r.key}", str(r))
+    for point in plan.first:
+        table.add_row("tried first", " ".join(f"{name}={value}" for name, value in point.items()))
     space = "" if plan.combinations is None else f" of {plan.combinations} combinations"
     table.add_row("objective", f"{cfg.objective.goal} {cfg.objective.metric}")
     table.add_row("jobs", f"{plan.max_jobs}{space}, {plan.max_parallel_jobs} at a time, {cfg.tuner.strategy}")

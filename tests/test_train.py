@@ -115,7 +115,7 @@ def demo_folder(tmp_path):
     for entry in store.entries():
         path = tmp_path / "pictures" / entry.key
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(asyncio.run(store.fetch(entry.key)))
+        path.write_bytes(asyncio.run(store.fetch(entry.key)).data)
     return tmp_path / "pictures"
 
 

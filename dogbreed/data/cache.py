@@ -151,18 +151,17 @@ class Cache:
         return total
 
 
-async def through(cache: Cache, name: str, wanted: Wanted, fetch: Callable[[], Awaitable[bytes]]) -> bytes:
+async def through(cache: Cache, name: str, wanted: Wanted, fetch: Callable[[], Awaitable[Content]]) -> Content:
     """Returns a content from the cache, or else fetches and keeps it; files are read and written in threads."""
     kept = await asyncio.to_thread(cache.get, name)
     if kept is not None:
-        return kept
+        return Content(kept, "")
     content = await fetch()
+    scaled = await asyncio.to_thread(cache.scale, bytes(content.data))
     # What was changed since it was listed is not what the name stands for.
-    is_listed = isinstance(content, Content) and content.version_of(wanted.key) == wanted.version
-    content = await asyncio.to_thread(cache.scale, content)
-    if is_listed:
-        await asyncio.to_thread(cache.put, name, content)
-    return content
+    if content.version_of(wanted.key) == wanted.version:
+        await asyncio.to_thread(cache.put, name, scaled)
+    return Content(scaled, content.etag)
 
 
 def _check(content: bytes) -> bytes:

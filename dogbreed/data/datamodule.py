@@ -168,7 +168,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
         part = self.splits[split].take(np.asarray(indices, dtype=np.int64))
         order = Order(len(part), max(1, len(part)), shuffle=False, seed=0)
         found = next(iter(self._stream(part, order)))
-        return Batch(found.images, found.labels, torch.tensor(indices)[found.indices])
+        return Batch(found.images, torch.from_numpy(found.labels), torch.tensor(indices)[found.indices])
 
     def _stream(self, part: Split, order: Order, augment: bool = False) -> PictureStream:
         target = self.picture_format

@@ -45,7 +45,7 @@ Reduction = Callable[[int, int], int]
 """Height and width of an upright picture, px, to 1, 2, 4 or 8: by how much smaller it is wanted."""
 
 
-def decode(data: bytes, reduction: Reduction = lambda height, width: 1) -> torch.Tensor:
+def decode(data: bytes | memoryview, reduction: Reduction = lambda height, width: 1) -> torch.Tensor:
     """Returns the picture as its viewer would see it: uint8 (3, H, W), RGB, upright, transparent parts white.
 
     Args:
@@ -60,19 +60,19 @@ def decode(data: bytes, reduction: Reduction = lambda height, width: 1) -> torch
     return torch.from_numpy(decode_pixels(data, reduction)).permute(2, 0, 1)
 
 
-def decode_pixels(data: bytes, reduction: Reduction) -> NDArray[np.uint8]:
+def decode_pixels(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.uint8]:
     """Returns what `decode` does, but (H, W, 3) and without torch: publishing reads pictures as training will."""
     pixels = _decode_jpeg(data, reduction) if data[:2] == b"\xff\xd8" else None
     return _decode_any(data, reduction) if pixels is None else pixels
 
 
-def _decode_jpeg(data: bytes, reduction: Reduction) -> NDArray[np.uint8] | None:
+def _decode_jpeg(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.uint8] | None:
     """Returns pixels (H, W, 3), or None where Pillow has to look: CMYK, odd EXIF, or a warning of the decoder.
 
     Most warnings are no damage: some cameras and web servers leave stray bytes in good pictures. But Pillow would
     also take a picture whose lower half is missing, if only its end marker is there.
     """
-    turn = _UPRIGHT.get(_orientation(data) if b"Exif\x00\x00" in data[:65536] else 1)
+    turn = _UPRIGHT.get(_orientation(data) if _may_have_exif(data) else 1)
     if turn is None:
         return None
     try:
@@ -105,7 +105,20 @@ _UPRIGHT: dict[int | None, _Turn] = {
 """By EXIF orientation."""
 
 
-def _orientation(data: bytes) -> int | None:
+def _may_have_exif(data: bytes | memoryview) -> bool:
+    """Returns False where no segment before the pixels is EXIF's; to search for the word takes ten times as long."""
+    place = 2
+    while data[place : place + 1] == b"\xff":
+        marker, length = data[place + 1 : place + 2], data[place + 2 : place + 4]
+        if marker == b"\xda":
+            return False
+        if data[place + 4 : place + 10] == b"Exif\x00\x00":
+            return True
+        place += 2 + int.from_bytes(length, "big")
+    return True  # an odd file, at which Pillow has to look
+
+
+def _orientation(data: bytes | memoryview) -> int | None:
     """Returns the EXIF orientation, 1 where there is none; None where it can not be read."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
@@ -114,7 +127,7 @@ def _orientation(data: bytes) -> int | None:
         return None
 
 
-def _decode_any(data: bytes, reduction: Reduction) -> NDArray[np.uint8]:
+def _decode_any(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.uint8]:
     """Returns pixels (H, W, 3) through Pillow."""
     if not data:
         raise PictureError("empty file")
@@ -124,7 +137,7 @@ def _decode_any(data: bytes, reduction: Reduction) -> NDArray[np.uint8]:
             upright = ImageOps.exif_transpose(picture)
             return np.array(_to_rgb(upright).reduce(reduction(upright.height, upright.width)))
     except UnidentifiedImageError as error:
-        raise PictureError(f"not a readable picture, it begins with {data[:12]!r}") from error
+        raise PictureError(f"not a readable picture, it begins with {bytes(data[:12])!r}") from error
     except _DAMAGE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise PictureError("truncated" if "truncated" in reason.lower() else f"damaged: {reason}") from error

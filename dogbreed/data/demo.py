@@ -21,7 +21,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from dogbreed.data.store import Entry, PictureError
+from dogbreed.data.store import Content, Entry, PictureError
 from dogbreed.errors import UserError, did_you_mean
 
 Floats = NDArray[np.floating[Any]]
@@ -102,12 +102,13 @@ class DemoStore:
         """Returns None: there is nothing but the pictures."""
         return None
 
-    async def fetch(self, key: str) -> bytes:
+    async def fetch(self, key: str) -> Content:
         """Returns the JPEG of a key: always the same bytes."""
         number = key.split("/")[1].partition(".")[0] if key.count("/") == 2 else ""
         if not number.isdigit() or not 1 <= int(number) <= self.classes:
             raise PictureError("no such generated picture")
-        return simplejpeg.encode_jpeg(draw(_breed(int(number) - 1), self.size, random.Random(key)), quality=88)
+        picture = draw(_breed(int(number) - 1), self.size, random.Random(key))
+        return Content(simplejpeg.encode_jpeg(picture, quality=88), "")
 
     def fork_is_safe(self) -> bool:
         """Returns True: nothing is kept between pictures."""

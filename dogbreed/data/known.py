@@ -2,6 +2,10 @@
 
 Neither is believed unseen. Pages of a thousand objects are listed and compared, keys, sizes and ETags: all of them
 where there are few, else some that chance chooses, the first and the last. Nothing is ever written to the bucket.
+
+With either, a training begins after these pages, however many there are. Without, it begins after the last: no order
+it goes by is known sooner, as that of a shuffled epoch, the length of the schedule, the splits that are made and the
+name of what is kept of a backbone's features depend on every key.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import hashlib
 import logging
 import math
 import os
+import posixpath
 import random
 import zipfile
 from collections.abc import Callable
@@ -20,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dogbreed.data.lister import Lister
 from dogbreed.data.listing import Listing, pack
 from dogbreed.data.manifest import ManifestError, read_manifest
 from dogbreed.data.s3 import S3Store
@@ -34,7 +40,7 @@ _COMPARED = 16
 """Pages that are compared."""
 
 Pager = Callable[[str], tuple[list[Entry], bool]]
-"""As `S3Store.pager` gives it."""
+"""As `Lister.page` is."""
 
 
 def find_listing(store: Store, folder: Path | None) -> Listing:
@@ -49,15 +55,16 @@ def find_listing(store: Store, folder: Path | None) -> Listing:
     """
     if not isinstance(store, S3Store):
         return pack(store.entries())
-    page = store.pager()
+    lister = Lister(store)
+    page = lister.page
     entries, is_all = page("")
     if is_all:
         return pack(entries)
     place = f"{store.endpoint_url} {store.bucket}/{store.prefix}"
     file = folder / f"{hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}.npz" if folder else None
-    known = _kept(store, file, page) or _from_manifest(store, page)
+    known = _kept(store, file, page) or _from_manifest(lister)
     if known is None:
-        known = pack(store.entries(many=True))
+        known = pack(lister.entries(many=_common_folder(entries)))
         if file:
             _keep(known, file)
     return known
@@ -80,17 +87,25 @@ def _kept(store: S3Store, file: Path | None, page: Pager) -> Listing | None:
     return listing
 
 
-def _from_manifest(store: S3Store, page: Pager) -> Listing | None:
+def _common_folder(entries: list[Entry]) -> str:
+    """Returns the folder that all entries of a page, which are in order, lie in."""
+    folders = [posixpath.dirname(entry.key) for entry in (*entries[:1], *entries[-1:])]
+    folder = posixpath.commonpath(folders) if folders else ""
+    return f"{folder}/" if folder else ""
+
+
+def _from_manifest(lister: Lister) -> Listing | None:
     """Returns the listing that publishing has left in the bucket, if it still holds."""
+    store = lister.store
     try:
-        pictures = read_manifest(store)
+        pictures = read_manifest(lister)
         if pictures is None:
             return None
         listing = pack(picture.entry for picture in pictures)
     except ManifestError as error:
         log.warning("%s: its manifest is not used, as %s", store.url, error)
         return None
-    if reason := difference(page, listing):
+    if reason := difference(lister.page, listing):
         log.warning("%s: its manifest is stale (%s) and not used; publish again to renew it", store.url, reason)
         return None
     log.info("%s: listed by its manifest (%s)", store.url, _compared(listing))

@@ -11,9 +11,9 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from dogbreed.data.store import Entry, Store
+from dogbreed.data.store import Entry
 
 MANIFEST = "dogbreed-manifest.json.gz"
 """Its key, directly below the data URL."""
@@ -78,7 +78,11 @@ def parse_manifest(content: bytes) -> Iterator[Picture]:
         raise ManifestError(f"it is damaged: {str(error) or type(error).__name__}") from error
 
 
-def read_manifest(store: Store) -> Iterator[Picture] | None:
+class _Reader(Protocol):
+    def read(self, key: str) -> bytes | None: ...
+
+
+def read_manifest(store: _Reader) -> Iterator[Picture] | None:
     """Returns the pictures that the store's manifest names, unchecked and as they are read; None where there is none.
 
     Raises:

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 
-from dogbreed.data.store import BusyError, PictureError, Store
+from dogbreed.data.store import BusyError, Content, PictureError, Store
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,10 @@ GIVE_UP_S = 120.0
 """How long a picture is tried for, where the store answers nothing at all."""
 
 FIRST_WAIT_S = 0.05
-"""Most of the wait before the second try; it doubles with each, and chance takes some of it off."""
+"""Most of the wait after a store says it is overloaded; it doubles with each try, and chance takes some of it off.
+
+What was lost on the way is asked for again at once, and only then waited for in the same way.
+"""
 
 LONGEST_WAIT_S = 10.0
 
@@ -52,7 +55,7 @@ class Patience:
         self._mean_s = self._deviation_s = 0.0
         self._num_answers = self._num_hedges = 0
 
-    async def fetch(self, key: str, size: int) -> bytes:
+    async def fetch(self, key: str, size: int) -> Content:
         """Returns the content of `key`, whose listed size is `size` bytes.
 
         Raises:
@@ -60,23 +63,26 @@ class Patience:
             UserError: the store refuses to be read.
         """
         began = time.monotonic()
-        tries = 0
+        tries = waits = 0
         while True:
             tries += 1
+            is_overloaded = False
             try:
                 return await self._hedged(key, TIMEOUT_S * (1 + size / TIMEOUT_BYTES))
             except BusyError as error:
-                reason = str(error)
+                reason, is_overloaded = str(error), error.is_overloaded
             except asyncio.TimeoutError:
                 reason = "no answer in time"
             waited = time.monotonic() - began
             others_are_answered = self._answered_at > began
             if (tries >= TRIES and others_are_answered) or waited > GIVE_UP_S:
                 raise PictureError(f"given up after {tries} tries in {waited:.0f} s: {reason}")
-            longest = min(FIRST_WAIT_S * 2 ** (tries - 1), LONGEST_WAIT_S)
-            await asyncio.sleep(longest * random.uniform(0.5, 1))
+            if tries > 1 or is_overloaded:
+                longest = min(FIRST_WAIT_S * 2**waits, LONGEST_WAIT_S)
+                waits += 1
+                await asyncio.sleep(longest * random.uniform(0.5, 1))
 
-    async def _hedged(self, key: str, timeout_s: float) -> bytes:
+    async def _hedged(self, key: str, timeout_s: float) -> Content:
         """Returns the answer to the first of at most two requests that gets one."""
         began = time.monotonic()
         pending = {asyncio.ensure_future(self._store.fetch(key))}
@@ -116,7 +122,7 @@ class Patience:
         self._mean_s += (took_s - self._mean_s) / 8
 
 
-def wait_for(content: Future[bytes], key: str) -> bytes:
+def wait_for(content: Future[Content], key: str) -> Content:
     """Returns a content when it is there; says in the log which key is being waited for, and at last gives up.
 
     Raises:

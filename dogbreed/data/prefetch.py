@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from dogbreed.data.cache import Cache, through
 from dogbreed.data.patience import Patience
-from dogbreed.data.store import Store, Wanted
+from dogbreed.data.store import Content, Store, Wanted
 
-WINDOW = 64
+WINDOW = 128
 """Requests in flight or waiting to be decoded, for each worker."""
 
 WINDOW_BYTES = 32 * 2**20
@@ -28,7 +28,7 @@ def prefetch(
     *,
     window: int = WINDOW,
     window_bytes: int = WINDOW_BYTES,
-) -> Iterator[Future[bytes]]:
+) -> Iterator[Future[Content]]:
     """Yields the contents of `wanted` in that order, requested ahead of time, or read from the cache.
 
     Each comes as a future, so that one that fails does not end the others. Closing the generator drops what is in
@@ -36,7 +36,7 @@ def prefetch(
     """
     wanted = iter(wanted)
     upcoming = next(wanted, None)
-    pending: deque[tuple[Future[bytes], int]] = deque()
+    pending: deque[tuple[Future[Content], int]] = deque()
     pending_bytes = 0
     thread = _FetchThread(store, cache)
     thread.start()
@@ -45,7 +45,8 @@ def prefetch(
             requests: list[_Request] = []
             # The thread is woken for a quarter of the window at once: a wake-up costs as much as a small request.
             topping_up = len(pending) <= window * 3 // 4
-            while topping_up and upcoming and len(pending) < window:
+            # And never for more, so that the first batch need not share the line with those after it.
+            while topping_up and upcoming and len(pending) < window and len(requests) <= window // 4:
                 if pending and pending_bytes + upcoming.size > window_bytes:
                     break
                 requests.append(_Request(upcoming, Future()))
@@ -63,7 +64,7 @@ def prefetch(
 
 class _Request(NamedTuple):
     wanted: Wanted
-    content: Future[bytes]
+    content: Future[Content]
 
 
 class _FetchThread(threading.Thread):
@@ -73,7 +74,7 @@ class _FetchThread(threading.Thread):
         super().__init__(name="fetch", daemon=True)
         self._patience, self._cache = Patience(store), cache
         self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[bytes]] = set()
+        self._tasks: set[asyncio.Task[Content]] = set()
 
     def run(self) -> None:
         try:
@@ -87,7 +88,8 @@ class _FetchThread(threading.Thread):
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self.join()
+        if self is not threading.current_thread():  # in which the garbage collector may close an abandoned iteration
+            self.join()
 
     def _start(self, requests: list[_Request]) -> None:
         for wanted, content in requests:
@@ -95,13 +97,13 @@ class _FetchThread(threading.Thread):
             self._tasks.add(task)
             task.add_done_callback(functools.partial(self._finish, content))
 
-    async def _get(self, wanted: Wanted) -> bytes:
+    async def _get(self, wanted: Wanted) -> Content:
         fetch = functools.partial(self._patience.fetch, wanted.key, wanted.size)
         if self._cache is None or wanted.version is None:
             return await fetch()
         return await through(self._cache, self._cache.name(wanted.key, wanted.version), wanted, fetch)
 
-    def _finish(self, future: Future[bytes], task: asyncio.Task[bytes]) -> None:
+    def _finish(self, future: Future[Content], task: asyncio.Task[Content]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             future.cancel()

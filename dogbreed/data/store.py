@@ -24,7 +24,16 @@ class PictureError(Exception):
 
 
 class BusyError(Exception):
-    """The store could not answer just now, or not wholly; asking again makes sense."""
+    """The store could not answer just now, or not wholly; asking again makes sense.
+
+    Args:
+        reason: For the log.
+        is_overloaded: It asks for fewer requests, so that even the first of them should wait.
+    """
+
+    def __init__(self, reason: str, is_overloaded: bool = False) -> None:
+        super().__init__(reason)
+        self.is_overloaded = is_overloaded
 
 
 class Entry(NamedTuple):
@@ -54,20 +63,16 @@ class Wanted(NamedTuple):
     """`Entry.version`; None: not known, such an object is in no cache."""
 
 
-class Content(bytes):
+class Content(NamedTuple):
     """An object's content, which knows of which version it is."""
 
+    data: bytes | memoryview
+    """Where the client has put it: a copy would cost as much as half of the request."""
     etag: str
-
-    def __new__(cls, content: bytes, etag: str) -> Content:
-        """Returns a copy of `content`."""
-        made = super().__new__(cls, content)
-        made.etag = etag
-        return made
 
     def version_of(self, key: str) -> int:
         """Returns what the version would be of an object of this content under `key`."""
-        return Entry(key, len(self), self.etag).version
+        return Entry(key, len(self.data), self.etag).version
 
 
 class Store(Protocol):
@@ -91,7 +96,7 @@ class Store(Protocol):
             UserError: the store can not be read.
         """
 
-    async def fetch(self, key: str) -> bytes:
+    async def fetch(self, key: str) -> Content:
         """Returns the content of one object.
 
         Raises:
@@ -174,11 +179,11 @@ class FolderStore:
         path = self.root / key
         return path.read_bytes() if path.is_file() else None
 
-    async def fetch(self, key: str) -> bytes:
+    async def fetch(self, key: str) -> Content:
         """Returns a file's content; read in a thread, as the folder may lie on a slow network disk."""
         return await asyncio.to_thread(self._fetch, key)
 
-    def _fetch(self, key: str) -> bytes:
+    def _fetch(self, key: str) -> Content:
         try:
             with (self.root / key).open("rb") as file:
                 return Content(file.read(), str(os.fstat(file.fileno()).st_mtime_ns))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from dogbreed.data.index import Split
@@ -36,7 +37,7 @@ class FeatureStream(PictureStream):
             good = [row for row in batch.tolist() if row not in view.problems] if problems else batch
             yield Parcel(
                 torch.from_numpy(view.values[good]),  # float32 (B, D), a copy
-                torch.from_numpy(self.split.labels[good]),
-                torch.as_tensor(good, dtype=torch.int64),
+                self.split.labels[good],
+                np.asarray(good, dtype=np.int64),
                 problems,
             )

@@ -97,7 +97,7 @@ class DemoSource:
 
     def read(self, key: str) -> bytes:
         """Returns the JPEG of a key."""
-        return asyncio.run(self._store.fetch(key))
+        return bytes(asyncio.run(self._store.fetch(key)).data)
 
 
 class ZipSource:

@@ -129,7 +129,7 @@ async def ask_all(
                 return
             try:
                 content = await patience.fetch(picture.key, picture.size)
-                write(picture, await loop.run_in_executor(threads, ask, content))
+                write(picture, await loop.run_in_executor(threads, ask, bytes(content.data)))
                 failures = 0
             except PictureError as error:
                 write(picture, str(error))

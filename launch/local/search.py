@@ -5,24 +5,21 @@ No processes and no files here: a `Search` is asked for points and told what cam
 
 from __future__ import annotations
 
+import json
 import random
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from launch.limits import EPOCH_NAMES
+from launch.limits import EPOCH_NAMES, FIRST_POINTS
 from launch.local.ranges import Point, Space, parse_ranges
+from launch.local.stopping import MedianOfRunningAverages, SuccessiveHalving
 
 MAX_LISTED_POINTS = 100_000
 """A finite space up to this size is searched for its last untried points one by one."""
-MIN_PREVIOUS_JOBS = 3
-"""Early stopping compares with the median of at least this many completed jobs."""
-REDUCTION_FACTOR = 3
-"""Hyperband lets one in this many jobs go on at each of its steps."""
 
 
 class PastJob(NamedTuple):
@@ -33,6 +30,10 @@ class PastJob(NamedTuple):
     """Its final objective; None where it failed before it had one."""
     interrupted: bool
     """Whether it was stopped with its tuning job, so that its point is tried again."""
+    curve: tuple[float, ...] = ()
+    """Its objective after each epoch."""
+    completed: bool = True
+    """Whether it ran to its own end; otherwise the search stopped it."""
 
 
 class Proposal(NamedTuple):
@@ -42,40 +43,17 @@ class Proposal(NamedTuple):
     point: Point
 
 
-class MedianOfRunningAverages(optuna.pruners.BasePruner):
-    """AMT's early stopping: stop a job whose objective is worse than the median of the others' running averages.
-
-    Compared at the same epoch with completed jobs. A job that has trained as long as the longest of them is left to
-    end by itself: nothing would be saved.
-    """
-
-    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Returns whether to stop `trial` at its latest report."""
-        step = trial.last_step
-        if step is None:
-            return False
-        completed = [
-            values
-            for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if (values := list(other.intermediate_values.values()))
-        ]
-        longest = max(map(len, completed), default=0)
-        averages = [statistics.fmean(values[:step]) for values in completed if len(values) >= step]
-        if len(averages) < MIN_PREVIOUS_JOBS or step >= longest:
-            return False
-        value, median = trial.intermediate_values[step], statistics.median(averages)
-        return value > median if study.direction == optuna.study.StudyDirection.MINIMIZE else value < median
-
-
 class Search:
     """The strategy of one tuning job.
 
     Args:
         config: the request's HyperParameterTuningJobConfig.
-        static: the definition's StaticHyperParameters; Hyperband may infer MaxResource from them.
+        static: the definition's StaticHyperParameters: points to try first, and epochs from which Hyperband may infer
+            MaxResource.
         past: the jobs of the warm start's parents; what they found is known to the search.
         same_data: whether they trained on the same data by the same algorithm: then no point of theirs is repeated,
-            and the interrupted ones are tried first.
+            the interrupted ones are tried first, and their learning curves count in stopping others. From other data
+            the best point of all is tried first.
     """
 
     def __init__(
@@ -92,7 +70,6 @@ class Search:
         self._max_resource = _max_resource(config, static or {})
         goal = config["HyperParameterTuningJobObjective"]["Type"]
         self._study = optuna.create_study(
-            study_name="tuning",  # Hyperband draws its brackets from the name: the same seed must give the same ones
             direction="minimize" if goal == "Minimize" else "maximize",
             sampler=_sampler(config, seed),
             pruner=_pruner(config, self._max_resource),
@@ -101,6 +78,8 @@ class Search:
         self._steps: Counter[int] = Counter()
         self._tried: set[tuple[str, ...]] = set()
         self._learn(past, same_data)
+        for point in json.loads((static or {}).get(FIRST_POINTS, "[]")):
+            self._try_soon(point)
         if config["Strategy"] == "Grid":
             for values in self.space.points():
                 self._study.enqueue_trial(values)
@@ -122,7 +101,7 @@ class Search:
         step = self._steps[number]
         trial.report(value, step)
         if self._max_resource is not None and step >= self._max_resource:
-            # A job of just MaxResource epochs is left to test and save its model; one that goes on is stopped.
+            # A job of just MaxResource reports is left to end; one that goes on is stopped.
             return (
                 f"Hyperband: it passed MaxResource, {self._max_resource} epochs" if step > self._max_resource else None
             )
@@ -148,19 +127,39 @@ class Search:
             self._study.tell(trial, state=TrialState.PRUNED)
 
     def _learn(self, past: Sequence[PastJob], same_data: bool) -> None:
-        for job in past:
-            values = self.space.parse(job.point)
-            if values is None or job.interrupted:
+        """Tells the study what earlier jobs found, and which points to begin with."""
+        known = [(job, values) for job in past if (values := self.space.parse(job.point)) is not None]
+        for job, values in known:
+            if job.interrupted:
                 continue
             if same_data:
                 self._tried.add(self._key(self.space.texts(values)))
             if job.value is not None:
-                known = optuna.create_trial(params=values, distributions=self.space.distributions, value=job.value)
-                self._study.add_trial(known)
-        for job in past:
-            values = self.space.parse(job.point)
-            if same_data and job.interrupted and values is not None:
-                self._study.enqueue_trial(values)
+                self._study.add_trial(self._as_trial(job, values, same_data))
+        if same_data:
+            for job, _ in known:
+                if job.interrupted:
+                    self._try_soon(job.point)
+        elif judged := [job for job, _ in known if job.value is not None]:
+            sign = 1 if self._study.direction == optuna.study.StudyDirection.MINIMIZE else -1
+            self._try_soon(min(judged, key=lambda job: sign * (job.value or 0.0)).point)
+
+    def _as_trial(self, job: PastJob, values: dict[str, Any], same_data: bool) -> optuna.trial.FrozenTrial:
+        """Returns a job of the past as if it had been one of this study."""
+        stopped = same_data and job.curve and not job.completed
+        return optuna.create_trial(
+            state=TrialState.PRUNED if stopped else TrialState.COMPLETE,
+            params=values,
+            distributions=self.space.distributions,
+            value=None if stopped else job.value,
+            intermediate_values=dict(enumerate(job.curve, start=1)) if same_data else {},
+        )
+
+    def _try_soon(self, point: Point) -> None:
+        """Puts a point in the queue of those that are tried first, if it lies in the space and was not tried."""
+        values = self.space.parse(point)
+        if values is not None and self._key(self.space.texts(values)) not in self._tried:
+            self._study.enqueue_trial(values)
 
     def _propose(self) -> Proposal | None:
         """Returns the sampler's next point, None where it was tried before."""
@@ -199,7 +198,7 @@ def _sampler(config: Mapping[str, Any], seed: int | None) -> optuna.samplers.Bas
 def _pruner(config: Mapping[str, Any], max_resource: int | None) -> optuna.pruners.BasePruner:
     if max_resource is not None:
         least = _hyperband(config).get("MinResource", 1)
-        return optuna.pruners.HyperbandPruner(least, max_resource, REDUCTION_FACTOR)
+        return SuccessiveHalving(least, max_resource)
     if config.get("TrainingJobEarlyStoppingType") == "Auto":
         return MedianOfRunningAverages()
     return optuna.pruners.NopPruner()

@@ -19,7 +19,7 @@ from launch.local.metrics import LineTail, parse_metrics
 from launch.local.search import PastJob, Search
 from launch.local.state import FINAL, ask_to_stop, look
 from launch.local.supervisor import Supervisor, supervise
-from launch.local.trials import INTERRUPTED, ancestors, final_objective, start_trial, trial_states
+from launch.local.trials import INTERRUPTED, ancestors, final_objective, start_trial, trial_folders
 from launch.local.warm import WarmServer
 
 POLL_S = 0.1
@@ -145,15 +145,19 @@ class Tuner(Supervisor):
 
 def past_jobs(folder: Path, request: Json, objective: Json) -> list[PastJob]:
     """Returns the training jobs of the warm start's parents and of their parents."""
-    states = [state for parent in ancestors(folder.parent, request) for state in trial_states(parent)]
-    return [
-        PastJob(
-            state.get("tuned", {}),
-            final_objective(state, objective),
-            interrupted=state.get("status") not in FINAL or state.get("stopped_by") in INTERRUPTED,
-        )
-        for state in states
-    ]
+    trials = [trial for parent in ancestors(folder.parent, request) for trial in trial_folders(parent)]
+    return [_past_job(trial, look(trial), objective) for trial in trials]
+
+
+def _past_job(trial: Path, state: Json, objective: Json) -> PastJob:
+    metrics = parse_metrics(LineTail(trial / METRICS).read())
+    return PastJob(
+        state.get("tuned", {}),
+        final_objective(state, objective),
+        interrupted=state.get("status") not in FINAL or state.get("stopped_by") in INTERRUPTED,
+        curve=tuple(metric["value"] for metric in metrics if metric["name"] == objective["MetricName"]),
+        completed=state.get("status") == "Completed",
+    )
 
 
 if __name__ == "__main__":

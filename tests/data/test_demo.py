@@ -13,7 +13,7 @@ from dogbreed.errors import UserError
 
 
 def get(store: DemoStore, key: str) -> bytes:
-    return asyncio.run(store.fetch(key))
+    return bytes(asyncio.run(store.fetch(key)).data)
 
 
 def test_counts_and_size_from_the_url() -> None:

@@ -2,16 +2,20 @@
 
 import logging
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from storage import S3Server
 
 from benchmarks.proxy import Proxy
 from dogbreed.data import known
+from dogbreed.data.lister import THREADS, Lister
 from dogbreed.data.listing import Listing
 from dogbreed.data.manifest import MANIFEST, Picture, manifest_bytes
+from dogbreed.data.s3 import S3Store
 from dogbreed.data.store import open_store
 
 COUNT = 1100
@@ -108,8 +112,32 @@ def test_of_many_pages_some_are_compared(proxy: Proxy, monkeypatch: pytest.Monke
     listing = known.pack(store.entries())
     monkeypatch.setattr(known, "_PAGE", 50)
     proxy.lists.clear()
-    assert known.difference(store.pager(), listing, random.Random(0)) is None
+    assert known.difference(Lister(store).page, listing, random.Random(0)) is None
     assert len(proxy.lists) == known._COMPARED
+
+
+def test_pages_never_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million keys are listed in bounded memory, though who packs them may be slower than sixteen threads."""
+    pages = 200 * 5
+    listed: list[str] = []
+
+    class Client:
+        def list_objects_v2(self, Prefix: str, ContinuationToken: str = "0", **_: Any) -> dict[str, Any]:
+            if not Prefix:
+                return {"IsTruncated": False, "CommonPrefixes": [{"Prefix": f"{name:03d}/"} for name in range(200)]}
+            listed.append(Prefix)
+            number = int(ContinuationToken)
+            item = {"Key": f"{Prefix}{number}.jpg", "Size": 1, "ETag": '"e"'}
+            return {"Contents": [item], "IsTruncated": number < 4, "NextContinuationToken": str(number + 1)}
+
+    monkeypatch.setattr(S3Store, "make_client", lambda self: Client())
+    entries = Lister(S3Store.from_url("s3://million", None)).entries(many="")
+    found = []
+    for entry in entries:
+        found.append(entry.key)
+        time.sleep(0.001 if len(found) < 100 else 0)
+        assert len(listed) - len(found) <= 2 * THREADS
+    assert len(set(found)) == len(found) == pages
 
 
 def test_one_page_is_simply_listed(s3_server: S3Server, pictures: Path, tmp_path: Path) -> None:
@@ -133,8 +161,8 @@ def test_requester_pays(s3_server: S3Server, request_payer: bool) -> None:
     (root / "1.jpg").write_bytes(b"1")
     proxy = Proxy(s3_server.url)
     store = open_store("s3://payer", proxy.url, request_payer)
-    assert [entry.key for entry in store.entries()] == [entry.key for entry in store.pager()("")[0]] == ["a/1.jpg"]
-    assert store.read("a/1.jpg") == asyncio.run(store.fetch("a/1.jpg")) == b"1"
+    assert [entry.key for entry in store.entries()] == [entry.key for entry in Lister(store).page()[0]] == ["a/1.jpg"]
+    assert store.read("a/1.jpg") == asyncio.run(store.fetch("a/1.jpg")).data == b"1"
     proxy.close()
     assert len(proxy.heads) == 4
     assert all((b"x-amz-request-payer: requester" in head.lower()) == request_payer for head in proxy.heads)

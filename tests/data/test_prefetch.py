@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dogbreed.data.prefetch import prefetch
-from dogbreed.data.store import Entry, PictureError, Wanted
+from dogbreed.data.store import Content, Entry, PictureError, Wanted
 
 
 class SlowStore:
@@ -26,7 +26,7 @@ class SlowStore:
     def fork_is_safe(self) -> bool:
         return True
 
-    async def fetch(self, key: str) -> bytes:
+    async def fetch(self, key: str) -> Content:
         self.started.append(key)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -35,7 +35,7 @@ class SlowStore:
         self.in_flight -= 1
         if key.endswith("bad"):
             raise PictureError("broken")
-        return key.encode()
+        return Content(key.encode(), "")
 
 
 def wanted(count: int, size: int = 1) -> list[Wanted]:
@@ -49,7 +49,7 @@ def fetch_threads() -> int:
 
 def test_contents_come_in_order() -> None:
     found = [future.result() for future in prefetch(SlowStore(0.0005), wanted(300), window=16)]
-    assert found == [key.encode() for key, _, _ in wanted(300)]
+    assert [content.data for content in found] == [key.encode() for key, _, _ in wanted(300)]
     assert fetch_threads() == 0
 
 
@@ -76,10 +76,10 @@ def test_bytes_in_flight_are_bounded_and_a_larger_picture_still_passes() -> None
 
 def test_one_failure_does_not_end_the_others() -> None:
     futures = prefetch(SlowStore(), [Wanted("a", 1), Wanted("bad", 1), Wanted("c", 1)])
-    assert next(futures).result() == b"a"
+    assert next(futures).result().data == b"a"
     with pytest.raises(PictureError, match="broken"):
         next(futures).result()
-    assert next(futures).result() == b"c"
+    assert next(futures).result().data == b"c"
 
 
 def test_closing_drops_what_is_in_flight() -> None:

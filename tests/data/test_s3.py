@@ -75,7 +75,7 @@ def test_odd_names(s3_server: S3Server, bucket: str) -> None:
     keys = {entry.key for entry in store.entries()}
     for name in ODD_NAMES:
         assert f"001.Pug/{name}" in keys
-        assert asyncio.run(store.fetch(f"001.Pug/{name}")) == name.encode()
+        assert asyncio.run(store.fetch(f"001.Pug/{name}")).data == name.encode()
 
 
 @pytest.mark.parametrize("folders", [["pug"], ["train/pug", "train/husky", "valid/pug"]])

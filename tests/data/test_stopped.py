@@ -17,7 +17,7 @@ from benchmarks.proxy import Proxy
 from dogbreed.config import compose, settle
 from dogbreed.data.index import Split
 from dogbreed.data.loader import PictureLoader
-from dogbreed.data.store import FolderStore
+from dogbreed.data.store import Content, FolderStore
 from dogbreed.data.stream import Order, PictureStream
 from dogbreed.data.transforms import EvalTransform, PictureFormat
 from dogbreed.train import train
@@ -123,7 +123,7 @@ def test_kill_after_a_checkpoint(tmp_path: Path, root: Path, whole: dict[str, An
 class CountingStore(FolderStore):
     """A folder that writes down what was fetched."""
 
-    async def fetch(self, key: str) -> bytes:
+    async def fetch(self, key: str) -> Content:
         with (self.root / "fetched").open("a") as file:
             file.write(f"{key}\n")
         return await super().fetch(key)

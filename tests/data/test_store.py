@@ -71,7 +71,7 @@ def test_any_name_can_be_read(tmp_path: Path, key: str) -> None:
     (tmp_path / key).write_bytes(key.encode())
     store = open_store(str(tmp_path))
     assert [entry.key for entry in store.entries()] == [key]
-    assert asyncio.run(store.fetch(key)) == key.encode()
+    assert asyncio.run(store.fetch(key)).data == key.encode()
 
 
 def test_a_link_that_goes_round_does_not_hang(tmp_path: Path, write_pictures: Folder) -> None:

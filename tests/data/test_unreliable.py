@@ -18,7 +18,7 @@ from benchmarks.proxy import Proxy, fail_share
 from dogbreed import ImageDataModule
 from dogbreed.data import patience
 from dogbreed.data.patience import Patience, wait_for
-from dogbreed.data.store import BusyError, Entry, FolderStore, PictureError
+from dogbreed.data.store import BusyError, Content, Entry, FolderStore, PictureError
 from dogbreed.errors import UserError
 
 Folder = Callable[[Path, Mapping[str, int]], Path]
@@ -140,9 +140,9 @@ def test_credentials_that_are_renewed_in_mid_epoch(
 def test_a_worker_that_is_killed_is_one_clear_error(
     tmp_path: Path, write_pictures: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def die(store: FolderStore, key: str) -> bytes:
+    async def die(store: FolderStore, key: str) -> Content:
         os.kill(os.getpid(), signal.SIGKILL)
-        return b""
+        return Content(b"", "")
 
     monkeypatch.setattr(FolderStore, "fetch", die)
     data = ImageDataModule(str(write_pictures(tmp_path, {"a": 9})), num_workers=1, data_config=CONFIG)
@@ -165,13 +165,13 @@ class Remote:
     def fork_is_safe(self) -> bool:
         return True
 
-    async def fetch(self, key: str) -> bytes:
+    async def fetch(self, key: str) -> Content:
         self.asked += 1
         answer = self.answers.pop(0) if self.answers else 0.0
         if isinstance(answer, Exception):
             raise answer
         await asyncio.sleep(answer)
-        return key.encode()
+        return Content(key.encode(), "")
 
 
 def test_hedging_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,11 +197,20 @@ def test_other_errors_are_not_tried_again() -> None:
         assert store.asked == 1
 
 
+def test_an_overloaded_store_is_left_alone_for_a_while_and_a_lost_answer_asked_for_at_once() -> None:
+    def took_s(error: BusyError) -> float:
+        began = time.monotonic()
+        asyncio.run(Patience(Remote(error)).fetch("k", 1))
+        return time.monotonic() - began
+
+    assert took_s(BusyError("cut")) < patience.FIRST_WAIT_S / 2 < took_s(BusyError("503", is_overloaded=True))
+
+
 def test_a_timeout_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "TIMEOUT_S", 0.05)
     monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.001)
     store = Remote(9.0, BusyError("503"), 0.0)
-    assert asyncio.run(Patience(store).fetch("k", 1)) == b"k"
+    assert asyncio.run(Patience(store).fetch("k", 1)).data == b"k"
     assert store.asked == 3
 
 

@@ -64,7 +64,7 @@ SETTINGS = {
     "seed 0": (["tuner.seed=0"], f"{CONFIG}.RandomSeed", 0),
     "early stopping": (["tuner.early_stopping=true"], f"{CONFIG}.TrainingJobEarlyStoppingType", "Auto"),
     "hyperband": (["tuner=hyperband", "epochs=9"], f"{CONFIG}.StrategyConfig.HyperbandStrategyConfig",
-                  {"MinResource": 1, "MaxResource": 9}),
+                  {"MinResource": 1, "MaxResource": 10}),
     "target": (["tuner.target=0.0"], f"{CONFIG}.TuningJobCompletionCriteria.TargetObjectiveMetricValue", 0.0),
     "patience": (["tuner.patience=3"], f"{CONFIG}.TuningJobCompletionCriteria.BestObjectiveNotImproving",
                  {"MaxNumberOfTrainingJobsNotImproving": 3}),
@@ -103,7 +103,7 @@ def test_a_setting_of_a_sweep_is_in_its_request(setting):
 
 
 def test_nothing_is_in_a_request_that_was_not_asked_for():
-    request = sweep_request()
+    request = sweep_request("tuner=random")
     extra = {"WarmStartConfig", "Autotune", "Tags"} & set(request)
     extra |= {"TuningJobCompletionCriteria", "StrategyConfig"} & set(request[CONFIG])
     shared = {"Environment", "VpcConfig", "CheckpointConfig", "RetryStrategy", "InputDataConfig"}

@@ -25,7 +25,7 @@ def test_the_readme_commands_request():
     assert found == {
         "HyperParameterTuningJobName": "first",
         "HyperParameterTuningJobConfig": {
-            "Strategy": "Random",
+            "Strategy": "Bayesian",
             "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": "val/accuracy"},
             "ResourceLimits": {"MaxNumberOfTrainingJobs": 6, "MaxParallelTrainingJobs": 2},
             "ParameterRanges": {
@@ -33,11 +33,14 @@ def test_the_readme_commands_request():
                     {"Name": "lr", "MinValue": "0.0001", "MaxValue": "0.1", "ScalingType": "Logarithmic"}
                 ]
             },
-            "TrainingJobEarlyStoppingType": "Off",
+            "TrainingJobEarlyStoppingType": "Auto",
             "RandomSeed": 7,
         },
         "TrainingJobDefinition": {
-            "StaticHyperParameters": {"overrides": '["model=resnet34"]'},
+            "StaticHyperParameters": {
+                "overrides": '["model=resnet34"]',
+                "first_points": '[{"lr": "0.003"}]',
+            },
             "AlgorithmSpecification": {"TrainingImage": "dogbreed", "TrainingInputMode": "File"},
             "RoleArn": "arn:aws:iam::000000000000:role/this-machine",
             "OutputDataConfig": {"S3OutputPath": "s3://local/first"},
@@ -67,7 +70,7 @@ def test_no_setting_is_lost_on_the_way():
     typed = "tuner=hyperband epochs=9 tuner.max_hours=1.5 seed=11 objective.metric=val/loss objective.goal=minimize"
     found = request("lr=range", *typed.split(), "instance.count=2", "instance.volume_gb=50", "instance.max_hours=3")
     config, definition = found["HyperParameterTuningJobConfig"], found["TrainingJobDefinition"]
-    assert config["StrategyConfig"] == {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 9}}
+    assert config["StrategyConfig"] == {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 10}}
     assert config["ResourceLimits"]["MaxRuntimeInSeconds"] == 5400
     assert config["RandomSeed"] == 11
     assert config["HyperParameterTuningJobObjective"] == {"Type": "Minimize", "MetricName": "val/loss"}

@@ -63,7 +63,8 @@ def results(tmp_path, name):
 
 
 def test_a_sweep_ends_with_a_table_files_a_picture_and_the_command_for_the_best(sweep, tmp_path, capsys):
-    assert sweep("lr=range", "batch_size=16,32", "name=first", "tuner.max_jobs=5", "epochs=7", "logs=true") == 0
+    typed = ["lr=range", "batch_size=16,32", "epochs=7", "tuner=random", "tuner.max_jobs=5"]
+    assert sweep(*typed, "name=first", "logs=true") == 0
     printed = capsys.readouterr().out
     assert [printed.count(f"    00{n} | metrics epoch=2 val/accuracy=") for n in range(1, 6)] == [1] * 5
     assert "search lr" in printed and "at most 10 instance-hours" in printed
@@ -86,7 +87,7 @@ def test_a_sweep_ends_with_a_table_files_a_picture_and_the_command_for_the_best(
 
 def test_the_same_seed_tries_the_same_points(sweep, tmp_path):
     for name in ("one", "two"):
-        sweep("lr=range", f"name={name}", "tuner.max_jobs=3")
+        sweep("lr=range", f"name={name}", "tuner=random", "tuner.max_jobs=3")
     points = [sorted(t["hyperparameters"]["lr"] for t in results(tmp_path, name)["trials"]) for name in ("one", "two")]
     assert points[0] == points[1]
 
@@ -142,7 +143,7 @@ def test_ctrl_c_stops_the_children_keeps_the_results_and_resuming_repeats_nothin
 
 
 def test_two_sweeps_at_once_do_not_disturb_each_other(sweep, tmp_path):
-    typed = ["lr=range", "tuner.max_jobs=3"]
+    typed = ["lr=range", "tuner=random", "tuner.max_jobs=3"]
     client = tune.make_client(OmegaConf.create({"root": f"{tmp_path}/outputs"}))
     from launch.plan import make_plan
     from launch.request import LOCAL_SITE, tuning_request
