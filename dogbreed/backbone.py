@@ -80,16 +80,7 @@ def _load_file(net: nn.Module, name: str, path: Path) -> bool:
 
     Nothing in the file is executed.
     """
-    if not path.is_file():
-        raise UserError(f"model.weights={path}: no such file (or type hub or random)")
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"model.weights={path} can not be read as weights: {str(error).splitlines()[0][:200]}"
-        ) from error
-    if any(key.startswith("net.") for key in state):  # a checkpoint of an ImageClassifier
-        state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
+    state = _read_file(path)
     own = net.state_dict()
     head = {key for key in own if key.startswith(tuple(f"{module}." for module in head_names(net)))}
     other_head = sorted(key for key in head if key not in state or state[key].shape != own[key].shape)
@@ -107,6 +98,39 @@ def _load_file(net: nn.Module, name: str, path: Path) -> bool:
     kept = f"its head is new ({', '.join(other_head)})" if other_head else "its head included"
     log.info("weights of %s read from %s; %s", name, path, kept)
     return bool(other_head)
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"model.weights={path}: no such file (or type hub or random)")
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"model.weights={path} can not be read as weights: {str(error).splitlines()[0][:200]}"
+        ) from error
+    if any(key.startswith("net.") for key in state):  # a checkpoint of an ImageClassifier
+        state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
+    return state
+
+
+def pretrained_head(net: nn.Module, name: str, weights: str, kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Returns weight (K, D) and bias (K,) of the classifier that came with the weights of `net`, made by `create`.
+
+    Raises:
+        UserError: there is none, or it is not one linear layer like the head of `net`.
+    """
+    head = net.get_submodule(head_names(net)[0])
+    state: Mapping[str, Tensor] = {}
+    if weights == "hub":
+        state = timm.create_model(name, pretrained=True, **kwargs).state_dict()
+    elif weights != "random":
+        state = _read_file(Path(weights).expanduser())
+    weight, bias = (state.get(f"{head_names(net)[0]}.{part}") for part in ("weight", "bias"))
+    linear = isinstance(head, nn.Linear) and weight is not None and weight.shape[1:] == head.weight.shape[1:]
+    if not linear or bias is None or weight is None:
+        raise UserError(f"head_start=pretrained: model.weights={weights} hold no linear classifier to begin near to")
+    return weight.float(), bias.float()
 
 
 def head_names(net: nn.Module) -> list[str]:
@@ -134,6 +158,17 @@ def train_head_only(net: nn.Module) -> None:
         holds_head = any(head == name or head.startswith(f"{name}.") or name == "" for head in heads)
         inside_head = any(name.startswith(f"{head}.") for head in heads)
         module.training = holds_head or inside_head
+
+
+def freeze_norms(net: nn.Module) -> None:
+    """Puts the batch norms of `net` in eval mode: small batches then neither normalise nor move what they know.
+
+    Their scale and shift can still be trained. For weights into which batch norms were folded this is the only way
+    to begin with what the network can do.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 @torch.inference_mode()

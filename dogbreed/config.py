@@ -41,17 +41,19 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "averaging_decay": (float, 0, 1),
     "averaging_start": (float, 0, 1),
     "checkpoint_s": (float, 0, float("inf")),
+    "data.crop_area": (float, 0, 1),
     "data.randaugment": (int, 0, 30),
     "features.views": (int, 0, float("inf")),
     "features.max_gb": (float, 0, float("inf")),
 }
 """Key, type, lowest and highest value of each number at the top of the config."""
 
-OPTIONAL = ("features.views", "features.max_gb", "averaging_start", "effective_batch_size")
+OPTIONAL = ("data.crop_area", "features.views", "features.max_gb", "averaging_start", "effective_batch_size")
 """Those of them that may be null, or not there at all."""
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "finetune": (None, "head", "full", "gradual"),
+    "head_start": (None, "solved", "pretrained"),
     "averaging": (None, "ema", "swa"),
     "lr_scaling": ("none", "linear", "sqrt"),
     "objective.goal": ("maximize", "minimize"),

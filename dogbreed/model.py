@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 FINETUNE = ("head", "full", "gradual")
 """What is trained: the new head, the whole network, or first the head and then, by and by, the rest."""
 
+HEAD_START = (None, "solved", "pretrained")
+"""Where a training begins with the head: at small random weights, or at an optimum on the frozen backbone."""
+
 
 class ImageClassifier(pl.LightningModule):
     """A timm network with a head for `classes`, trained with cross-entropy.
@@ -39,6 +42,10 @@ class ImageClassifier(pl.LightningModule):
         weights: `hub` (timm's pretrained ones), `random`, or the path of a .safetensors or .pth file.
         finetune: `head` trains the head on the frozen backbone, `full` everything, `gradual` the head alone until
             `unfreeze_epoch`, then the backbone too, at `lr * backbone_lr_factor`.
+        head_start: `solved`: the head begins at its optimum on the frozen backbone; `pretrained`: at the one near the
+            classifier that came with the weights. See `dogbreed.solver`; both take a trainer with `KeepFeatures`.
+            None: at small random weights.
+        freeze_norms: batch norms keep the statistics of the pretrained weights, also where they are trained.
         lr: learning rate of the head (and of all, for `full`) at its peak.
         weight_decay: of all trained parameters but biases and norms.
         label_smoothing: share of the target that is spread over all classes, 0 to 1.
@@ -70,6 +77,8 @@ class ImageClassifier(pl.LightningModule):
         *,
         weights: str = "hub",
         finetune: str = "head",
+        head_start: str | None = None,
+        freeze_norms: bool = False,
         lr: float = 1e-3,
         weight_decay: float = 0.01,
         label_smoothing: float = 0.0,
@@ -89,6 +98,15 @@ class ImageClassifier(pl.LightningModule):
         super().__init__()
         if finetune not in FINETUNE:
             raise UserError(f"finetune={finetune} is not allowed{did_you_mean(finetune, FINETUNE)}")
+        if head_start not in HEAD_START:
+            raise UserError(
+                f"head_start={head_start} is not allowed{did_you_mean(str(head_start), ['solved', 'pretrained'])}"
+            )
+        if finetune != "head" and (optimizer or {}).get("_target_") == "dogbreed.solver.AtOptimum":
+            raise UserError(
+                f"optimizer=lbfgs solves the head alone, not finetune={finetune}: type finetune=head, or another "
+                "optimizer with head_start=solved, which trains on from there"
+            )
         if len(classes) < 2:
             raise UserError(f"a classifier needs at least two classes, got {list(classes)}")
         optimizer, scheduler, model_kwargs = dict(optimizer or {}), dict(scheduler or {}), dict(model_kwargs or {})
@@ -104,6 +122,10 @@ class ImageClassifier(pl.LightningModule):
             groups.unfreeze(self.net, 0)
         if tta:
             backbone.answer_for_both_sides(self.net)
+        self.head_is_solved = False
+        self.pretrained_head = (
+            backbone.pretrained_head(self.net, model, weights, model_kwargs) if head_start == "pretrained" else None
+        )
         self.mix = mixing(mixup, cutmix, len(classes))
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.metrics = nn.ModuleDict({f"{stage}_metrics": self._metrics(stage) for stage in ("train", "val", "test")})
@@ -137,16 +159,21 @@ class ImageClassifier(pl.LightningModule):
         super().train(mode)
         if mode and self.hparams["finetune"] != "full":
             groups.train_unfrozen(self.net)
+        if mode and self.hparams["freeze_norms"]:
+            backbone.freeze_norms(self.net)
         return self
 
     def setup(self, stage: str) -> None:
         """Compiles, and shows all parameters to DDP, which looks only once for those whose gradients it has to share.
 
         Raises:
-            UserError: `gradual` under a strategy that waits for the gradients of frozen parameters, or knows none.
+            UserError: `gradual` under a strategy that waits for the gradients of frozen parameters, or knows none; or
+                nobody has solved the head.
         """
         if stage != "fit":
             return
+        if self.hparams["head_start"] and not self.head_is_solved:
+            raise UserError("head_start and optimizer=lbfgs need kept features: leave features=off out")
         if self.hparams["compile"]:
             self.net.compile()  # in place: the names in state_dict() stay as they are
         if self.trainer.world_size > 1 and self.hparams["finetune"] == "gradual":
@@ -265,4 +292,4 @@ class ImageClassifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notes that the weights lie in the checkpoint itself, so that loading it asks neither hub nor file."""
-        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]["weights"] = "random"
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] |= {"weights": "random", "head_start": None}

@@ -104,6 +104,8 @@ def create_model(cfg: DictConfig, classes: list[str]) -> ImageClassifier:
         classes,
         weights=cfg.model.weights,
         finetune=cfg.finetune,
+        head_start=cfg.head_start,
+        freeze_norms=cfg.freeze_norms,
         lr=cfg.lr,
         weight_decay=cfg.weight_decay,
         label_smoothing=cfg.label_smoothing,

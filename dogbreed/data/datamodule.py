@@ -62,6 +62,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
         max_bad: Share of the pictures seen in an epoch that may be left out, 0 to 1; with more the run ends. Counted
             over at least 1000 pictures, so that a small data set is not given up for two.
         augment: Random crops and mirroring in training.
+        crop_area: Smallest part of a picture's area that such a crop shows, up to 1.
         randaugment: Strength of two more random changes of each training picture, 1 to 30; 0: none.
         randaugment_on: `worker`, each picture for itself, or `device`, eight of a batch alike where the model is.
         balanced: Each class is shown equally often in training, whatever it has (see `Order`).
@@ -84,6 +85,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
         bad_images: Literal["skip", "raise"] = "skip",
         max_bad: float = 0.01,
         augment: bool = True,
+        crop_area: float = 0.08,
         randaugment: int = 0,
         randaugment_on: Literal["worker", "device"] = "worker",
         balanced: bool = False,
@@ -98,6 +100,8 @@ class ImageDataModule(Source, pl.LightningDataModule):
             raise UserError(f"data.bad_images={bad_images!r}{did_you_mean(str(bad_images), ('skip', 'raise'))}")
         if not 0 <= max_bad <= 1:
             raise UserError(f"data.max_bad={max_bad}: a share, 0 to 1; 0.01 is one in a hundred")
+        if not 0 < crop_area <= 1:
+            raise UserError(f"data.crop_area={crop_area}: a part of the picture, above 0 and up to 1")
         if not 0 <= randaugment <= STRONGEST or (randaugment and not augment):
             raise UserError(f"data.randaugment={randaugment}: from 0 to {STRONGEST}, and with data.augment=true alone")
         Source.__init__(self, url, **source)
@@ -107,6 +111,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
         self.on_bad_image = bad_images
         self.max_bad = max_bad
         self.augment = augment
+        self.crop_area = crop_area
         self.randaugment = randaugment
         self.randaugment_on = randaugment_on
         self.balanced = balanced
@@ -171,9 +176,9 @@ class ImageDataModule(Source, pl.LightningDataModule):
 
     def _stream(self, part: Split, order: Order, augment: bool = False) -> PictureStream:
         target = self.picture_format
-        transform: Transform = TrainTransform(target) if augment else EvalTransform(target)
+        transform: Transform = TrainTransform(target, self.crop_area) if augment else EvalTransform(target)
         if augment and self.randaugment and self.randaugment_on == "worker":
-            transform = RandAugmentTransform(target, self.randaugment)
+            transform = RandAugmentTransform(target, self.crop_area, magnitude=self.randaugment)
         return PictureStream(self.store, part, order, transform, (target.height, target.width), cache=self.cache)
 
     def _order(self, split: str, shuffle: bool, shared: bool = True) -> Order:

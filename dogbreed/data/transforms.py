@@ -22,9 +22,6 @@ from torchvision.transforms.v2 import functional as F
 _TENSOR_MODES = {"nearest": InterpolationMode.NEAREST, "bilinear": InterpolationMode.BILINEAR}
 """Everything else that timm names (bicubic, lanczos, ...) is bicubic, the nearest that tensors can be resized by."""
 
-_AREA = (0.08, 1.0)
-"""Part of the picture's area that a training crop shows."""
-
 _RATIO = (3 / 4, 4 / 3)
 """Width over height of a training crop."""
 
@@ -138,6 +135,8 @@ class TrainTransform:
     """Cuts a random part out, resizes it and mirrors every other one."""
 
     format: PictureFormat
+    area: float = 0.08
+    """Smallest part of the picture that is cut out."""
     spare: ClassVar[float] = 1.0
 
     def __call__(self, pixels: torch.Tensor, rng: random.Random) -> torch.Tensor:
@@ -146,7 +145,7 @@ class TrainTransform:
 
     def view(self, height: int, width: int, rng: random.Random) -> View:
         """Returns a random crop."""
-        crop = random_crop(height, width, rng)
+        crop = random_crop(height, width, rng, self.area)
         return View(*crop, self.format.height, self.format.width, mirrored=rng.random() < 0.5)
 
     def render(self, pixels: torch.Tensor, view: View, reduction: int = 1) -> torch.Tensor:
@@ -162,16 +161,17 @@ def _resize(pixels: torch.Tensor, view: View, step: int, interpolation: Interpol
     return resized.flip(-1) if view.mirrored else resized
 
 
-def random_crop(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
+def random_crop(height: int, width: int, rng: random.Random, smallest: float = 0.08) -> tuple[int, int, int, int]:
     """Returns top, left, height, width (px) of a random crop, drawn like torchvision's `RandomResizedCrop`.
 
     Args:
         height: Of the picture, px.
         width: Of the picture, px.
         rng: Where all chance comes from.
+        smallest: Part of the picture's area that is shown at least.
     """
     for _ in range(10):
-        area = height * width * rng.uniform(*_AREA)
+        area = height * width * rng.uniform(smallest, 1.0)
         ratio = math.exp(rng.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
         crop_height, crop_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < crop_height <= height and 0 < crop_width <= width:

@@ -12,8 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from dogbreed import backbone
@@ -23,6 +25,7 @@ from dogbreed.errors import UserError
 from dogbreed.features.files import FeatureFiles, Features
 from dogbreed.features.shared import SharedFeatures
 from dogbreed.features.speed import SAMPLE, Form, all_processors, fastest, trunk
+from dogbreed.solver import LEFT_OUT, rows_of, solve
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +43,8 @@ class _Part:
     split: str
     view: int | None
     """Epoch whose random crops these are of; None: pictures as they are evaluated."""
-    both_sides: bool = False
-    """Means of the features of a picture and of its mirror image, for `tta`."""
+    sides: tuple[bool, ...] = (False,)
+    """Whether mirrored, of each side of the picture whose mean this is: for `tta`, of both."""
 
 
 class KeepFeatures(pl.Callback):
@@ -87,36 +90,49 @@ class KeepFeatures(pl.Callback):
         self._done = True
         data, net = getattr(trainer, "datamodule", None), pl_module.get_submodule("net")
         began = time.monotonic()
-        reason = self._reason_against(trainer, data, pl_module.hparams)
+        hparams = pl_module.hparams
+        reason = self._reason_against(trainer, data, hparams)
         found: dict[str, Features] = {}
         if not reason and isinstance(data, ImageDataModule):
-            found = self._find(trainer, data, net, pl_module.hparams)
-            parts = self._parts(data, pl_module.hparams)
-            for split in data.splits if found else ():
-                data.features[split] = [found[part.name] for part in parts if part.split == split]
-        if not found:
-            reason = reason or f"the head of {pl_module.hparams['model']} is more than one linear layer"
-            if self.views:
-                raise UserError(f"features.views={self.views} can not be had: {reason}")
+            found = self._find(trainer, data, net, hparams)
+        if not found or not isinstance(data, ImageDataModule):
+            reason = reason or f"the head of {hparams['model']} is more than one linear layer"
+            asked = f"features.views={self.views}" if self.views else f"head_start={hparams.get('head_start')}"
+            if self.views or _solves(hparams):
+                raise UserError(f"{asked} can not be had: {reason}")
             log.info("the backbone runs in every epoch: %s", reason)
             return
-        backbone.accept_features(net)
         log.info(
             "features of %d pictures in %.1f s, kept in %s; features=off trains without",
             sum(len(part.values) for part in found.values()), time.monotonic() - began, self.folder,
         )  # fmt: skip
+        self._hand_over(data, pl_module, found)
+
+    def _hand_over(self, data: ImageDataModule, model: pl.LightningModule, found: dict[str, Features]) -> None:
+        """Solves the head where that is asked for, and lets a training of the head alone run on features."""
+        features: dict[str, list[Features]] = {split: [] for split in data.splits}
+        for part in self._parts(data, model.hparams):
+            features[part.split].append(found[part.name])
+        if _solves(model.hparams):
+            _solve_head(model, features["train"], data.splits["train"].labels)
+        if model.hparams["finetune"] == "head":
+            data.features = features
+            backbone.accept_features(model.get_submodule("net"))
 
     def _reason_against(self, trainer: pl.Trainer, data: Any, hparams: Any) -> str:
         """Returns why features may not be kept, empty where they may."""
         if not isinstance(data, ImageDataModule):
             return "its pictures do not come from an ImageDataModule"
+        alone = hparams.get("finetune") == "head"
         reasons = {
-            f"finetune={hparams.get('finetune')} trains it": hparams.get("finetune") != "head",
-            "mixup and cutmix mix pictures, not features": hparams.get("mixup") or hparams.get("cutmix"),
-            "data.randaugment_on=device changes pictures anew": data.randaugment and data.randaugment_on == "device",
+            f"finetune={hparams.get('finetune')} trains it": not alone and (self.views or not _solves(hparams)),
+            "mixup and cutmix mix pictures, not features": alone and (hparams.get("mixup") or hparams.get("cutmix")),
+            "data.randaugment_on=device changes pictures anew": (
+                alone and data.randaugment and data.randaugment_on == "device"
+            ),
             "data.augment=false leaves one view of each picture": self.views and not data.augment,
             "data.augment=true shows other crops each time; data.augment=false or features.views=4 would not": (
-                data.augment and not self.views
+                alone and data.augment and not self.views
             ),
             f"trainer.precision={trainer.precision} is none of {', '.join(_PRECISIONS)}": (
                 trainer.precision not in _PRECISIONS
@@ -126,12 +142,18 @@ class KeepFeatures(pl.Callback):
         return next((reason for reason, holds in reasons.items() if holds), "")
 
     def _parts(self, data: ImageDataModule, hparams: Any) -> list[_Part]:
-        tta = bool(hparams.get("tta"))
-        changed = f"-randaugment{data.randaugment}" if data.randaugment else ""
-        views = [_Part(f"train-{data.seed}-{view}{changed}", "train", view) for view in range(self.views)]
+        tta, solves = bool(hparams.get("tta")), _solves(hparams)
+        crops = f"{data.seed}-{data.crop_area:g}-{data.randaugment}"
+        views = [_Part(f"train-{crops}-{view}", "train", view) for view in range(self.views)]
         train = views or [_Part("train", "train", None)]
+        if tta and solves and not views:  # the head is asked about both sides, so it learns from both
+            train.append(_Part("train-mirrored", "train", None, (True,)))
+        if hparams["finetune"] != "head":
+            return train
         others = [split for split in data.splits if split != "train" and len(data.splits[split])]
-        return [*train, *(_Part(f"{split}-both-sides" if tta else split, split, None, tta) for split in others)]
+        if tta:
+            return [*train, *(_Part(f"{split}-both-sides", split, None, (False, True)) for split in others)]
+        return [*train, *(_Part(split, split, None) for split in others)]
 
     def _find(self, trainer: pl.Trainer, data: ImageDataModule, net: nn.Module, hparams: Any) -> dict[str, Features]:
         """Returns the features by part: as they lie there, else waited for, else computed; {} if there can be none."""
@@ -204,7 +226,7 @@ class _Computer:
                 images = self.data.normalised(batch.images.to(self.device))
                 if self._form is None:
                     self._form = fastest(self.trunk, images[:SAMPLE], self.context, self.num_pictures, self.threads)
-                sides = [images, images.flip(-1)] if part.both_sides else [images]
+                sides = [images.flip(-1) if mirrored else images for mirrored in part.sides]
                 features = torch.stack([self._form(side).float() for side in sides]).mean(dim=0)
                 values[rows] = features.cpu().numpy()
                 missing.difference_update(rows.tolist())
@@ -216,6 +238,29 @@ class _Computer:
         size = loader.stream.size
         with torch.inference_mode():
             return int(self.trunk(torch.zeros(1, 3, *size, device=self.device)).shape[1])
+
+
+def _solves(hparams: Any) -> bool:
+    return bool(hparams.get("head_start"))
+
+
+def _solve_head(model: Any, views: list[Features], labels: NDArray[np.int64]) -> None:
+    """Puts the head of `model` at its optimum for what is kept of train, and says how long that took."""
+    began, hparams = time.monotonic(), model.hparams
+    known = [labels.copy() for _ in views]
+    for view, copied in zip(views, known, strict=True):
+        copied[list(view.problems)] = LEFT_OUT
+    (name,) = backbone.head_names(model.get_submodule("net"))
+    head: Any = model.get_submodule(f"net.{name}")
+    values, known_rows = [view.values for view in views], model.pretrained_head
+    near = rows_of(known_rows, values[0], known[0], head.out_features) if known_rows else None
+    weight, bias = solve(
+        values, known, head.out_features, weight_decay=hparams["weight_decay"],
+        label_smoothing=hparams["label_smoothing"], near=near, device=model.device,
+    )  # fmt: skip
+    head.load_state_dict({"weight": weight, "bias": bias})
+    model.head_is_solved = True
+    log.info("the head is solved, in %.1f s", time.monotonic() - began)
 
 
 def _missing(files: FeatureFiles, data: ImageDataModule, parts: list[_Part]) -> int:

@@ -38,7 +38,7 @@ def test_the_crop_is_the_one_without_and_a_higher_magnitude_changes_more() -> No
     pixels = torch.randint(0, 256, (3, 50, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     distances = []
     for magnitude in (1, 30):
-        transform = RandAugmentTransform(target, magnitude)
+        transform = RandAugmentTransform(target, magnitude=magnitude)
         assert transform.view(50, 40, random.Random(3))[:8] == TrainTransform(target).view(50, 40, random.Random(3))[:8]
         pairs = [(transform, random.Random(seed)) for seed in range(20)]
         changed = torch.stack([change(pixels, chance) for change, chance in pairs]).float()

@@ -98,11 +98,11 @@ def test_dropout_before_the_head_draws_the_same_and_both_sides_of_a_picture_are_
 def test_as_many_views_as_epochs_are_the_training_without(run):
     plain, _ = run("features=off", "data.augment=true")
     kept, computed = run("features.views=2", "data.augment=true")
-    assert computed == ["train-7-0", "train-7-1", "valid", "test"]
+    assert computed == ["train-7-0.08-0-0", "train-7-0.08-0-1", "valid", "test"]
     for epoch in (0, 1):
         assert kept["epochs"][epoch] == pytest.approx(plain["epochs"][epoch], rel=1e-5)
     _, computed = run("features.views=3", "data.augment=true")
-    assert computed == ["train-7-2"]
+    assert computed == ["train-7-0.08-0-2"]
 
 
 @pytest.mark.parametrize(
