@@ -11,9 +11,7 @@ and model/, the best model as an endpoint serves it.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import sys
 import time
@@ -28,8 +26,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from rich.console import Console
-from rich.table import Table
 
 from dogbreed.averaging import Averaging
 from dogbreed.backbone import count_parameters
@@ -40,8 +36,8 @@ from dogbreed.data.transforms import PictureFormat
 from dogbreed.debugger import debugger_callbacks, write_report
 from dogbreed.errors import UserError
 from dogbreed.model import ImageClassifier
-from dogbreed.objective import metric_line
 from dogbreed.processes import NAME, SyncNorms, name_of_parent, with_steps
+from dogbreed.results import best_of, save
 from dogbreed.serving.artifact import make_card, write_model
 
 log = logging.getLogger(__name__)
@@ -76,7 +72,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if not stop.received:
         trainer.test(model, data, ckpt_path=best.best_model_path or None, verbose=False)
         results |= {"test": _metrics(trainer, "test/"), "classes": model.class_report()}
-    results |= _history(lines, cfg) | {
+    results |= best_of(lines.history, cfg.objective.metric, cfg.objective.goal) | {
         "model": cfg.model.name,
         "weights": cfg.model.weights,
         "finetune": cfg.finetune,
@@ -92,7 +88,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             results["issues"] = {finding.rule: finding.outcome.summary for finding in report.issues}
         if cfg.model_dir and results["checkpoint"]:
             _leave_model(cfg, overrides, data.picture_format, results, model)
-        _save(results, output_dir)
+        save(results, output_dir)
     trainer.strategy.barrier("results")  # processes end together: one that is left alone may abort
     return results
 
@@ -176,27 +172,6 @@ def _metrics(trainer: pl.Trainer, prefix: str) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
 
 
-def _history(lines: MetricLines, cfg: DictConfig) -> dict[str, Any]:
-    """Returns the best epoch by the objective, its metrics, and those of every epoch."""
-    metric, sign = cfg.objective.metric, 1 if cfg.objective.goal == "maximize" else -1
-    scored = {epoch: sign * metrics[metric] for epoch, metrics in lines.history.items() if metric in metrics}
-    finite = {epoch: score for epoch, score in scored.items() if math.isfinite(score)}
-    best = max(finite, key=finite.__getitem__) if finite else None
-    return {
-        "best_epoch": best,
-        "best": lines.history.get(best, {}) if best is not None else {},
-        "epochs": lines.history,
-    }
-
-
-def _save(results: dict[str, Any], output_dir: Path) -> None:
-    """Writes results.json, prints the objective line and the table."""
-    (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    if results["best_epoch"] is not None:  # last, so that the best epoch's objective is the one the job is judged by
-        print(metric_line(results["best_epoch"], results["best"] | results.get("test", {})), flush=True)
-    _print_table(results, output_dir)
-
-
 def _leave_model(
     cfg: DictConfig, overrides: Sequence[str], pictures: PictureFormat, results: dict[str, Any], model: ImageClassifier
 ) -> None:
@@ -218,27 +193,6 @@ def _leave_model(
 
 
 _PLACES = ("output_dir", "model_dir", "checkpoint_dir", "resume_from")
-
-
-def _print_table(results: dict[str, Any], output_dir: Path) -> None:
-    table = Table("metric")
-    columns = {f"best epoch ({results['best_epoch']})": results["best"], "test": results.get("test", {})}
-    for column in columns:
-        table.add_column(column, justify="right")
-    kinds = {name.partition("/")[2] for metrics in columns.values() for name in metrics}
-    for kind in [kind for kind in ("accuracy", "top5_accuracy", "f1", "loss") if kind in kinds]:
-        cells = [metrics.get(f"val/{kind}", metrics.get(f"test/{kind}")) for metrics in columns.values()]
-        table.add_row(kind, *("-" if value is None else f"{value:.4f}" for value in cells))
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
-    console.print(f"\n{results['name']}: {results['model']} on {results['data']}", style="bold", soft_wrap=True)
-    console.print(table)
-    if results["bad_images"]:
-        console.print(f"{len(results['bad_images'])} unreadable pictures were left out; results.json names them")
-    if results["stopped_by"]:
-        console.print(f"stopped by {results['stopped_by']}; go on with resume_from={output_dir}/checkpoints/last.ckpt")
-    for rule, summary in results.get("issues", {}).items():
-        console.print(f"{rule}: {summary}", soft_wrap=True)
-    console.print(f"{results['seconds']:.0f} s; everything is in {output_dir}", soft_wrap=True)
 
 
 def set_up_logging() -> None:
