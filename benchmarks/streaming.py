@@ -215,7 +215,8 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="measure nothing, show what was measured")
     options = parser.parse_args()
     options.data = (options.data or options.out / "data").absolute()
-    options.data.mkdir(parents=True, exist_ok=True)
+    for folder in (options.data, options.out):
+        folder.mkdir(parents=True, exist_ok=True)
     file = options.out / "streaming.json"
     results: list[Result] = json.loads(file.read_text()) if file.exists() and not options.fresh else []
     peers = installed(options.peers) if not options.show else []
