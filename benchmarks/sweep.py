@@ -1,7 +1,7 @@
 """A sweep of heads on kept features, against the same sweep with the backbone in every epoch of every trial.
 
-    python -m benchmarks.sweep sweep       the whole sweep from an empty folder: what it takes, and its one pass
-    python -m benchmarks.sweep plain       the pass, and a plain PyTorch loop over the same pictures beside it
+    python -m benchmarks.sweep sweep       the whole sweep from an empty folder: time, memory, and its one pass
+    python -m benchmarks.sweep plain       a plain PyTorch loop over 600 of the pictures
     python -m benchmarks.sweep off         one trial without kept features, of which the rest is computed
     python -m benchmarks.sweep summary     the ratios, from what the parts have left in benchmarks/results/sweep.json
 
@@ -18,13 +18,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 OUT = Path(os.environ.get("OUT", ROOT / "benchmarks" / "results" / "sweep.json"))
-TRIALS = 20
+TRIALS = 25
 OVERLAY = "{mean:[0.5,0.5,0.5],std:[0.5,0.5,0.5],crop_pct:1.0}"
 MODEL = [
     "model=mobilenetv2", f"model.weights={SHARED}/weights/mobilenetv2_100.safetensors", "+model.kwargs.pad_type=same",
@@ -33,33 +36,52 @@ MODEL = [
 ]  # fmt: skip
 
 
-def run(module: str, *typed: str) -> tuple[str, float]:
-    """Returns what a command printed, and the seconds it took."""
-    began = time.perf_counter()
+def run(module: str, *typed: str) -> tuple[float, float]:
+    """Returns the seconds that a command took, and the peak memory of all its processes, MB."""
+    began, peak = time.perf_counter(), 0.0
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run(
-        [sys.executable, "-m", module, *typed],
-        cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        sys.exit(done.stdout)
-    return done.stdout, time.perf_counter() - began
+    with tempfile.TemporaryFile("w+") as log:
+        command = [sys.executable, "-m", module, *typed]
+        process = psutil.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        while True:
+            with suppress(psutil.NoSuchProcess):
+                peak = max(peak, sum(map(_memory_mb, [process, *process.children(recursive=True)])))
+            with suppress(psutil.TimeoutExpired):
+                process.wait(1.0)
+                break
+        seconds = time.perf_counter() - began
+        if process.returncode:
+            log.seek(0)
+            sys.exit(log.read())
+    return seconds, peak
+
+
+def _memory_mb(process: psutil.Process) -> float:
+    """Returns a process's share of memory (PSS): what several have in common is divided among them."""
+    try:
+        return process.memory_full_info().pss / 2**20
+    except psutil.Error:  # it has just ended
+        return 0.0
 
 
 def sweep() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         experiment = ["experiment=course_e", *MODEL, f"tuner.max_jobs={TRIALS}", "tuner.max_parallel_jobs=2"]
-        _, seconds = run("launch.tune", *experiment, "tuner.strategy=Random", f"backend.root={folder}", "name=bench")
+        seconds, peak_mb = run(
+            "launch.tune", *experiment, "tuner.strategy=Random", f"backend.root={folder}", "name=bench"
+        )
         logs = [path.read_text() for path in sorted(Path(folder).glob("bench/bench-*/log.txt"))]
         states = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("bench/bench-*/state.json"))]
-    found = [re.search(r"features of (\d+) pictures in ([\d.]+) s", log) for log in logs]
-    passes = [float(match[2]) for match in found if match]
+    (computed,) = (log for log in logs if "computing the features" in log)  # the others waited for it
+    found = re.search(r"features of (\d+) pictures in ([\d.]+) s", computed)
+    assert found is not None
     done = [state for state in states if state["status"] == "Completed"]
     return {
         "trials": len(done),
         "seconds": seconds,
-        "pass_s": max(passes),
-        "pictures": int(found[0][1]) if found[0] else 0,
+        "peak_mb": round(peak_mb),
+        "pass_s": float(found[2]),
+        "pictures": int(found[1]),
         "epochs": [int(state["tuned"]["epochs"]) for state in done],
         "trial_s": [round(state["ended"] - state["created"], 2) for state in done],
     }
@@ -94,12 +116,9 @@ def off() -> dict[str, Any]:
     limits = ["+trainer.limit_train_batches=24", "+trainer.limit_val_batches=8", "+trainer.limit_test_batches=8"]
     with tempfile.TemporaryDirectory() as folder:
         fixed = [*MODEL, "features=off", "epochs=1", "batch_size=32", "debugger.pictures.enabled=false"]
-        began = time.perf_counter()
-        run("dogbreed.train", *fixed, *limits, f"output_dir={folder}/a")
-        whole = time.perf_counter() - began
-        _, least = run(
-            "dogbreed.train", *fixed, *(re.sub("=.*", "=1", limit) for limit in limits), f"output_dir={folder}/b"
-        )
+        whole, _ = run("dogbreed.train", *fixed, *limits, f"output_dir={folder}/a")
+        single = [re.sub("=.*", "=1", limit) for limit in limits]
+        least, _ = run("dogbreed.train", *fixed, *single, f"output_dir={folder}/b")
     return {"picture_s": (whole - least) / (32 * (24 + 8 + 8 - 3)), "start_s": least}
 
 
@@ -112,6 +131,7 @@ def summary(known: dict[str, Any]) -> dict[str, Any]:
     rate, plain_rate = mine["pictures"] / mine["pass_s"], loop["pictures"] / loop["seconds"]
     return {
         "sweep_s": round(mine["seconds"], 1),
+        "peak_mb": mine["peak_mb"],
         "pass_s": mine["pass_s"],
         "sweep_over_pass": round(mine["seconds"] / mine["pass_s"], 2),
         "without_s": round(alone),

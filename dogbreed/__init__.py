@@ -8,6 +8,7 @@ Names are loaded at first use: `import dogbreed` itself costs no torch, so the l
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from dogbreed.data.datamodule import ImageDataModule
     from dogbreed.gallery import find_mistakes, show_mistakes, show_pictures
     from dogbreed.model import ImageClassifier
+
+# Huge pages for large tensors on Linux: a frozen MobileNetV2 then takes 12.5 ms of CPU a picture in place of 16.0, all
+# of what the kernel did. torch looks at it when it makes its first tensor.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = ["Averaging", "ImageClassifier", "ImageDataModule", "find_mistakes", "show_mistakes", "show_pictures"]
 

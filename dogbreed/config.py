@@ -75,7 +75,6 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: an override can not be parsed, names what is not there, or gives a value that is not allowed.
     """
-    parse(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -85,6 +84,7 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
         known = bool(group and error.options)
         raise UserError(unknown_choice(group, name, error.options or ()) if known else str(error)) from None
     except HydraException as error:
+        parse(overrides)  # Hydra does not say which of them it can not read
         raise UserError(_explain(config_name, error)) from None
     check(cfg)
     return cfg

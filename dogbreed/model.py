@@ -13,12 +13,11 @@ import torch
 from hydra.utils import get_method, instantiate
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from dogbreed import backbone, groups
 from dogbreed.data.classes import parse_class
 from dogbreed.errors import UserError, did_you_mean
+from dogbreed.metrics import Metrics
 from dogbreed.mixing import mixing
 
 log = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ class ImageClassifier(pl.LightningModule):
             raise UserError(f"a classifier needs at least two classes, got {list(classes)}")
         optimizer, scheduler, model_kwargs = dict(optimizer or {}), dict(scheduler or {}), dict(model_kwargs or {})
         classes = list(classes)
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # the run's config.yaml tells them
         self.classes = classes
         self.class_names = [parse_class(folder).name for folder in classes]
         self.net = backbone.create(model, len(classes), weights, model_kwargs)
@@ -128,18 +127,14 @@ class ImageClassifier(pl.LightningModule):
         )
         self.mix = mixing(mixup, cutmix, len(classes))
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-        self.metrics = nn.ModuleDict({f"{stage}_metrics": self._metrics(stage) for stage in ("train", "val", "test")})
-        self.per_class = MulticlassAccuracy(len(classes), average=None)
-        self.per_class_f1 = MulticlassF1Score(len(classes), average=None)
+        self.metrics = Metrics(len(classes))
 
-    def _metrics(self, stage: str) -> MetricCollection:
-        num_classes = len(self.classes)
-        quick: Any = {"num_classes": num_classes, "validate_args": False}  # checks cost more than a head's step
-        metrics: dict[str, Any] = {"accuracy": MulticlassAccuracy(**quick, average="micro")}
-        if stage != "train":
-            metrics["top5_accuracy"] = MulticlassAccuracy(**quick, average="micro", top_k=min(5, num_classes))
-            metrics["f1"] = MulticlassF1Score(**quick, average="macro")
-        return MetricCollection({"loss": MeanMetric(), **metrics}, prefix=f"{stage}/", compute_groups=False)
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute; at once where it is the hook that runs, which Lightning notes 40 times a step."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (B, num_classes) for normalised float32 `images` (B, 3, H, W)."""
@@ -204,12 +199,7 @@ class ImageClassifier(pl.LightningModule):
             labels = targets.argmax(dim=1)  # of what there is more of
         logits = self(images)
         loss: Tensor = self.loss(logits, targets)
-        metrics = self.metrics[f"{stage}_metrics"]
-        for name, metric in metrics.items(keep_base=True):  # type: ignore[operator]
-            metric.update(loss.detach(), len(labels)) if name == "loss" else metric.update(logits.detach(), labels)
-        if stage == "test":
-            self.per_class.update(logits, labels)
-            self.per_class_f1.update(logits, labels)
+        self.metrics.update(stage, loss.detach(), logits.detach(), labels)
         return loss
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
@@ -236,33 +226,26 @@ class ImageClassifier(pl.LightningModule):
         """Returns class probabilities (B, num_classes) of a batch `(images, ...)`."""
         return self(batch[0]).softmax(dim=-1)
 
-    def _log_epoch(self, stage: str) -> None:
-        metrics = self.metrics[f"{stage}_metrics"]
-        self.log_dict(metrics.compute(), prog_bar=stage == "val")  # type: ignore[operator]
-        metrics.reset()  # type: ignore[operator]
-
     def on_train_epoch_end(self) -> None:
         """Logs train/loss and train/accuracy of the epoch."""
-        self._log_epoch("train")
+        self.log_dict(self.metrics.compute("train"))
 
     def on_validation_epoch_end(self) -> None:
         """Logs val/loss, val/accuracy, val/top5_accuracy and val/f1."""
-        self._log_epoch("val")
+        self.log_dict(self.metrics.compute("val"), prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
         """Logs the test metrics; those of each class stay in `class_report()`."""
-        self._log_epoch("test")
+        self.log_dict(self.metrics.compute("test"))
 
     def class_report(self) -> list[dict[str, Any]]:
         """Returns class, name, accuracy (recall) and F1 of each class over the last test, in label order."""
-        accuracy, f1 = self.per_class.compute().tolist(), self.per_class_f1.compute().tolist()
-        rows = zip(self.classes, self.class_names, accuracy, f1, strict=True)
+        rows = zip(self.classes, self.class_names, *self.metrics.of_classes(), strict=True)
         return [{"class": folder, "name": name, "accuracy": a, "f1": f} for folder, name, a, f in rows]
 
     def on_test_epoch_start(self) -> None:
         """Forgets the classes' figures of an earlier test."""
-        self.per_class.reset()
-        self.per_class_f1.reset()
+        self.metrics.forget_classes()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Returns the optimizer over the groups of head and backbone, and its schedule by step."""

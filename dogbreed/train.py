@@ -11,9 +11,7 @@ and model/, the best model as an endpoint serves it.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import sys
 import time
@@ -28,20 +26,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from rich.console import Console
-from rich.table import Table
 
 from dogbreed.averaging import Averaging
 from dogbreed.backbone import count_parameters
-from dogbreed.callbacks import MetricLines, StopOnSignal
+from dogbreed.callbacks import MetricLines, StopOnSignal, unhook_idle
 from dogbreed.checkpoint import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from dogbreed.config import compose, run_cli, settle
 from dogbreed.data.transforms import PictureFormat
 from dogbreed.debugger import debugger_callbacks, write_report
 from dogbreed.errors import UserError
 from dogbreed.model import ImageClassifier
-from dogbreed.objective import metric_line
 from dogbreed.processes import NAME, SyncNorms, name_of_parent, with_steps
+from dogbreed.results import best_of, save
 from dogbreed.serving.artifact import make_card, write_model
 
 log = logging.getLogger(__name__)
@@ -76,7 +72,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if not stop.received:
         trainer.test(model, data, ckpt_path=best.best_model_path or None, verbose=False)
         results |= {"test": _metrics(trainer, "test/"), "classes": model.class_report()}
-    results |= _history(lines, cfg) | {
+    results |= best_of(lines.history, cfg.objective.metric, cfg.objective.goal) | {
         "model": cfg.model.name,
         "weights": cfg.model.weights,
         "finetune": cfg.finetune,
@@ -91,8 +87,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
             report = write_report(output_dir, mlflow=cfg.debugger.get("mlflow"), say=not sys.stdout.isatty())
             results["issues"] = {finding.rule: finding.outcome.summary for finding in report.issues}
         if cfg.model_dir and results["checkpoint"]:
-            _leave_model(cfg, overrides, data.picture_format, results)
-        _save(results, output_dir)
+            _leave_model(cfg, overrides, data.picture_format, results, model)
+        save(results, output_dir)
     trainer.strategy.barrier("results")  # processes end together: one that is left alone may abort
     return results
 
@@ -150,7 +146,7 @@ def _create_trainer(cfg: DictConfig, output_dir: Path, callbacks: list[pl.Callba
     ]
     if people:
         callbacks.append(TQDMProgressBar(leave=True))
-    return instantiate(
+    trainer: pl.Trainer = instantiate(
         cfg.trainer,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO(), *([SyncNorms()] if cfg.trainer.get("sync_batchnorm") else [])],
@@ -159,6 +155,8 @@ def _create_trainer(cfg: DictConfig, output_dir: Path, callbacks: list[pl.Callba
         enable_progress_bar=people,
         enable_model_summary=False,
     )
+    unhook_idle(trainer.callbacks)  # type: ignore[attr-defined]
+    return trainer
 
 
 def _introduce(cfg: DictConfig, model: ImageClassifier) -> None:
@@ -174,66 +172,27 @@ def _metrics(trainer: pl.Trainer, prefix: str) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
 
 
-def _history(lines: MetricLines, cfg: DictConfig) -> dict[str, Any]:
-    """Returns the best epoch by the objective, its metrics, and those of every epoch."""
-    metric, sign = cfg.objective.metric, 1 if cfg.objective.goal == "maximize" else -1
-    scored = {epoch: sign * metrics[metric] for epoch, metrics in lines.history.items() if metric in metrics}
-    finite = {epoch: score for epoch, score in scored.items() if math.isfinite(score)}
-    best = max(finite, key=finite.__getitem__) if finite else None
-    return {
-        "best_epoch": best,
-        "best": lines.history.get(best, {}) if best is not None else {},
-        "epochs": lines.history,
-    }
-
-
-def _save(results: dict[str, Any], output_dir: Path) -> None:
-    """Writes results.json, prints the objective line and the table."""
-    (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    if results["best_epoch"] is not None:  # last, so that the best epoch's objective is the one the job is judged by
-        print(metric_line(results["best_epoch"], results["best"] | results.get("test", {})), flush=True)
-    _print_table(results, output_dir)
-
-
-def _leave_model(cfg: DictConfig, overrides: Sequence[str], pictures: PictureFormat, results: dict[str, Any]) -> None:
+def _leave_model(
+    cfg: DictConfig, overrides: Sequence[str], pictures: PictureFormat, results: dict[str, Any], model: ImageClassifier
+) -> None:
     """Leaves the best checkpoint as a model folder. Where it lies on this machine is none of the card's business."""
-    best = torch.load(results["checkpoint"], map_location="cpu", weights_only=True, mmap=True)
+    if "test" not in results:  # the test had loaded it
+        best = torch.load(results["checkpoint"], map_location="cpu", weights_only=True, mmap=True)
+        model.load_state_dict(best["state_dict"])
     card = make_card(
         name=cfg.name,
         architecture=cfg.model.name,
         model_kwargs=OmegaConf.to_container(cfg.model.kwargs, resolve=True),  # type: ignore[arg-type]
-        classes=best["hyper_parameters"]["classes"],
+        classes=model.classes,
         pictures=pictures,
         metrics=results["best"] | results.get("test", {}),
         tta=cfg.tta,
         overrides=[text for text in overrides if text.lstrip("+").partition("=")[0] not in _PLACES],
     )
-    net = {key.removeprefix("net."): value for key, value in best["state_dict"].items() if key.startswith("net.")}
-    write_model(Path(cfg.model_dir), net, card)
+    write_model(Path(cfg.model_dir), model.net.state_dict(), card)
 
 
 _PLACES = ("output_dir", "model_dir", "checkpoint_dir", "resume_from")
-
-
-def _print_table(results: dict[str, Any], output_dir: Path) -> None:
-    table = Table("metric")
-    columns = {f"best epoch ({results['best_epoch']})": results["best"], "test": results.get("test", {})}
-    for column in columns:
-        table.add_column(column, justify="right")
-    kinds = {name.partition("/")[2] for metrics in columns.values() for name in metrics}
-    for kind in [kind for kind in ("accuracy", "top5_accuracy", "f1", "loss") if kind in kinds]:
-        cells = [metrics.get(f"val/{kind}", metrics.get(f"test/{kind}")) for metrics in columns.values()]
-        table.add_row(kind, *("-" if value is None else f"{value:.4f}" for value in cells))
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
-    console.print(f"\n{results['name']}: {results['model']} on {results['data']}", style="bold", soft_wrap=True)
-    console.print(table)
-    if results["bad_images"]:
-        console.print(f"{len(results['bad_images'])} unreadable pictures were left out; results.json names them")
-    if results["stopped_by"]:
-        console.print(f"stopped by {results['stopped_by']}; go on with resume_from={output_dir}/checkpoints/last.ckpt")
-    for rule, summary in results.get("issues", {}).items():
-        console.print(f"{rule}: {summary}", soft_wrap=True)
-    console.print(f"{results['seconds']:.0f} s; everything is in {output_dir}", soft_wrap=True)
 
 
 def set_up_logging() -> None:
@@ -257,8 +216,13 @@ def set_up_logging() -> None:
 
 def main(overrides: list[str]) -> int:
     """Runs one training from Hydra `overrides`; returns the exit status: 0, or 128 + the signal that stopped it."""
+    return run(compose("train", [*overrides, *name_of_parent()]), overrides)
+
+
+def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
+    """Runs the training that `cfg`, composed of `overrides`, describes; returns the exit status."""
     set_up_logging()
-    cfg = settle(compose("train", [*overrides, *name_of_parent()]))
+    cfg = settle(cfg)
     os.environ[NAME] = cfg.name
     results = train(cfg, overrides)
     return 0 if results["stopped_by"] is None else {"SIGTERM": 143, "SIGINT": 130}[results["stopped_by"]]

@@ -145,13 +145,17 @@ def main() -> int:
             # The trials of a sweep see the same pictures: looking for doubles once, in a training, is enough.
             overrides.insert(0, "debugger.pictures.enabled=false")
         overrides += folder_overrides(base, os.environ)
-        processes = find_processes(compose("train", overrides), os.environ)
+        cfg = compose("train", overrides)
+        processes = find_processes(cfg, os.environ)
         if processes.overrides and "TORCHELASTIC_RUN_ID" not in os.environ:
             sys.stdout.flush()
             os.execv(sys.executable, processes.command)
-        from dogbreed.train import main as train  # here, so that importing this module costs no torch
+        from dogbreed.train import run  # here, so that importing this module costs no torch
 
-        status = train([*overrides, *processes.overrides])
+        if processes.overrides:
+            overrides += processes.overrides
+            cfg = compose("train", overrides)
+        status = run(cfg, overrides)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return report_failure(base, str(error))

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import timm
 import torch
 
-from dogbreed import ImageClassifier
+from dogbreed import ImageClassifier, ImageDataModule
 from dogbreed.config import compose, settle
 from dogbreed.errors import UserError
 from dogbreed.processes import SyncNorms, accumulation, scaled_lr
@@ -20,10 +21,14 @@ from dogbreed.train import main, train
 ROOT = Path(__file__).resolve().parents[1]
 
 GRADUAL = """
-import sys
+import logging, sys
 import pytorch_lightning as pl, torch
 from dogbreed import ImageClassifier, ImageDataModule
+from dogbreed.features import KeepFeatures
 
+said = logging.getLogger("dogbreed.features")
+said.setLevel(logging.INFO)
+said.addHandler(logging.StreamHandler())
 pl.seed_everything(0, verbose=False)
 data = ImageDataModule("demo://?classes=2&train=16&valid=4&test=4&size=32", batch_size=4)
 model = ImageClassifier("test_resnet", data.classes, weights="random", finetune="gradual", lr=0.01)
@@ -32,6 +37,15 @@ kept = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False,
 trainer = pl.Trainer(max_epochs=2, accelerator="cpu", devices=2, strategy="ddp_find_unused_parameters_true", **kept)
 trainer.fit(model, data)
 torch.save([before, dict(model.named_parameters())], f"{sys.argv[1]}/{trainer.global_rank}.pt")
+
+pl.seed_everything(0, verbose=False)
+data = ImageDataModule("demo://?classes=2&train=16&valid=4&test=4&size=32", batch_size=4, augment=False)
+model = ImageClassifier("test_resnet", data.classes, weights="random", lr=0.01)
+keep = KeepFeatures(f"{sys.argv[1]}/features")
+trainer = pl.Trainer(max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", callbacks=[keep], **kept)
+trainer.fit(model, data)
+if trainer.is_global_zero:
+    torch.save([model.net.get_classifier().state_dict(), trainer.callback_metrics], f"{sys.argv[1]}/head.pt")
 
 from dogbreed.train import main
 main([*sys.argv[2:], "trainer.devices=2", "+trainer.strategy=ddp", f"output_dir={sys.argv[1]}/two"])
@@ -44,7 +58,7 @@ STEPS = [
 ]  # fmt: skip
 
 
-def test_processes_share_what_they_learn_and_make_the_steps_of_one_that_adds_up(tmp_path):
+def test_processes_share_what_they_learn_and_their_features_and_make_the_steps_of_one_that_adds_up(tmp_path):
     script = tmp_path / "gradual.py"
     script.write_text(GRADUAL)
     done = subprocess.run(
@@ -65,6 +79,19 @@ def test_processes_share_what_they_learn_and_make_the_steps_of_one_that_adds_up(
         assert torch.allclose(two["state_dict"][name], value, rtol=1e-3, atol=1e-5), name
     theirs = json.loads((tmp_path / "two" / "results.json").read_text())
     assert theirs["epochs"]["1"] == pytest.approx(results["epochs"][1], rel=1e-3)
+
+    assert done.stderr.count("computing the features") == 3  # of train, valid and test, by one for both
+    assert done.stderr.count("features of 48 pictures in") == 2
+    pl.seed_everything(0, verbose=False)
+    data = ImageDataModule("demo://?classes=2&train=16&valid=4&test=4&size=32", batch_size=8, augment=False)
+    alone = ImageClassifier("test_resnet", data.classes, weights="random", lr=0.01)
+    kept = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=2, accelerator="cpu", devices=1, **kept)
+    trainer.fit(alone, data)
+    head, metrics = torch.load(tmp_path / "head.pt", weights_only=False)
+    torch.testing.assert_close(head, dict(alone.net.get_classifier().state_dict()), rtol=1e-3, atol=1e-5)
+    for name in ("train/accuracy", "val/loss", "val/f1"):
+        assert metrics[name].item() == pytest.approx(trainer.callback_metrics[name].item(), rel=1e-3)
 
 
 def test_a_step_that_can_not_be_made_of_whole_batches_is_refused_with_one_that_can(tmp_path):

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dogbreed.data.transforms import PictureFormat
+
 _KEPT = 2
 """Free buffers that are kept."""
 
@@ -36,6 +38,15 @@ class Buffers:
         # The tensor's storage holds this array, and nothing else does.
         weakref.finalize(used, self._give_back, memory).atexit = False
         return torch.from_numpy(used)
+
+    def normalised(self, pictures: torch.Tensor, target: PictureFormat) -> torch.Tensor:
+        """Returns uint8 `pictures` (B, 3, H, W) as float32, with the mean and std of `target`, on their device."""
+        mean, std = (
+            torch.tensor(values, device=pictures.device).mul_(255).view(3, 1, 1) for values in (target.mean, target.std)
+        )
+        images = self.empty(pictures.shape) if pictures.is_cpu else torch.empty_like(pictures, dtype=torch.float)
+        images.copy_(pictures)
+        return images.sub_(mean).div_(std)
 
     def _give_back(self, memory: NDArray[np.float32]) -> None:
         self._free = [memory, *self._free][:_KEPT]

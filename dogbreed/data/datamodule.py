@@ -8,9 +8,9 @@ trainer.fit(model, datamodule=data)
 from __future__ import annotations
 
 import logging
-import os
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,21 +22,21 @@ from dogbreed.data.buffers import Buffers
 from dogbreed.data.demo import DemoStore
 from dogbreed.data.index import Split
 from dogbreed.data.loader import Batch, PictureLoader
-from dogbreed.data.source import Source
+from dogbreed.data.source import Source, check_at_least
 from dogbreed.data.stream import Order, PictureStream
 from dogbreed.data.transforms import EvalTransform, PictureFormat, TrainTransform, Transform
-from dogbreed.errors import UserError, did_you_mean
+from dogbreed.errors import UserError
 
 if TYPE_CHECKING:
     from dogbreed.features.files import Features
 
 log = logging.getLogger(__name__)
 
-_FEW_PICTURES = 1000
-"""Data sets up to this size are read in the training process: workers would cost more to start than they save."""
-
 _PASS_BATCH = 64
 """Pictures a batch, at least, where the batches of a pass over all pictures are nobody's training."""
+
+_FEATURE_BATCH = 1024
+"""Features a batch, at least, where the model is not trained: a batch of few costs as much as one of many."""
 
 
 class ImageDataModule(Source, pl.LightningDataModule):
@@ -51,20 +51,15 @@ class ImageDataModule(Source, pl.LightningDataModule):
         batch_size: Pictures a batch, in each process.
         image_size: Height and width of the pictures for the model, px; None: what the backbone was trained with, or
             the size in which demo pictures are drawn.
-        num_workers: Processes that fetch and decode; None: 0 for small data sets, else up to 4.
         seed: Of order and augmentation.
-        bad_images: `skip` leaves out pictures that can not be read and names them in the log and in `bad_images`;
-            `raise` ends the run at the first.
-        max_bad: Share of the pictures seen in an epoch that may be left out, 0 to 1; with more the run ends. Counted
-            over at least 1000 pictures, so that a small data set is not given up for two.
         augment: Random crops and mirroring in training.
         crop_area: Smallest part of a picture's area that such a crop shows, up to 1.
         randaugment: Strength of two more random changes of each training picture, 1 to 30; 0: none.
         randaugment_on: `worker`, each picture for itself, or `device`, eight of a batch alike where the model is.
         balanced: Each class is shown equally often in training, whatever it has (see `Order`).
         data_config: As `timm.data.resolve_data_config` gives it; None: the model's `data_config`.
-        source: What `Source` takes: server, cache, and the splits that are made. Their seed is not `seed`, so that runs
-            with other seeds see the same test pictures.
+        source: What `Source` takes: server, cache, workers, what may be left out, and the splits that are made. Their
+            seed is not `seed`, so that runs with other seeds see the same test pictures.
 
     Raises:
         UserError: a setting out of its range; at first use also what is wrong with the data.
@@ -76,10 +71,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
         *,
         batch_size: int = 32,
         image_size: int | None = None,
-        num_workers: int | None = None,
         seed: int = 0,
-        bad_images: Literal["skip", "raise"] = "skip",
-        max_bad: float = 0.01,
         augment: bool = True,
         crop_area: float = 0.08,
         randaugment: int = 0,
@@ -89,13 +81,8 @@ class ImageDataModule(Source, pl.LightningDataModule):
         **source: Any,
     ) -> None:
         pl.LightningDataModule.__init__(self)
-        _check_at_least("batch_size", batch_size, 1)
-        _check_at_least("image_size", image_size, 1)
-        _check_at_least("num_workers", num_workers, 0)
-        if bad_images not in ("skip", "raise"):
-            raise UserError(f"data.bad_images={bad_images!r}{did_you_mean(str(bad_images), ('skip', 'raise'))}")
-        if not 0 <= max_bad <= 1:
-            raise UserError(f"data.max_bad={max_bad}: a share, 0 to 1; 0.01 is one in a hundred")
+        check_at_least("batch_size", batch_size, 1)
+        check_at_least("image_size", image_size, 1)
         if not 0 < crop_area <= 1:
             raise UserError(f"data.crop_area={crop_area}: a part of the picture, above 0 and up to 1")
         if not 0 <= randaugment <= STRONGEST or (randaugment and not augment):
@@ -104,32 +91,18 @@ class ImageDataModule(Source, pl.LightningDataModule):
         self.batch_size = batch_size
         self.image_size = self.store.size if image_size is None and isinstance(self.store, DemoStore) else image_size
         self.seed = seed
-        self.on_bad_image = bad_images
-        self.max_bad = max_bad
         self.augment = augment
         self.crop_area = crop_area
         self.randaugment = randaugment
         self.randaugment_on = randaugment_on
         self.balanced = balanced
-        self.bad_images: dict[str, str] = {}
-        """Reason by key, for the pictures that could not be read so far."""
         self.features: dict[str, list[Features]] = {}
         """What a frozen backbone makes of each split's pictures, a view an epoch in turn; empty: it is to run."""
-        self._num_workers = num_workers
         self._data_config = data_config
         self._loaders: weakref.WeakSet[PictureLoader] = weakref.WeakSet()
         self._buffers = Buffers()
         self._train_loader: PictureLoader | None = None
         self._resume: dict[str, Any] | None = None
-
-    @property
-    def num_workers(self) -> int:
-        """Processes that fetch and decode for each split."""
-        if self._num_workers is not None:
-            return self._num_workers
-        if self.url.startswith("demo://") or sum(map(len, self.splits.values())) <= _FEW_PICTURES:
-            return 0
-        return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
 
     @property
     def picture_format(self) -> PictureFormat:
@@ -193,7 +166,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
         loader = PictureLoader(
             stream,
             num_workers,
-            self._report,
+            self.leave_out,
             max_bad=self.max_bad,
             fingerprint=self.fingerprint,
             epoch=epoch if view is None else lambda: view,
@@ -209,7 +182,14 @@ class ImageDataModule(Source, pl.LightningDataModule):
         from dogbreed.features.stream import FeatureStream
 
         order = self._order(split, shuffle)
+        if not shuffle and self._is_whole(split):
+            order = replace(order, batch_size=max(order.batch_size, _FEATURE_BATCH))
         return self._load(FeatureStream(self.store, self.splits[split], order, self.features[split]), num_workers=0)
+
+    def _is_whole(self, split: str) -> bool:
+        """Returns whether the trainer wants all batches of a split, and not a number of them."""
+        limit = getattr(self.trainer, f"limit_{'val' if split == 'valid' else split}_batches", 1.0)
+        return isinstance(limit, float) and limit == 1.0
 
     def train_dataloader(self) -> PictureLoader:
         """Returns shuffled, augmented batches of train; of an epoch that is resumed, those that are left."""
@@ -246,15 +226,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
 
     def normalised(self, pictures: torch.Tensor) -> torch.Tensor:
         """Returns uint8 `pictures` (B, 3, H, W) as float32, normalised on their device."""
-        target = self.picture_format
-        mean, std = (
-            torch.tensor(values, device=pictures.device).mul_(255).view(3, 1, 1) for values in (target.mean, target.std)
-        )
-        images = (
-            self._buffers.empty(pictures.shape) if pictures.is_cpu else torch.empty_like(pictures, dtype=torch.float)
-        )
-        images.copy_(pictures)
-        return images.sub_(mean).div_(std)
+        return self._buffers.normalised(pictures, self.picture_format)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps: where training stands in its epoch, and the pictures that were left out."""
@@ -275,15 +247,3 @@ class ImageDataModule(Source, pl.LightningDataModule):
         self._resume = None
         for loader in self._loaders:
             loader.close()
-
-    def _report(self, key: str, reason: str) -> None:
-        if self.on_bad_image == "raise":
-            raise UserError(f"{key}: {reason}; data.bad_images=skip leaves such pictures out")
-        if key not in self.bad_images:
-            log.warning("left out %s: %s", key, reason)
-            self.bad_images[key] = reason
-
-
-def _check_at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise UserError(f"data.{name}={value}: at least {least}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -18,14 +20,22 @@ from dogbreed.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 
+_FEW_PICTURES = 1000
+"""Data sets up to this size are read in the training process: workers would cost more to start than they save."""
+
 
 class Source:
-    """Classes, splits and keys of the pictures under a URL.
+    """Classes, splits and keys of the pictures under a URL, and what becomes of those that can not be read.
 
     Args:
         url: Folder path, `file://`, `s3://bucket/prefix` or `demo://`.
         endpoint_url: Server of an S3-compatible store.
         request_payer: The requests are paid by who asks, as some buckets demand.
+        num_workers: Processes that fetch and decode; None: 0 for small data sets, else up to 4.
+        bad_images: `skip` leaves out pictures that can not be read and names them in the log and in `bad_images`;
+            `raise` ends the run at the first.
+        max_bad: Share of the pictures seen in an epoch that may be left out, 0 to 1; with more the run ends. Counted
+            over at least 1000 pictures, so that a small data set is not given up for two.
         valid_fraction: Part of each class to validate on, where there is no such split.
         test_fraction: Part of each class to test on, where there is no such split.
         split_seed: Of the splits that are made.
@@ -43,6 +53,9 @@ class Source:
         *,
         endpoint_url: str | None = None,
         request_payer: bool = False,
+        num_workers: int | None = None,
+        bad_images: Literal["skip", "raise"] = "skip",
+        max_bad: float = 0.01,
         valid_fraction: float = 0.1,
         test_fraction: float = 0.1,
         split_seed: int = 0,
@@ -50,6 +63,11 @@ class Source:
         cache_gb: float = 20.0,
         cache_scaled: bool = False,
     ) -> None:
+        check_at_least("num_workers", num_workers, 0)
+        if bad_images not in ("skip", "raise"):
+            raise UserError(f"data.bad_images={bad_images!r}{did_you_mean(str(bad_images), ('skip', 'raise'))}")
+        if not 0 <= max_bad <= 1:
+            raise UserError(f"data.max_bad={max_bad}: a share, 0 to 1; 0.01 is one in a hundred")
         if min(valid_fraction, test_fraction) < 0 or valid_fraction + test_fraction >= 1:
             raise UserError(
                 f"data.valid_fraction={valid_fraction} and data.test_fraction={test_fraction}: "
@@ -65,8 +83,22 @@ class Source:
                 raise UserError(f"data.cache={cache} is of no use to {url}, whose pictures are made, not fetched")
             place = f"{endpoint_url or ''} {url}"
             self.cache = Cache.open(Path(cache).expanduser(), place, cache_gb, scaled=cache_scaled)
+        self.on_bad_image = bad_images
+        self.max_bad = max_bad
+        self.bad_images: dict[str, str] = {}
+        """Reason by key, for the pictures that could not be read so far."""
+        self._num_workers = num_workers
         self.split_seed = split_seed
         self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that fetch and decode for each split."""
+        if self._num_workers is not None:
+            return self._num_workers
+        if self.url.startswith("demo://") or sum(map(len, self.splits.values())) <= _FEW_PICTURES:
+            return 0
+        return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
 
     @cached_property
     def index(self) -> Index:
@@ -119,3 +151,21 @@ class Source:
         if split not in self.splits:
             raise UserError(f"no split {split!r}{did_you_mean(split, self.splits)}")
         return self.splits[split].keys
+
+    def leave_out(self, key: str, reason: str) -> None:
+        """Notes a picture that can not be read, and says so once.
+
+        Raises:
+            UserError: none may be left out.
+        """
+        if self.on_bad_image == "raise":
+            raise UserError(f"{key}: {reason}; data.bad_images=skip leaves such pictures out")
+        if key not in self.bad_images:
+            log.warning("left out %s: %s", key, reason)
+            self.bad_images[key] = reason
+
+
+def check_at_least(name: str, value: int | None, least: int) -> None:
+    """Raises `UserError` for a number that is too small."""
+    if value is not None and value < least:
+        raise UserError(f"data.{name}={value}: at least {least}")

@@ -104,12 +104,12 @@ class LightRecorder:
     """Collects what one recorded step needs; `fetch` returns it as plain numbers.
 
     Args:
-        root: The network; its parameters are known by their names in it.
+        root: The network; its parameters are known by their names in it, the frozen ones too.
         watch_activations: Whether hooks may be put on activation layers (not under `torch.compile`).
     """
 
     def __init__(self, root: nn.Module, watch_activations: bool = True) -> None:
-        self.root = root
+        self.parameters = dict(root.named_parameters())
         self.layers = activation_layers(root) if watch_activations else {}
         self._pending: list[tuple[str, list[str], tuple[str, ...], Tensor]] = []
         self._before: dict[str, Tensor] = {}
@@ -165,9 +165,7 @@ class LightRecorder:
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Returns the parameters that have a gradient just now: ones unfrozen later appear when they are."""
-        return {
-            name: p for name, p in self.root.named_parameters() if p.requires_grad and p.grad is not None and p.numel()
-        }
+        return {name: p for name, p in self.parameters.items() if p.requires_grad and p.grad is not None and p.numel()}
 
     @torch.no_grad()
     def before_step(self) -> None:
@@ -184,9 +182,8 @@ class LightRecorder:
         """Looks at the weights and how far they moved; the optimizer has stepped."""
         if not self._before:
             return
-        parameters = dict(self.root.named_parameters())
-        names = [name for name in self._before if name in parameters]
-        now = [parameters[name].detach() for name in names]
+        names = list(self._before)
+        now = [self.parameters[name].detach() for name in names]
         before = [self._before[name] for name in names]
         moved = torch._foreach_sub([some_elements(tensor) for tensor in now], before)
         size = _sizes(before)

@@ -5,6 +5,7 @@ python -m launch.report NAME
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dogbreed.debugger import files
 from dogbreed.debugger.charts import number
@@ -24,6 +25,9 @@ from dogbreed.debugger.recording import Recording
 from dogbreed.debugger.registry import all_rules, evaluate
 from dogbreed.debugger.sections import absent, all_sections, ending
 from dogbreed.debugger.sources import read_any
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 HTML, JSON = "report.html", "report.json"
 
@@ -146,21 +150,11 @@ def read_findings(folder: str | Path) -> list[str]:
 
 def render(recording: Recording, findings: Sequence[Finding], folder: Path) -> str:
     """Returns the HTML page."""
-    from jinja2 import Environment, StrictUndefined
-
-    templates = package_files("dogbreed.debugger") / "templates"
-
-    def text(name: str) -> str:
-        return (templates / name).read_text(encoding="utf-8")
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = lambda value: f"{value:.4g}" if isinstance(value, (int, float)) else value
-    template = environment.from_string(text("report.html"))
     known = all_rules()
-    return template.render(
+    return page_template().render(
         recording=recording,
-        style=text("report.css"),
-        script=text("report.js"),
+        style=_text("report.css"),
+        script=_text("report.js"),
         issues=ordered(findings),
         findings=sorted(findings, key=lambda finding: list(Status).index(finding.status)),
         counts=Counter(finding.status.value for finding in findings),
@@ -171,6 +165,20 @@ def render(recording: Recording, findings: Sequence[Finding], folder: Path) -> s
         absent=absent(recording),
         generated=time.strftime("%Y-%m-%d %H:%M", time.localtime()),
     )
+
+
+@functools.cache
+def page_template() -> Template:
+    """Returns the page without its content; compiling it takes as long as filling it in."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["figure"] = lambda value: f"{value:.4g}" if isinstance(value, (int, float)) else value
+    return environment.from_string(_text("report.html"))
+
+
+def _text(name: str) -> str:
+    return (package_files("dogbreed.debugger") / "templates" / name).read_text(encoding="utf-8")
 
 
 def facts(recording: Recording) -> list[tuple[str, str]]:

@@ -6,26 +6,22 @@ import hashlib
 import json
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from dogbreed import backbone
 from dogbreed.data.datamodule import ImageDataModule
-from dogbreed.data.loader import PictureLoader
 from dogbreed.errors import UserError
+from dogbreed.features.compute import Computer, Part
 from dogbreed.features.files import FeatureFiles, Features
 from dogbreed.features.shared import SharedFeatures
-from dogbreed.features.speed import SAMPLE, Form, all_processors, fastest, trunk
-from dogbreed.solver import LEFT_OUT, rows_of, solve
+from dogbreed.features.speed import all_processors
+from dogbreed.solver import solve_head
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +29,6 @@ _FORMAT = 1
 """Of the files, and of what is done to pictures beyond what the key tells: one more makes all older ones void."""
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Features of one split, as the training shows them in one epoch."""
-
-    name: str
-    split: str
-    view: int | None
-    """Epoch whose random crops these are of; None: pictures as they are evaluated."""
-    sides: tuple[bool, ...] = (False,)
-    """Whether mirrored, of each side of the picture whose mean this is: for `tta`, of both."""
 
 
 class KeepFeatures(pl.Callback):
@@ -114,7 +98,7 @@ class KeepFeatures(pl.Callback):
         for part in self._parts(data, model.hparams):
             features[part.split].append(found[part.name])
         if _solves(model.hparams):
-            _solve_head(model, features["train"], data.splits["train"].labels)
+            solve_head(model, features["train"], data.splits["train"].labels)
         if model.hparams["finetune"] == "head":
             data.features = features
             backbone.accept_features(model.get_submodule("net"))
@@ -141,19 +125,19 @@ class KeepFeatures(pl.Callback):
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
 
-    def _parts(self, data: ImageDataModule, hparams: Any) -> list[_Part]:
+    def _parts(self, data: ImageDataModule, hparams: Any) -> list[Part]:
         tta, solves = bool(hparams.get("tta")), _solves(hparams)
         crops = f"{data.seed}-{data.crop_area:g}-{data.randaugment}"
-        views = [_Part(f"train-{crops}-{view}", "train", view) for view in range(self.views)]
-        train = views or [_Part("train", "train", None)]
+        views = [Part(f"train-{crops}-{view}", "train", view) for view in range(self.views)]
+        train = views or [Part("train", "train", None)]
         if tta and solves and not views:  # the head is asked about both sides, so it learns from both
-            train.append(_Part("train-mirrored", "train", None, (True,)))
+            train.append(Part("train-mirrored", "train", None, (True,)))
         if hparams["finetune"] != "head":
             return train
         others = [split for split in data.splits if split != "train" and len(data.splits[split])]
         if tta:
-            return [*train, *(_Part(f"{split}-both-sides", split, None, (False, True)) for split in others)]
-        return [*train, *(_Part(split, split, None) for split in others)]
+            return [*train, *(Part(f"{split}-both-sides", split, None, (False, True)) for split in others)]
+        return [*train, *(Part(split, split, None) for split in others)]
 
     def _find(self, trainer: pl.Trainer, data: ImageDataModule, net: nn.Module, hparams: Any) -> dict[str, Features]:
         """Returns the features by part: as they lie there, else waited for, else computed; {} if there can be none."""
@@ -168,11 +152,11 @@ class KeepFeatures(pl.Callback):
             return {}
         with files.locked(), all_processors() as threads:
             shared = SharedFeatures(self.url, key, self.endpoint_url) if self.url else None
-            computer: _Computer | None = None
+            computer: Computer | None = None
             for part in parts:
                 if files.open(part.name) or (shared and shared.fetch_or_claim(part.name, files.place)):
                     continue
-                computer = computer or _Computer(trainer, data, net, _missing(files, data, parts), threads)
+                computer = computer or Computer(trainer, data, net, _missing(files, data, parts), threads)
                 if shared:
                     with shared.computing(part.name, files.place):
                         computer.compute(part, files, about)
@@ -181,89 +165,11 @@ class KeepFeatures(pl.Callback):
             return {part.name: _opened(files, part.name) for part in parts}
 
 
-class _Computer:
-    """Runs the backbone over parts of the data.
-
-    Args:
-        trainer: Whose device and precision are used.
-        data: The pictures.
-        net: The network.
-        num_pictures: How many there are to do.
-        threads: One for each processor.
-    """
-
-    def __init__(
-        self,
-        trainer: pl.Trainer,
-        data: ImageDataModule,
-        net: nn.Module,
-        num_pictures: int,
-        threads: ThreadPoolExecutor,
-    ) -> None:
-        self.data = data
-        self.device = trainer.strategy.root_device
-        self.context = trainer.precision_plugin.forward_context
-        self.trunk = trunk(net).to(self.device)
-        self.num_pictures = num_pictures
-        self.threads = threads
-        self._form: Form | None = None
-
-    def compute(self, part: _Part, files: FeatureFiles, about: dict[str, Any]) -> None:
-        """Writes the features of `part`.
-
-        Raises:
-            UserError: too many pictures, or not one, could be read; or the disk is full.
-        """
-        num_pictures = len(self.data.splits[part.split])
-        problems: dict[str, str] = {}
-        log.info("computing the features of %d pictures: %s", num_pictures, part.name)
-        loader = self.data.loader(part.split, augment=part.view is not None, view=part.view or 0)
-        shape = (num_pictures, self._width(loader))
-        with files.writing(part.name, shape, {**about, "problems": problems}) as values:
-            missing = set(range(num_pictures))
-            for batch in loader:
-                rows = batch.indices.numpy()
-                images = self.data.normalised(batch.images.to(self.device))
-                if self._form is None:
-                    self._form = fastest(self.trunk, images[:SAMPLE], self.context, self.num_pictures, self.threads)
-                sides = [images.flip(-1) if mirrored else images for mirrored in part.sides]
-                features = torch.stack([self._form(side).float() for side in sides]).mean(dim=0)
-                values[rows] = features.cpu().numpy()
-                missing.difference_update(rows.tolist())
-            keys = self.data.keys(part.split)
-            problems |= {str(row): self.data.bad_images[keys[row]] for row in sorted(missing)}
-        loader.close()
-
-    def _width(self, loader: PictureLoader) -> int:
-        size = loader.stream.size
-        with torch.inference_mode():
-            return int(self.trunk(torch.zeros(1, 3, *size, device=self.device)).shape[1])
-
-
 def _solves(hparams: Any) -> bool:
     return bool(hparams.get("head_start"))
 
 
-def _solve_head(model: Any, views: list[Features], labels: NDArray[np.int64]) -> None:
-    """Puts the head of `model` at its optimum for what is kept of train, and says how long that took."""
-    began, hparams = time.monotonic(), model.hparams
-    known = [labels.copy() for _ in views]
-    for view, copied in zip(views, known, strict=True):
-        copied[list(view.problems)] = LEFT_OUT
-    (name,) = backbone.head_names(model.get_submodule("net"))
-    head: Any = model.get_submodule(f"net.{name}")
-    values, known_rows = [view.values for view in views], model.pretrained_head
-    near = rows_of(known_rows, values[0], known[0], head.out_features) if known_rows else None
-    weight, bias = solve(
-        values, known, head.out_features, weight_decay=hparams["weight_decay"],
-        label_smoothing=hparams["label_smoothing"], near=near, device=model.device,
-    )  # fmt: skip
-    head.load_state_dict({"weight": weight, "bias": bias})
-    model.head_is_solved = True
-    log.info("the head is solved, in %.1f s", time.monotonic() - began)
-
-
-def _missing(files: FeatureFiles, data: ImageDataModule, parts: list[_Part]) -> int:
+def _missing(files: FeatureFiles, data: ImageDataModule, parts: list[Part]) -> int:
     return sum(len(data.splits[part.split]) for part in parts if files.open(part.name) is None)
 
 

@@ -2,7 +2,7 @@
 
 Nothing here changes what is computed beyond rounding: inference mode, channels_last, batch norm folded into the
 convolution before it, and small chunks that stay in the processor's cache; a form whose output differs is not taken.
-`python -m benchmarks.sweep pass` measures it beside the plain loop.
+`python -m benchmarks.sweep plain` measures the plain loop beside it.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ crash of its own process alone; where the server has crashed, processes are star
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -209,8 +210,13 @@ def import_all() -> None:
     from dogbreed.config import compose
 
     for name in IMPORTS:
+        if select.select([sys.stdin], [], [], 0)[0]:
+            return  # the tuner has ended already
         importlib.import_module(name)
+    from dogbreed.debugger.report import page_template
+
     compose("train", [])
+    page_template()
     gc.collect()
     gc.freeze()  # what is not looked at again is not copied again
 
@@ -222,7 +228,11 @@ def main() -> int:
         job = serve(listener)
         if job is None:
             shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)  # also where the tuner was killed
-    return 0 if job is None else run(job)
+            return 0
+    status = run(job)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(status)  # taking a thousand shared modules apart, one page after the other, would only be work
 
 
 if __name__ == "__main__":

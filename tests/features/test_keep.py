@@ -27,13 +27,13 @@ def run(tmp_path, monkeypatch):
     """Trains with features kept below tmp_path; returns results, and which parts were computed."""
     monkeypatch.setenv("DOGBREED_FEATURES", str(tmp_path / "features"))
     computed = []
-    compute = keep._Computer.compute
+    compute = keep.Computer.compute
 
     def note(self, part, *rest):
         computed.append(part.name)
         compute(self, part, *rest)
 
-    monkeypatch.setattr(keep._Computer, "compute", note)
+    monkeypatch.setattr(keep.Computer, "compute", note)
 
     def run(*overrides, url=DEMO, base=HEAD):
         computed.clear()
@@ -182,7 +182,7 @@ def test_a_resumed_training_may_turn_to_kept_features(run, tmp_path):
 def _one_of_several(output, folder, computed, slow):
     os.environ["DOGBREED_FEATURES"] = str(folder)
     torch.set_num_threads(1)
-    compute = keep._Computer.compute
+    compute = keep.Computer.compute
 
     def note(self, part, *rest):
         with computed.open("a") as file:
@@ -190,7 +190,7 @@ def _one_of_several(output, folder, computed, slow):
         time.sleep(slow)
         compute(self, part, *rest)
 
-    keep._Computer.compute = note
+    keep.Computer.compute = note
     train(settle(compose("train", [*HEAD, f"data.url='{DEMO}'", "debugger=off", f"output_dir={output}"])))
 
 

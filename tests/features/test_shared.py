@@ -28,8 +28,8 @@ def test_a_job_on_another_machine_reads_what_the_first_one_made(bucket, tmp_path
     url, server = bucket
     caplog.set_level("INFO")
     computed = []
-    compute = keep._Computer.compute
-    monkeypatch.setattr(keep._Computer, "compute", lambda *a: (computed.append(a[1].name), compute(*a)))
+    compute = keep.Computer.compute
+    monkeypatch.setattr(keep.Computer, "compute", lambda *a: (computed.append(a[1].name), compute(*a)))
 
     def run(machine):
         places = [f"output_dir={tmp_path}/{machine}", f"features.folder={tmp_path}/{machine}/features"]
