@@ -1,8 +1,8 @@
 """Accuracy on ../shared/data with the weights in ../shared: ours beside the peers, and what each cost.
 
     python -m benchmarks.accuracy fastai      its fine_tune, at its defaults; so with timm and sklearn
-    python -m benchmarks.accuracy head        ours, a head alone; so with pretrained (near the classifier that came with
-                                              the weights) and finetune (experiment=best)
+    python -m benchmarks.accuracy head        ours, a head alone; so with pretrained (experiment=best: a head near the
+                                              classifier that came with the weights) and finetune (from there on)
     python -m benchmarks.accuracy summary     the table, of what the parts have left in benchmarks/results/accuracy.json
 
 Cost is processor time, of all processes of a part and of one thread in each, so that it does not matter what else the
@@ -32,10 +32,15 @@ OUT = Path(os.environ.get("OUT", ROOT / "benchmarks" / "results" / "accuracy.jso
 WEIGHTS = SHARED / "weights" / "mobilenetv2_100.safetensors"
 PEERS = ("fastai", "timm", "sklearn")
 HEAD = ("finetune=head", "data.augment=false", "tta=true", "optimizer=lbfgs")
+FINETUNE = (
+    "finetune=gradual", "head_start=pretrained", "weight_decay=0.1", "freeze_norms=true", "tta=true", "averaging=ema",
+    "averaging_decay=0.98", "unfreeze_epoch=0", "unfreeze_every=1", "backbone_lr_factor=1", "epochs=2",
+    "data.augment=true", "data.crop_area=0.35", "trainer.precision=bf16-mixed", "channels_last=true",
+)  # fmt: skip
 OURS = {
     "head": [(*HEAD, f"weight_decay={decay}") for decay in (0.01, 0.02, 0.04)],
-    "pretrained": [(*HEAD, "head_start=pretrained", f"weight_decay={decay}") for decay in (0.03, 0.1, 0.3)],
-    "finetune": [("experiment=best", "data.augment=true", "trainer.precision=bf16-mixed", "channels_last=true")],
+    "pretrained": [("experiment=best", f"weight_decay={decay}") for decay in (0.03, 0.1, 0.3)],
+    "finetune": [(*FINETUNE, f"lr={lr}") for lr in (3e-5, 1e-4)],
 }
 """What is tried of each, to be chosen among on valid."""
 
