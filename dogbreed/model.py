@@ -145,7 +145,9 @@ class ImageClassifier(pl.LightningModule):
     def train(self, mode: bool = True) -> ImageClassifier:
         """Sets train mode; what is frozen stays in eval mode, so that its batch norms do not move."""
         super().train(mode)
-        if mode and self.hparams["finetune"] != "full":
+        if mode and self.hparams["finetune"] == "head":
+            backbone.train_head_only(self.net)
+        elif mode and self.hparams["finetune"] == "gradual":
             groups.train_unfrozen(self.net)
         if mode and self.hparams["freeze_norms"]:
             backbone.freeze_norms(self.net)

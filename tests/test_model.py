@@ -114,11 +114,11 @@ def test_mixed_pictures_are_judged_by_mixed_smoothed_labels_and_counted_as_what_
         assert torch.allclose(targets.sum(dim=1), torch.ones(6)) and targets[0, 1].item() == pytest.approx(1 - share)
         assert mixed.mean().item() == pytest.approx(images.mean().item(), abs=0.02)
     assert len(shares) == 8
-    model.metrics.stages["train_metrics"].reset()
+    model.metrics.compute("train")
     model._step("train", (images, labels))
     mixed, targets = seen[-1]
     right = (model(mixed).argmax(dim=1) == targets.argmax(dim=1)).float().mean().item()
-    assert model.metrics.stages["train_metrics"]["accuracy"].compute().item() == pytest.approx(right)
+    assert model.metrics.compute("train")["train/accuracy"].item() == pytest.approx(right)
     model._step("val", (images, labels))
     assert len(seen) == 9  # only training pictures are mixed
 
