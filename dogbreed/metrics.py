@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,11 +48,12 @@ class Metrics(nn.Module):
                 [loss.float() * len(labels), right.float(), right.new_tensor(len(labels)).float()]
             )
             return
-        for name, metric in self.stages[f"{stage}_metrics"].items(keep_base=True):  # type: ignore[operator]
-            metric.update(loss, len(labels)) if name == "loss" else metric.update(logits, labels)
-        if stage == "test":
-            self.class_accuracy.update(logits, labels)
-            self.class_f1.update(logits, labels)
+        with _quick_counts(logits):
+            for name, metric in self.stages[f"{stage}_metrics"].items(keep_base=True):  # type: ignore[operator]
+                metric.update(loss, len(labels)) if name == "loss" else metric.update(logits, labels)
+            if stage == "test":
+                self.class_accuracy.update(logits, labels)
+                self.class_f1.update(logits, labels)
 
     def compute(self, stage: str) -> dict[str, Tensor]:
         """Returns `{"val/accuracy": ...}` of all batches since the last time, and begins anew."""
@@ -72,6 +75,20 @@ class Metrics(nn.Module):
         """Begins the figures of the classes anew."""
         self.class_accuracy.reset()
         self.class_f1.reset()
+
+
+@contextmanager
+def _quick_counts(logits: Tensor) -> Iterator[None]:
+    """Lets torchmetrics count on the CPU as it does where results may differ from run to run: there they never do.
+
+    Where they may not, it compares each label with each pair of classes, for a GPU's sake.
+    """
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(strict and not logits.is_cpu, warn_only=warns)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
 
 
 def _collection(stage: str, num_classes: int) -> MetricCollection:
