@@ -59,9 +59,9 @@ class Metrics(nn.Module):
         """Returns `{"val/accuracy": ...}` of all batches since the last time, and begins anew."""
         metrics: Any = self.stages[f"{stage}_metrics"]
         if stage == "train":
-            *sums, count = self.trained
-            for metric, total in zip(metrics.values(), sums, strict=True):
-                metric.update(total / count.clamp(min=1), weight=count)
+            loss, right, count = self.trained
+            for name, total in (("loss", loss), ("accuracy", right)):
+                metrics[name].update(total / count.clamp(min=1), weight=count)
             self.trained.zero_()
         computed: dict[str, Tensor] = metrics.compute()
         metrics.reset()
