@@ -35,12 +35,12 @@ HEAD = ("finetune=head", "data.augment=false", "tta=true", "optimizer=lbfgs")
 FINETUNE = (
     "finetune=gradual", "head_start=pretrained", "weight_decay=0.1", "freeze_norms=true", "tta=true", "averaging=ema",
     "averaging_decay=0.98", "unfreeze_epoch=0", "unfreeze_every=1", "backbone_lr_factor=1", "epochs=2",
-    "data.augment=true", "data.crop_area=0.35", "trainer.precision=bf16-mixed", "channels_last=true",
+    "data.augment=true", "data.crop_area=0.6", "trainer.precision=bf16-mixed", "channels_last=true",
 )  # fmt: skip
 OURS = {
     "head": [(*HEAD, f"weight_decay={decay}") for decay in (0.01, 0.02, 0.04)],
     "pretrained": [("experiment=best", f"weight_decay={decay}") for decay in (0.03, 0.1, 0.3)],
-    "finetune": [(*FINETUNE, f"lr={lr}") for lr in (3e-5, 1e-4)],
+    "finetune": [(*FINETUNE, f"lr={lr}") for lr in (1e-5, 3e-5)],
 }
 """What is tried of each, to be chosen among on valid."""
 
