@@ -23,13 +23,12 @@ class Metrics(nn.Module):
         num_classes: Of the labels.
     """
 
-    trained: Tensor
-    """Of train's pictures since the last time: sum of the losses, how many are right, how many there are."""
-
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.stages = nn.ModuleDict({f"{stage}_metrics": _collection(stage, num_classes) for stage in STAGES})
-        self.register_buffer("trained", torch.zeros(3), persistent=False)
+        # Of train's pictures: sum of the losses, how many are right, how many there are. No buffer: DDP would give all
+        # processes those of the first.
+        self._trained = torch.zeros(3)
         self.class_accuracy = MulticlassAccuracy(num_classes, average=None)
         self.class_f1 = MulticlassF1Score(num_classes, average=None)
 
@@ -59,10 +58,10 @@ class Metrics(nn.Module):
         """Returns `{"val/accuracy": ...}` of all batches since the last time, and begins anew."""
         metrics: Any = self.stages[f"{stage}_metrics"]
         if stage == "train":
-            loss, right, count = self.trained
+            loss, right, count = self._trained
             for name, total in (("loss", loss), ("accuracy", right)):
                 metrics[name].update(total / count.clamp(min=1), weight=count)
-            self.trained.zero_()
+            self._trained = torch.zeros(3)
         computed: dict[str, Tensor] = metrics.compute()
         metrics.reset()
         return computed
