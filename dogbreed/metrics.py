@@ -43,9 +43,8 @@ class Metrics(nn.Module):
         """
         if stage == "train":  # a metric's update costs more than a head's step
             right = (logits.argmax(dim=1) == labels).sum()
-            self.trained += torch.stack(
-                [loss.float() * len(labels), right.float(), right.new_tensor(len(labels)).float()]
-            )
+            sums = [loss.float() * len(labels), right.float(), right.new_tensor(len(labels)).float()]
+            self._trained = self._trained.to(loss.device) + torch.stack(sums)
             return
         with _quick_counts(logits):
             for name, metric in self.stages[f"{stage}_metrics"].items(keep_base=True):  # type: ignore[operator]
@@ -58,7 +57,7 @@ class Metrics(nn.Module):
         """Returns `{"val/accuracy": ...}` of all batches since the last time, and begins anew."""
         metrics: Any = self.stages[f"{stage}_metrics"]
         if stage == "train":
-            loss, right, count = self._trained
+            loss, right, count = self._trained.to(metrics["loss"].device)
             for name, total in (("loss", loss), ("accuracy", right)):
                 metrics[name].update(total / count.clamp(min=1), weight=count)
             self._trained = torch.zeros(3)
