@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torchvision.transforms import InterpolationMode, v2
@@ -30,6 +31,7 @@ class RandAugmentTransform(TrainTransform):
 
     magnitude: int = 9
     """1 to 30: by how much."""
+    uses_torch_chance: ClassVar[bool] = True
 
     def view(self, height: int, width: int, rng: random.Random) -> View:
         """Returns the random crop that it would be without, and the seed of the changes."""

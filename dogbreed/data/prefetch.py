@@ -6,7 +6,7 @@ import asyncio
 import functools
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ def prefetch(
     *,
     window: int = WINDOW,
     window_bytes: int = WINDOW_BYTES,
-) -> Iterator[Future[Content]]:
+) -> Generator[Future[Content]]:
     """Yields the contents of `wanted` in that order, requested ahead of time, or read from the cache.
 
     Each comes as a future, so that one that fails does not end the others. Closing the generator drops what is in

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from dogbreed import cores
 from dogbreed.data.cache import Cache
 from dogbreed.data.demo import DemoStore
 from dogbreed.data.index import SPLITS, Index, Split, build_index
@@ -98,7 +98,7 @@ class Source:
             return self._num_workers
         if self.url.startswith("demo://") or sum(map(len, self.splits.values())) <= _FEW_PICTURES:
             return 0
-        return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
+        return min(cores.count(), 4)
 
     @cached_property
     def index(self) -> Index:

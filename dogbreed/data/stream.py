@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
+from dogbreed import cores
 from dogbreed.data.buffers import Outbox, hold
 from dogbreed.data.cache import Cache
 from dogbreed.data.decode import decode
@@ -30,6 +32,13 @@ from dogbreed.data.prefetch import prefetch
 from dogbreed.data.store import Content, PictureError, Store, Wanted
 from dogbreed.data.transforms import Transform, View
 from dogbreed.errors import UserError
+from dogbreed.threads import ahead, single_threaded
+
+_MOST_THREADS = 4
+"""That decode in the process that trains."""
+
+_AHEAD = 16
+"""Pictures that they decode before they are asked for."""
 
 
 class Parcel(NamedTuple):
@@ -118,20 +127,6 @@ def _equally(labels: NDArray[np.int64], num_shown: int, chance: np.random.Genera
     return np.concatenate(drawn)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keeps torch to one thread, as it is in workers: resizing one picture by several costs more than it saves.
-
-    Measured without workers on 2 busy cores: 10 to 18 ms of CPU a picture by two threads, 2.7 ms by one.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class PictureStream(IterableDataset[Parcel]):
     """Batches of one split, streamed from a store. Iterate it through a `PictureLoader`.
 
@@ -178,20 +173,42 @@ class PictureStream(IterableDataset[Parcel]):
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         self._outbox.take_back()  # of an epoch that was left in the middle
         batches = self.order.batches(epoch)[start + first :: step]
-        contents = prefetch(self.store, (self._wanted(index) for batch in batches for index in batch), self.cache)
-        for batch in batches:
-            with _one_thread():
-                parcel = self._parcel(batch, contents, epoch)
-            yield parcel
-            if parcel.failure:
+        with closing(
+            self._pictures(batches, epoch, threads=worker is None and not self.transform.uses_torch_chance)
+        ) as pictures:
+            for batch in batches:
+                parcel = self._parcel(batch, pictures)
+                yield parcel
+                if parcel.failure:
+                    return
+
+    def _pictures(
+        self, batches: list[NDArray[np.int64]], epoch: int, *, threads: bool
+    ) -> Generator[Callable[[], torch.Tensor]]:
+        """Yields what returns each picture of `batches`, or raises why there is none.
+
+        A worker decodes them as it is asked. In the process that trains `threads` do, a few ahead of it.
+        """
+        indices = [index for batch in batches for index in batch.tolist()]
+        with closing(prefetch(self.store, map(self._wanted, indices), self.cache)) as contents:
+            # Not strict: asked for its end, the prefetch would drop what threads are still waiting for.
+            each = zip(indices, contents, strict=False)
+            jobs = (partial(self._picture, index, content, epoch) for index, content in each)
+            if not threads:
+                yield from jobs
                 return
+            pool = single_threaded(min(_MOST_THREADS, cores.count()), "decode")
+            try:
+                yield from ahead(pool, jobs, _AHEAD)
+            finally:  # without waiting: the garbage collector may close an abandoned iteration in such a thread
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _wanted(self, index: int) -> Wanted:
         split = self.split
         version = None if split.versions is None else int(split.versions[index])
         return Wanted(split.keys[index], int(split.sizes[index]), version)
 
-    def _parcel(self, batch: NDArray[np.int64], contents: Iterator[Future[Content]], epoch: int) -> Parcel:
+    def _parcel(self, batch: NDArray[np.int64], pictures: Iterator[Callable[[], torch.Tensor]]) -> Parcel:
         shape = len(batch), 3, *self.size
         images = self._outbox.empty(shape) if get_worker_info() else torch.empty(shape, dtype=torch.uint8)
         good: list[int] = []
@@ -199,8 +216,7 @@ class PictureStream(IterableDataset[Parcel]):
         failure = None
         for index in batch.tolist():
             try:
-                content = wait_for(next(contents), self.split.keys[index])
-                images[len(good)] = self._picture(content.data, f"{self.order.seed}/{epoch}/{index}")
+                images[len(good)] = next(pictures)()
             except PictureError as error:
                 problems.append((index, str(error)))
                 continue
@@ -212,14 +228,15 @@ class PictureStream(IterableDataset[Parcel]):
         indices = np.array(good, dtype=np.int64)
         return Parcel(images[: len(good)], self.split.labels[indices], indices, problems, failure, trouble)
 
-    def _picture(self, content: bytes | memoryview, seed: str) -> torch.Tensor:
+    def _picture(self, index: int, content: Future[Content], epoch: int) -> torch.Tensor:
         """Returns uint8 (3, height, width); decoded no larger than it is needed."""
         views: list[View] = []
 
         def reduction(height: int, width: int) -> int:
-            view = self.transform.view(height, width, random.Random(seed))
+            rng = random.Random(f"{self.order.seed}/{epoch}/{index}")
+            view = self.transform.view(height, width, rng)
             views.append(view.reduced(self.transform.spare))
             return views[-1].reduction
 
-        pixels = decode(content, reduction)
+        pixels = decode(wait_for(content, self.split.keys[index]).data, reduction)
         return self.transform.render(pixels, views[-1], views[-1].reduction)

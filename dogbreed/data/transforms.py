@@ -89,6 +89,9 @@ class Transform(Protocol):
     spare: ClassVar[float]
     """How many times as large as it is shown a picture has to be decoded at least."""
 
+    uses_torch_chance: ClassVar[bool]
+    """It seeds torch's generator, which all threads of a process share, so it may not run beside the training's."""
+
     def view(self, height: int, width: int, rng: random.Random) -> View:
         """Returns what is shown of a picture of `height` and `width` px; all chance comes from `rng`."""
 
@@ -108,6 +111,7 @@ class EvalTransform:
 
     format: PictureFormat
     spare: ClassVar[float] = 2.0
+    uses_torch_chance: ClassVar[bool] = False
 
     def __call__(self, pixels: torch.Tensor, rng: random.Random) -> torch.Tensor:
         """Returns `pixels` uint8 (3, H, W) as uint8 (3, format.height, format.width); `rng` is not used."""
@@ -138,6 +142,7 @@ class TrainTransform:
     area: float = 0.08
     """Smallest part of the picture that is cut out."""
     spare: ClassVar[float] = 1.0
+    uses_torch_chance: ClassVar[bool] = False
 
     def __call__(self, pixels: torch.Tensor, rng: random.Random) -> torch.Tensor:
         """Returns `pixels` uint8 (3, H, W) as uint8 (3, format.height, format.width), all chance from `rng`."""

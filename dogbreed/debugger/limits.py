@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from dogbreed import cores
 
 CGROUP = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60
@@ -29,28 +30,16 @@ def read_limits(root: Path = CGROUP, host_cores: int | None = None, host_memory:
 
     The cores that this process may be scheduled on (its affinity) count as the host's.
     """
-    cores = float(host_cores or allowed_cores())
+    num_cores = float(host_cores or cores.count())
     memory = host_memory or psutil.virtual_memory().total
     quota = _cpu_quota(root)
     limit = _number(root / "memory.max") or _number(root / "memory" / "memory.limit_in_bytes")
-    limited = (quota is not None and quota < cores) or (limit is not None and limit < memory)
+    limited = (quota is not None and quota < num_cores) or (limit is not None and limit < memory)
     if quota is not None:
-        cores = min(cores, quota)
+        num_cores = min(num_cores, quota)
     if limit is not None and limit < _UNLIMITED:
         memory = min(memory, limit)
-    return Limits(cores, memory, limited)
-
-
-def allowed_cores() -> int:
-    """Returns how many cores this process may be scheduled on."""
-    return len(allowed_core_numbers())
-
-
-def allowed_core_numbers() -> list[int]:
-    """Returns the numbers of those cores, ascending."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+    return Limits(num_cores, memory, limited)
 
 
 def used_memory(root: Path = CGROUP) -> int | None:

@@ -15,7 +15,8 @@ from typing import Any
 import psutil
 import pynvml
 
-from dogbreed.debugger.limits import CGROUP, allowed_core_numbers, read_limits, used_cpu_s, used_memory
+from dogbreed import cores
+from dogbreed.debugger.limits import CGROUP, read_limits, used_cpu_s, used_memory
 from dogbreed.debugger.system_files import SystemFiles
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Machine:
     def __init__(self, root: Path = CGROUP) -> None:
         self.root = root
         self.limits = read_limits(root)
-        self.cores = allowed_core_numbers()
+        self.cores = cores.numbers()
         self.gpus = open_gpus()
         self._before: dict[str, tuple[float, float]] = {}
         psutil.cpu_times_percent(percpu=True)

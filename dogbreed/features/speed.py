@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dogbreed import backbone
+from dogbreed import backbone, cores
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +75,10 @@ def all_processors() -> Iterator[ThreadPoolExecutor]:
     """Yields a thread for each processor, within which torch starts none: a job among several is given its share, but
     they all wait for this pass. Threads that divide single layers would wait for each other many times a picture.
     """
-    num_processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(num_processors, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+        with ThreadPoolExecutor(cores.count(), initializer=torch.set_num_threads, initargs=(1,)) as threads:
             yield threads
     finally:
         torch.set_num_threads(before)

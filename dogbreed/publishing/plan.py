@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections import Counter, defaultdict
@@ -12,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from dogbreed import cores
 from dogbreed.data.index import SPLITS, Index, build_index
 from dogbreed.data.listing import SUFFIXES
 from dogbreed.data.manifest import Picture
@@ -76,7 +76,7 @@ def check_all(
         tell: Hears how many more files were looked at.
     """
     chunks = [entries[start : start + _CHUNK] for start in range(0, len(entries), _CHUNK)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(_processors()) as threads:
+    with warnings.catch_warnings(), ThreadPoolExecutor(cores.count()) as threads:
         warnings.filterwarnings("ignore", module="PIL")  # about EXIF and sizes: what matters of it is in the remarks
         try:
             for found in threads.map(lambda chunk: [_check(source, entry, known) for entry in chunk], chunks):
@@ -84,10 +84,6 @@ def check_all(
                 yield from (checked for checked in found if checked)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check(source: Source, entry: Entry, known: Mapping[str, Picture]) -> Checked | None:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import html
-import os
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
-import torch
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -26,11 +23,13 @@ from starlette.requests import Request as WebRequest
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from dogbreed import cores
 from dogbreed.serving.answers import Prediction, write_answer
 from dogbreed.serving.batching import Batcher, DeadError
 from dogbreed.serving.classifier import Classifier
 from dogbreed.serving.pictures import MAX_BODY_BYTES, RequestError, read_body, read_pictures, too_large
 from dogbreed.serving.settings import Settings
+from dogbreed.threads import single_threaded
 
 MAX_HELD_BYTES = 8 * MAX_BODY_BYTES
 """Of the bodies of all requests together."""
@@ -58,8 +57,7 @@ class Endpoint:
         self.card = classifier.card
         self.settings = settings
         self.batcher = Batcher(classifier, settings.max_batch)
-        # One thread of torch in each: resizing one picture by several costs more than it saves.
-        self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode", torch.set_num_threads, (1,))
+        self._decoders = single_threaded(cores.count(), "decode")
         self._waiting = 0  # pictures of all requests inside; a request counts as one until its body is read
         self._held_bytes = 0
         self._begun: dict[int, float] = {}  # when each request inside had been read

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dogbreed import cores
 from launch.local.folder import with_launch_on_path, write_json
 
 HOST = "algo-1"
@@ -57,7 +58,7 @@ def job_environment(ml: Path, request: Json, arn: str, parallel: int) -> dict[st
         arn: the job's ARN.
         parallel: how many jobs share this machine; its processors are divided among them.
     """
-    cpus = max(1, _count_cpus() // parallel)
+    cpus = max(1, cores.count() // parallel)
     inherited = with_launch_on_path({name: value for name, value in os.environ.items() if not name.startswith(_STALE)})
     inherited.setdefault("OMP_NUM_THREADS", str(cpus))
     contract = _contract(ml, request, cpus)
@@ -146,11 +147,6 @@ def _decoded(text: str) -> Any:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _count_cpus() -> int:
-    """Returns the number of processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 import io
 import pickle
+import threading
 from collections.abc import Callable, Mapping
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -148,6 +149,17 @@ def test_epoch_left_in_the_middle_does_not_disturb_the_next(folder: FolderStore)
         next(batches)
         batches.close()
         assert torch.cat([batch.indices for batch in loader]).tolist() == whole
+
+
+def test_epoch_left_in_the_middle_leaves_no_thread(folder: FolderStore) -> None:
+    """Without workers pictures are decoded by threads of this process, a few ahead."""
+    batches = iter(PictureLoader(stream(folder), 0, ignore))
+    next(batches)
+    assert "decode_0" in {thread.name for thread in threading.enumerate()}
+    batches.close()
+    for thread in [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "fetch"))]:
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 def test_batches_that_are_kept_stay_as_they_are(folder: FolderStore) -> None:
