@@ -33,6 +33,9 @@ from dogbreed.data.decode import decode
 from dogbreed.data.transforms import EvalTransform, PictureFormat, TrainTransform, View
 
 BATCH_SIZE = 32
+_LEAST_BATCHES = 6
+"""More than queue up unseen."""
+
 FORMAT = PictureFormat()
 _BICUBIC = transforms.InterpolationMode.BICUBIC
 _LAST = [transforms.ToTensor(), transforms.Normalize(FORMAT.mean, FORMAT.std)]
@@ -220,7 +223,8 @@ def open_peer(name: str, mode: str, buckets: Path, endpoint: str, num_workers: i
 def measure(batches: Iterator[torch.Tensor], seconds: float) -> dict[str, float]:
     """Returns images a second and CPU ms a picture of all processes after the second batch, and seconds to the first.
 
-    By the second batch every worker runs: what starting costs shows in the seconds to the first.
+    By the second batch every worker runs: what starting costs shows in the seconds to the first. `seconds` are counted
+    from there, else those who are slow to begin would be judged by the batches that have queued up meanwhile.
     """
     began, seen = time.perf_counter(), 0
     marks: list[tuple[float, float, int]] = []
@@ -236,7 +240,7 @@ def measure(batches: Iterator[torch.Tensor], seconds: float) -> dict[str, float]
         # Workers' own children have ended, or are counted when they do.
         processes = processes or [psutil.Process(), *psutil.Process().children()]
         marks[1:] = [(now, sum(sum(process.cpu_times()[:4]) for process in processes), seen)]
-        if now - began > seconds and number > 1:
+        if now - marks[0][0] > seconds and number > _LEAST_BATCHES:
             break
     batches.close()  # type: ignore[attr-defined]  # a generator: its workers end
     wall_s, cpu_s, count = (last - first for first, last in zip(marks[0], marks[-1], strict=True))
