@@ -14,6 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+_SHARD_BYTES = 12 * 2**20
+"""Of litdata and mosaicml-streaming: about 100 pictures, as in webdataset's tars. In a measurement of seconds larger
+ones would be a single one for each worker."""
+
 
 def prepare(buckets: Path, count: int, photos: Path | None, peers: set[str]) -> dict[str, float]:
     """Makes, where missing, the bucket `pictures` and those that `peers` read; returns seconds by conversion."""
@@ -64,7 +68,7 @@ def to_litdata(paths: list[Path], target: Path) -> None:
     """Writes litdata's chunks."""
     import litdata
 
-    litdata.optimize(_content, [str(path) for path in paths], str(target), num_workers=2, chunk_bytes="64MB")
+    litdata.optimize(_content, [str(path) for path in paths], str(target), num_workers=2, chunk_bytes=_SHARD_BYTES)
 
 
 def _content(path: str) -> bytes:
@@ -75,7 +79,7 @@ def to_mds(paths: list[Path], target: Path) -> None:
     """Writes the shards of mosaicml-streaming."""
     from streaming import MDSWriter
 
-    with MDSWriter(out=str(target), columns={"picture": "bytes"}) as writer:
+    with MDSWriter(out=str(target), columns={"picture": "bytes"}, size_limit=_SHARD_BYTES) as writer:
         for path in paths:
             writer.write({"picture": path.read_bytes()})
 

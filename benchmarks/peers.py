@@ -1,8 +1,6 @@
-"""One epoch through one way of reading pictures, in a process of its own: prints what it cost as one line of JSON.
+"""One epoch through one way of reading pictures, in a process of its own that benchmarks.streaming starts.
 
-    python -m benchmarks.peers PEER MODE BUCKETS ENDPOINT NUM_WORKERS SECONDS
-
-Started by benchmarks.streaming. Every peer gives normalised float32 (B, 3, 224, 224) in the main process, with the
+Every peer gives normalised float32 (B, 3, 224, 224) in the main process, with the
 random crops of training (MODE train) or resized and cut in the middle (MODE eval). A name that ends in `+decode` reads
 as the peer does, but decodes and resizes as dogbreed does.
 """
@@ -10,15 +8,16 @@ as the peer does, but decodes and resizes as dogbreed does.
 from __future__ import annotations
 
 import io
-import json
 import math
+import multiprocessing
 import os
 import random
-import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -247,13 +246,24 @@ def measure(batches: Iterator[torch.Tensor], seconds: float) -> dict[str, float]
     return {"images_s": count / wall_s, "cpu_ms": cpu_s / count * 1000, "first_s": first_s, "seen": seen}
 
 
-def main(arguments: list[str]) -> None:
-    """Measures one peer."""
-    name, mode, buckets, endpoint, num_workers, seconds = arguments
+def run(
+    place: tuple[str, str, Path, str, int], seconds: float, environment: dict[str, str], answer: Connection
+) -> None:
+    """Measures one peer in this process, and sends what it cost, or as `failed` what went wrong.
+
+    Args:
+        place: As `open_peer` takes it.
+        seconds: As `measure` takes it.
+        environment: Added to that of this process.
+        answer: Where to.
+    """
+    multiprocessing.set_start_method("fork", force=True)  # as everywhere on Linux; this very process is none of those
+    os.environ |= environment
+    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    batches = open_peer(name, mode, Path(buckets), endpoint, int(num_workers))
-    print(json.dumps(measure(batches, float(seconds))))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        answer.send(measure(open_peer(*place), seconds))
+    except Exception as error:  # noqa: BLE001 - each library fails in its own way
+        answer.send({"failed": (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]})
+    answer.close()
+    os._exit(0)  # some leave threads behind that never end

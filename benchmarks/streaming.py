@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -37,6 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.conversions import prepare
+from benchmarks.peers import run
 from benchmarks.proxy import Proxy, fail_share
 
 _MODULES = {
@@ -80,6 +82,9 @@ Times to the first batch are long for who lists by itself: rclone reads every fi
 _KEYS = {"AWS_ACCESS_KEY_ID": "benchmark-key", "AWS_SECRET_ACCESS_KEY": "benchmark-secret"}
 _RCLONE = shutil.which("rclone", path=sysconfig.get_path("scripts")) or shutil.which("rclone") or "rclone"
 
+_FORKS = multiprocessing.get_context("forkserver")
+"""Each measurement has a process of its own, that has imported torch already; what a peer imports it imports there."""
+
 Result = dict[str, Any]
 """Peer, column, and what was measured; without `images_s` where the peer failed."""
 
@@ -92,7 +97,9 @@ def serve(buckets: Path) -> Iterator[str]:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [_RCLONE, "serve", "s3", str(buckets), "--addr", address, "--vfs-cache-mode", "off"]
     command += ["--auth-key", ",".join(_KEYS.values())]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "RCLONE_CONFIG": os.devnull})
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "RCLONE_CONFIG": os.devnull}
+    )
     try:
         time.sleep(2)
         yield f"http://{address}"
@@ -104,23 +111,23 @@ def serve(buckets: Path) -> Iterator[str]:
 def run_peer(peer: str, column: Column, buckets: Path, endpoint: str, seconds: float) -> Result:
     """Returns what one epoch cost; where the peer failed, its last words."""
     access, secret = _KEYS.values()
-    env = {
-        **os.environ, **_KEYS, "OMP_NUM_THREADS": "1", "AWS_EC2_METADATA_DISABLED": "true", "RCLONE": _RCLONE,
-        "AWS_DEFAULT_REGION": "us-east-1",
+    environment = {
         "RCLONE_S3_PROVIDER": "Other", "RCLONE_S3_ENDPOINT": endpoint, "RCLONE_S3_ACCESS_KEY_ID": access,
-        "RCLONE_S3_SECRET_ACCESS_KEY": secret, "RCLONE_CONFIG": os.devnull,
+        "RCLONE_S3_SECRET_ACCESS_KEY": secret, "RCLONE_CONFIG": os.devnull, "RCLONE": _RCLONE,
     }  # fmt: skip
-    arguments = [peer, column.mode, str(buckets), endpoint, str(column.num_workers), str(seconds)]
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.peers", *arguments]
+    answers, answer = _FORKS.Pipe(duplex=False)
+    place = peer, column.mode, buckets, endpoint, column.num_workers
+    process = _FORKS.Process(target=run, args=(place, seconds, environment, answer))
+    process.start()
+    answer.close()
     try:
-        done = subprocess.run(
-            command, env=env, capture_output=True, text=True, timeout=30 + 4 * seconds, check=False, cwd=Path.cwd()
-        )
-    except subprocess.TimeoutExpired:
-        return {"failed": "no end"}
-    if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or ["no word"])[-1][:200]}
-    return json.loads(done.stdout.splitlines()[-1])
+        result: Result = answers.recv() if answers.poll(20 + 4 * seconds) else {"failed": "no end"}
+    except EOFError:
+        process.join()
+        result = {"failed": f"exit status {process.exitcode}"}
+    process.kill()
+    process.join()
+    return result
 
 
 def measure(options: argparse.Namespace, peers: list[str]) -> Iterator[Result]:
@@ -214,6 +221,13 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget earlier rounds")
     parser.add_argument("--show", action="store_true", help="measure nothing, show what was measured")
     options = parser.parse_args()
+    os.environ |= {
+        **_KEYS,
+        "OMP_NUM_THREADS": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    _FORKS.set_forkserver_preload(["benchmarks.peers"])
     options.data = (options.data or options.out / "data").absolute()
     for folder in (options.data, options.out):
         folder.mkdir(parents=True, exist_ok=True)
