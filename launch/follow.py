@@ -14,7 +14,7 @@ from rich.live import Live
 
 from launch.errors import THROTTLED
 
-POLL_S = {"local": 0.5, "sagemaker": 10.0}
+POLL_S = {"local": 0.25, "sagemaker": 10.0}
 """Seconds between two looks, by backend."""
 
 PASSING = (boto.HTTPClientError, boto.EndpointConnectionError, boto.ConnectionError)

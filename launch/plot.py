@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 from launch.results import Sweep, Trial
 from launch.show import brief, decimal, short_name
 
@@ -21,9 +24,6 @@ def plot_sweep(sweep: Sweep, curves: Mapping[str, Mapping[int, float]], path: Pa
         curves: trial name to epoch to objective.
         path: where the PNG goes.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     scored = [trial for trial in sweep.trials if trial.objective is not None]
     keys = list(dict.fromkeys(key for trial in sweep.trials for key in trial.hyperparameters))
     num_panels = len(keys) + 1

@@ -19,7 +19,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from omegaconf import DictConfig
@@ -102,6 +104,7 @@ def _resume(cfg: DictConfig, name: str, more: bool) -> dict[str, Any]:
 def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) -> int:
     name, at_aws = request["HyperParameterTuningJobName"], cfg.backend.name != "local"
     client.create_hyper_parameter_tuning_job(**request)
+    Thread(target=import_module, args=["launch.plot"], daemon=True).start()  # half a second of matplotlib
     look = shlex.join(command(cfg, "status", name))
     out.print(f"\nstarted {name}; look from elsewhere with: {look}", soft_wrap=True)
     with api_errors(cfg, and_look_again(cfg, name)):

@@ -78,15 +78,15 @@ def make_folder(folder: Path, request: Json, state: Json, log: str) -> int:
     return lock
 
 
-def start_supervisor(module: str, folder: Path, lock: int, log: str) -> subprocess.Popen[bytes]:
-    """Starts `python -m module FOLDER LOCK` in a session of its own and hands it the folder's lock.
+def start_supervisor(module: str, folder: Path, lock: int, log: str, *options: str) -> subprocess.Popen[bytes]:
+    """Starts `python OPTIONS -m module FOLDER LOCK` in a session of its own and hands it the folder's lock.
 
     A session of its own: Ctrl-C and a closed terminal do not reach it.
     """
     try:
         with (folder / log).open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", module, str(folder), str(lock)],
+                [sys.executable, *options, "-m", module, str(folder), str(lock)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

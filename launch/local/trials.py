@@ -76,7 +76,8 @@ def start_training(folder: Path, request: Json, state: Json) -> subprocess.Popen
         OSError: the folder can not be written.
     """
     lock = make_folder(folder, request, state, LOG)
-    return start_supervisor("launch.local.jobs", folder, lock, LOG)
+    # -S: it imports nothing that is installed, and a sweep starts one for each trial.
+    return start_supervisor("launch.local.jobs", folder, lock, LOG, "-S")
 
 
 def start_trial(

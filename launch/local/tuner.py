@@ -11,18 +11,20 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launch.local.completion import Completion
 from launch.local.folder import METRICS, STOP, read_json
 from launch.local.metrics import LineTail, parse_metrics
-from launch.local.search import PastJob, Search
 from launch.local.state import FINAL, ask_to_stop, look
 from launch.local.supervisor import Supervisor, supervise
 from launch.local.trials import INTERRUPTED, ancestors, final_objective, start_trial, trial_folders
 from launch.local.warm import WarmServer
 
-POLL_S = 0.1
+if TYPE_CHECKING:
+    from launch.local.search import PastJob
+
+POLL_S = 0.03
 Json = dict[str, Any]
 
 
@@ -52,9 +54,14 @@ class Tuner(Supervisor):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
+        # Its imports take longest, so they begin before this process's own.
+        definition = self.request["TrainingJobDefinition"]
+        self.warm = WarmServer(self.state["command"], definition.get("Environment", {}))
+        from launch.local.search import Search
+
         config = self.request["HyperParameterTuningJobConfig"]
         self.objective: Json = config["HyperParameterTuningJobObjective"]
-        static = self.request["TrainingJobDefinition"].get("StaticHyperParameters", {})
+        static = definition.get("StaticHyperParameters", {})
         warm_start = self.request.get("WarmStartConfig", {}).get("WarmStartType")
         past = past_jobs(folder, self.request, self.objective)
         self.search = Search(config, static, past, same_data=warm_start == "IdenticalDataAndAlgorithm")
@@ -70,9 +77,7 @@ class Tuner(Supervisor):
     def run(self) -> None:
         """Runs the tuning job to its end."""
         self._listen()
-        environment = self.request["TrainingJobDefinition"].get("Environment", {})
-        warm = WarmServer(self.state["command"], environment)
-        self._save(warm=warm.address)
+        self._save(warm=self.warm.address)
         try:
             while (end := self._end()) is None:
                 self._launch()
@@ -87,7 +92,7 @@ class Tuner(Supervisor):
             end = End("Failed", "sweep_stopped", f"InternalServerError: {error}")
         if end.status == "Failed":
             self.state["failure"] = end.because
-        warm.close()
+        self.warm.close()
         self._save(status=end.status, ended=time.time(), note=end.because)
         print(f"{end.status}: {end.because}", flush=True)
 
@@ -150,6 +155,8 @@ def past_jobs(folder: Path, request: Json, objective: Json) -> list[PastJob]:
 
 
 def _past_job(trial: Path, state: Json, objective: Json) -> PastJob:
+    from launch.local.search import PastJob
+
     metrics = parse_metrics(LineTail(trial / METRICS).read())
     return PastJob(
         state.get("tuned", {}),

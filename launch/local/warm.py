@@ -39,8 +39,9 @@ START_S = 60.0
 POLL_S = 0.02
 
 IMPORTS = (
-    "torch.utils.tensorboard", "torchvision.transforms.v2", "dogbreed.debugger.callbacks", "dogbreed.debugger.report",
-    "dogbreed.debugger.rules", "dogbreed.features", "dogbreed.train",
+    "torch.utils.serialization", "torch.utils.tensorboard", "torchvision.transforms.v2", "PIL.JpegImagePlugin",
+    "dogbreed.debugger.callbacks", "dogbreed.debugger.report", "dogbreed.debugger.rules", "dogbreed.features",
+    "dogbreed.train",
 )  # fmt: skip
 
 
@@ -207,6 +208,7 @@ def run(job: Mapping[str, Any]) -> int:
 
 def import_all() -> None:
     """Imports what trainings need. Nothing may compute here: a fork has none of torch's threads."""
+    gc.disable()  # nothing of a module is garbage, and to look for it takes a tenth of the imports' time
     from dogbreed.config import compose
 
     for name in IMPORTS:
@@ -219,21 +221,21 @@ def import_all() -> None:
     page_template()
     gc.collect()
     gc.freeze()  # what is not looked at again is not copied again
+    gc.enable()
 
 
-def main() -> int:
+def main() -> None:
     """Serves; in a forked process, runs its job."""
     with socket.socket(fileno=int(sys.argv[1])) as listener:
         import_all()
         job = serve(listener)
         if job is None:
             shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)  # also where the tuner was killed
-            return 0
-    status = run(job)
+    status = 0 if job is None else run(job)
     atexit._run_exitfuncs()
     sys.stdout.flush()
     os._exit(status)  # taking a thousand shared modules apart, one page after the other, would only be work
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
