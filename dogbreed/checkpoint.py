@@ -61,6 +61,10 @@ class BestCheckpoint(ModelCheckpoint):
         )
         self.averaging = averaging
 
+    def is_in_place(self, trainer: pl.Trainer) -> bool:
+        """Returns whether the model has the best weights anyway: those after its last step."""
+        return self.averaging is None and self._last_global_step_saved == trainer.global_step
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves if the epoch was the best so far."""
         with self.averaging.in_place(pl_module) if self.averaging else nullcontext():
@@ -80,11 +84,13 @@ class LastCheckpoint(Checkpoint):
     Args:
         path: of the file.
         every_s: seconds between two of them, also within an epoch.
+        at_end: save at the end too.
     """
 
-    def __init__(self, path: Path, every_s: float) -> None:
+    def __init__(self, path: Path, every_s: float, *, at_end: bool = True) -> None:
         self.path = path
         self.every_s = every_s
+        self.at_end = at_end
         self._saved_at = time.monotonic()
         self._saved_step = -1
         self._chance: dict[str, Any] = {}
@@ -115,8 +121,8 @@ class LastCheckpoint(Checkpoint):
         self._save_if_time(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves what came after the last one."""
-        if trainer.global_step != self._saved_step:
+        """Saves what came after the last one, if it is to."""
+        if self.at_end and trainer.global_step != self._saved_step:
             self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:

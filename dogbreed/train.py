@@ -57,7 +57,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     output_dir = _make_output_dir(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data)
-    last = LastCheckpoint(Path(cfg.checkpoint_dir) / "last.ckpt", cfg.checkpoint_s)
+    last = LastCheckpoint(Path(cfg.checkpoint_dir) / "last.ckpt", cfg.checkpoint_s, at_end=cfg.checkpoint_at_end)
     averaging = [Averaging(cfg.averaging, cfg.averaging_decay, cfg.averaging_start)] if cfg.averaging else []
     best = BestCheckpoint(cfg.checkpoint_dir, cfg.objective.metric, cfg.objective.goal, *averaging)
     lines, stop = MetricLines(), StopOnSignal(last)
@@ -70,7 +70,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     trainer.fit(model, data, ckpt_path=_existing(cfg.resume_from))
     results: dict[str, Any] = {"name": cfg.name, "stopped_by": stop.received.name if stop.received else None}
     if not stop.received:
-        trainer.test(model, data, ckpt_path=best.best_model_path or None, verbose=False)
+        kept = None if best.is_in_place(trainer) else best.best_model_path or None
+        trainer.test(model, data, ckpt_path=kept, verbose=False)
         results |= {"test": _metrics(trainer, "test/"), "classes": model.class_report()}
     results |= best_of(lines.history, cfg.objective.metric, cfg.objective.goal) | {
         "model": cfg.model.name,
@@ -208,6 +209,7 @@ def set_up_logging() -> None:
         ".*does not have many workers.*",
         ".*exists and is not empty.*",
         ".*LeafSpec.*is deprecated.*",
+        ".*smaller than the logging interval.*",
         ".*recommended to use `self.log.*sync_dist=True.*",
     ):  # the metrics themselves share their counts
         warnings.filterwarnings("ignore", message)

@@ -52,18 +52,20 @@ def job_overrides(hyperparameters: Mapping[str, str]) -> list[str]:
 def folder_overrides(base: Path, environ: Mapping[str, str]) -> list[str]:
     """Returns the overrides that put a training's files where SageMaker collects them, and take what it brought.
 
-    Checkpoints lie in a folder of the job's own: the trials of a sweep share one place in S3.
+    Checkpoints lie in a folder of the job's own: the trials of a sweep share one place in S3. What one goes on from is
+    for the time until the end.
 
     Raises:
         UserError: a channel is empty.
     """
     name = environ.get("TRAINING_JOB_NAME", "job")
     checkpoints = base / "checkpoints" / name
-    places: dict[str, str | None] = {
+    places: dict[str, str | bool | None] = {
         "name": name,
         "output_dir": environ.get("SM_OUTPUT_DATA_DIR", str(base / "output" / "data")),
         "model_dir": environ.get("SM_MODEL_DIR", str(base / "model")),
         "checkpoint_dir": str(checkpoints),
+        "checkpoint_at_end": False,
     }
     if f"SM_CHANNEL_{DATA.upper()}" in environ:
         places |= {"data.url": str(_channel(DATA, environ)), "++data.endpoint_url": None}

@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
+from hydra.utils import instantiate
+from safetensors.torch import load_file
 
 from dogbreed import ImageClassifier
 from dogbreed.config import compose, settle
@@ -52,6 +55,27 @@ def test_what_a_training_leaves(tmp_path, capsys):
     assert len(best.classes) == 3
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
     assert not list((tmp_path / "checkpoints").glob(".*.part"))
+
+
+@pytest.mark.parametrize("goal", ["minimize", "maximize"])
+def test_the_weights_of_the_best_epoch_are_tested_and_left_also_where_it_is_the_last(tmp_path, goal):
+    settings = [
+        "epochs=2",
+        "lr=0.001",
+        "objective.metric=val/loss",
+        f"objective.goal={goal}",
+        "checkpoint_at_end=false",
+    ]
+    results = run(tmp_path, *settings)
+    losses = [results["epochs"][epoch]["val/loss"] for epoch in (0, 1)]
+    assert results["best_epoch"] == losses.index(min(losses) if goal == "minimize" else max(losses))
+    best = ImageClassifier.load_from_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
+    data = instantiate(settle(compose("train", TINY)).data)
+    (tested,) = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).test(best, data)
+    assert results["test"] == pytest.approx(tested, rel=1e-5)
+    left = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(left[name], value) for name, value in best.net.state_dict().items() if name in left)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["best.ckpt"]
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
