@@ -26,9 +26,9 @@ class Metrics(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.stages = nn.ModuleDict({f"{stage}_metrics": _collection(stage, num_classes) for stage in STAGES})
-        # Of train's pictures: sum of the losses, how many are right, how many there are. No buffer: DDP would give all
-        # processes those of the first.
-        self._trained = torch.zeros(3)
+        # Of each training batch: mean loss, how many are right, how many there are. A metric's update costs more than a
+        # head's step.
+        self._trained: list[tuple[Tensor, Tensor, int]] = []
         self.class_accuracy = MulticlassAccuracy(num_classes, average=None)
         self.class_f1 = MulticlassF1Score(num_classes, average=None)
 
@@ -41,10 +41,8 @@ class Metrics(nn.Module):
             logits: (B, C).
             labels: int64 (B,).
         """
-        if stage == "train":  # a metric's update costs more than a head's step
-            right = (logits.argmax(dim=1) == labels).sum()
-            sums = [loss.float() * len(labels), right.float(), right.new_tensor(len(labels)).float()]
-            self._trained = self._trained.to(loss.device) + torch.stack(sums)
+        if stage == "train":
+            self._trained.append((loss, (logits.argmax(dim=1) == labels).sum(), len(labels)))
             return
         with _quick_counts(logits):
             for name, metric in self.stages[f"{stage}_metrics"].items(keep_base=True):  # type: ignore[operator]
@@ -56,11 +54,12 @@ class Metrics(nn.Module):
     def compute(self, stage: str) -> dict[str, Tensor]:
         """Returns `{"val/accuracy": ...}` of all batches since the last time, and begins anew."""
         metrics: Any = self.stages[f"{stage}_metrics"]
-        if stage == "train":
-            loss, right, count = self._trained.to(metrics["loss"].device)
-            for name, total in (("loss", loss), ("accuracy", right)):
-                metrics[name].update(total / count.clamp(min=1), weight=count)
-            self._trained = torch.zeros(3)
+        if stage == "train" and self._trained:
+            losses, right, counts = zip(*self._trained, strict=True)
+            sizes = torch.tensor(counts, dtype=torch.float, device=losses[0].device)
+            metrics["loss"].update(torch.stack(losses).float() @ sizes / sizes.sum(), weight=sizes.sum())
+            metrics["accuracy"].update(torch.stack(right).sum() / sizes.sum(), weight=sizes.sum())
+            self._trained = []
         computed: dict[str, Tensor] = metrics.compute()
         metrics.reset()
         return computed
