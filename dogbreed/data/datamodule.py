@@ -136,11 +136,15 @@ class ImageDataModule(Source, pl.LightningDataModule):
         stream = self._stream(self.splits[split], self._order(split, shuffle, shared=view is None), augment)
         return self._load(stream, self.num_workers, view)
 
-    def pictures(self, split: str, indices: Sequence[int]) -> Batch:
-        """Returns single pictures of a split as the model sees them in evaluation, uint8; unreadable ones left out."""
+    def pictures(self, split: str, indices: Sequence[int], side: int) -> Batch:
+        """Returns single pictures of a split, uint8 (N, 3, side, side); unreadable ones left out.
+
+        What is shown of them is what the model sees in evaluation.
+        """
         part = self.splits[split].take(np.asarray(indices, dtype=np.int64))
         order = Order(len(part), max(1, len(part)), shuffle=False, seed=0)
-        found = next(iter(self._stream(part, order)))
+        small = EvalTransform(replace(self.picture_format, height=side, width=side))
+        found = next(iter(PictureStream(self.store, part, order, small, (side, side), cache=self.cache)))
         return Batch(found.images, torch.from_numpy(found.labels), torch.tensor(indices)[found.indices])
 
     def _stream(self, part: Split, order: Order, augment: bool = False) -> PictureStream:

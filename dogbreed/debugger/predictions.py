@@ -157,9 +157,8 @@ class PredictionRecorder(pl.Callback):
         pictures = {index: picture for _, index, picture in wrong[:_SHOWN]}
         unseen = [index for index, picture in pictures.items() if picture is None]
         if unseen and callable(getattr(data, "pictures", None)):
-            fetched = data.pictures(split, unseen)
-            small = _small(fetched.images.float()).round().to(torch.uint8)
-            pictures |= dict(zip(fetched.indices.tolist(), small, strict=True))
+            fetched = data.pictures(split, unseen, _SIDE_PX)
+            pictures |= dict(zip(fetched.indices.tolist(), fetched.images, strict=True))
         for index, picture in pictures.items():
             if picture is not None:
                 write_jpeg(self.folder / DEBUG / "thumbs" / f"{split}-{index}.jpg", picture)
