@@ -154,6 +154,10 @@ class PictureLoader:
         self._parcels = None
 
     def _parcels_of_epoch(self) -> Iterator[Parcel]:
+        if not self.num_workers:
+            for parcel in self.stream:
+                yield parcel.pin_memory() if self._pin_memory else parcel
+            return
         try:
             yield from self._open()
         except RuntimeError as error:
@@ -173,7 +177,7 @@ class PictureLoader:
                 batch_size=None,
                 num_workers=self.num_workers,
                 collate_fn=_as_it_is,
-                persistent_workers=self.num_workers > 0,
+                persistent_workers=True,
                 worker_init_fn=_begin_worker,
                 pin_memory=self._pin_memory,
                 # Of its own: it draws a seed for each iteration, also a resumed one, which must not move the model's.
@@ -188,7 +192,7 @@ class PictureLoader:
         Spawned ones import torch anew, which takes seconds; it is needed only after this very process has read from
         the store, which with workers it never does.
         """
-        if self.num_workers == 0 or multiprocessing.get_start_method() != "fork":
+        if multiprocessing.get_start_method() != "fork":
             return None
         return None if self.stream.store.fork_is_safe() else "spawn"
 

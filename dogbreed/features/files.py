@@ -54,7 +54,7 @@ class FeatureFiles:
         """Returns the features `name`, None where they are not there as a whole."""
         try:
             known = json.loads(self._path(name, "json").read_text())
-            values = np.load(self._path(name, "npy"), mmap_mode="r")
+            values = np.asarray(np.load(self._path(name, "npy"), mmap_mode="r"))  # a plain array: faster to index
             os.utime(self.place)  # what was used last is kept longest
         except (OSError, ValueError):
             return None
