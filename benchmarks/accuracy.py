@@ -3,6 +3,7 @@
     python -m benchmarks.accuracy fastai      its fine_tune, at its defaults; so with timm and sklearn
     python -m benchmarks.accuracy head        ours, a head alone; so with pretrained (experiment=best: a head near the
                                               classifier that came with the weights) and finetune (from there on)
+    python -m benchmarks.accuracy options     one option at a time, added to a training without; or those that are named
     python -m benchmarks.accuracy summary     the table, of what the parts have left in benchmarks/results/accuracy.json
 
 Cost is processor time, of all processes of a part and of one thread in each, so that it does not matter what else the
@@ -43,6 +44,16 @@ OURS = {
     "finetune": [(*FINETUNE, f"lr={lr}") for lr in (1e-5, 3e-5)],
 }
 """What is tried of each, to be chosen among on valid."""
+_ALL = (
+    "finetune=full", "head_start=solved", "weight_decay=0.01", "freeze_norms=true", "lr=1e-4", "epochs=2",
+    "data.augment=true", "data.crop_area=0.6", "trainer.precision=bf16-mixed", "channels_last=true",
+)  # fmt: skip
+_HEAD = ("finetune=head", "data.augment=false", "lr=0.003", "epochs=20")
+OPTIONS = {
+    "all layers": (_ALL, ("", "mixup=0.2", "cutmix=1.0", "data.randaugment=9", "layer_decay=0.8", "averaging=swa")),
+    "head": (_HEAD, ("", "averaging=ema", "averaging=swa", "label_smoothing=0.1", "tta=true", "data.balanced=true")),
+}
+"""What is trained, with what settings, and what is added to them, one at a time."""
 
 
 def run(*typed: str) -> tuple[str, float]:
@@ -71,24 +82,43 @@ def peer(name: str, *epochs: str) -> dict[str, Any]:
 
 def ours(name: str) -> dict[str, Any]:
     """Returns the training that is best on valid, and the cost of all that were tried, from no kept features on."""
-    seconds, best = 0.0, dict[str, Any]()
+    with tempfile.TemporaryDirectory() as features:
+        os.environ["DOGBREED_FEATURES"] = features
+        found = [train(*typed) for typed in OURS[name]]
+    best = min(found, key=lambda one: (-one["valid"], one["valid_loss"]))
+    return {**best, "cpu_s": round(sum(one["cpu_s"] for one in found), 1)}
+
+
+def train(*typed: str) -> dict[str, Any]:
+    """Returns what one training of ours came to."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["DOGBREED_FEATURES"] = f"{folder}/features"
-        for number, typed in enumerate(OURS[name]):
-            output = Path(folder) / str(number)
-            seconds += run("dogbreed.train", *MODEL, *typed, "debugger=off", f"output_dir={output}")[1]
-            results = json.loads((output / "results.json").read_text())
-            found = {"valid": results["best"]["val/accuracy"], "valid_loss": results["best"]["val/loss"]}
-            if not best or (-found["valid"], found["valid_loss"]) < (-best["valid"], best["valid_loss"]):
-                best = {**found, "test": results["test"]["test/accuracy"], "settings": " ".join(typed)}
-    return {**best, "cpu_s": round(seconds, 1)}
+        _, seconds = run("dogbreed.train", *MODEL, *typed, "debugger=off", f"output_dir={folder}")
+        results = json.loads((Path(folder) / "results.json").read_text())
+    return {
+        "valid": results["best"]["val/accuracy"],
+        "valid_loss": results["best"]["val/loss"],
+        "test": results["test"]["test/accuracy"],
+        "settings": " ".join(typed),
+        "cpu_s": round(seconds, 1),
+    }
+
+
+def options(*wanted: str) -> dict[str, Any]:
+    """Returns what each option came to, or each of those that are wanted, by what is trained and option."""
+    found: dict[str, Any] = {}
+    for kind, (fixed, added) in OPTIONS.items():
+        for option in added:
+            if not wanted or f"{kind}: {option}" in wanted:
+                found[f"{kind}: {option}"] = train(*fixed, *filter(None, [option]))
+                print(json.dumps(found), file=sys.stderr)
+    return found
 
 
 def summary(known: dict[str, Any]) -> str:
-    """Returns the table, best on test last."""
+    """Returns the table: peers and ours, best on test last, then the options."""
     rows = sorted((part for part in known.items() if part[0] in (*PEERS, *OURS)), key=lambda part: part[1]["test"])
     lines = ["| | valid | test | processor time |", "|---|---|---|---|"]
-    for name, found in rows:
+    for name, found in [*rows, *known.get("options", {}).items()]:
         lines.append(f"| {name} | {found['valid']:.1%} | {found['test']:.1%} | {found['cpu_s']:.0f} s |")
     return "\n".join(lines)
 
@@ -98,9 +128,9 @@ def main(part: str, *typed: str) -> None:
     if part == "summary":
         print(summary(known))
         return
-    result = ours(part) if part in OURS else peer(part, *typed)
+    result = options(*typed) if part == "options" else ours(part) if part in OURS else peer(part, *typed)
     known = json.loads(OUT.read_text()) if OUT.exists() else {}  # once more: parts may run side by side
-    known[part] = result
+    known[part] = known.get(part, {}) | result if part == "options" else result
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(known, indent=1) + "\n")
     print(json.dumps(result, indent=1))
