@@ -178,12 +178,7 @@ def print_table(found: dict[str, Any]) -> None:
         print(f"\nbest validation loss for the cost of {whole} whole trainings: median (quartiles)")
         print(f"{'':30}{'25 % of it':>22}{'50 %':>22}{'all of it':>22}   as good as random's, at   trainings")
         for name, row in strategies.items():
-            cells = [
-                "nothing yet"
-                if middle is None
-                else f"{middle:.3f} ({low:.3f}-{'...' if high is None else f'{high:.3f}'})"
-                for low, middle, high in row["best"].values()
-            ]
+            cells = [_cell(*quartiles) for quartiles in row["best"].values()]
             share = row["share_of_budget_to_random"]
             reached = "never" if share is None else f"{share:.0%}"
             print(f"{name:30}" + "".join(f"{cell:>22}" for cell in cells) + f"{reached:>17}{row['jobs']:>20.0f}")
