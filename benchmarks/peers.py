@@ -160,7 +160,9 @@ def litdata_loader(endpoint: str, num_workers: int, shuffle: bool, picture: Pict
 def mosaicml_loader(endpoint: str, num_workers: int, shuffle: bool, picture: Picture) -> Any:
     """mosaicml-streaming over shards that were made before."""
     import streaming
+    from streaming.base.util import clean_stale_shared_memory
 
+    clean_stale_shared_memory()  # of measurements broken off: it would take their shards for its own
     os.environ["S3_ENDPOINT_URL"] = endpoint
 
     class Pictures(streaming.StreamingDataset):
@@ -236,8 +238,9 @@ def measure(batches: Iterator[torch.Tensor], seconds: float) -> dict[str, float]
         if number == 0:
             first_s = now - began
             continue
-        # Workers' own children have ended, or are counted when they do.
-        processes = processes or [psutil.Process(), *psutil.Process().children()]
+        # The workers; programs that are read from come and go, and are counted when they have ended.
+        workers = (child.pid for child in multiprocessing.active_children())
+        processes = processes or [psutil.Process(), *map(psutil.Process, workers)]
         marks[1:] = [(now, sum(sum(process.cpu_times()[:4]) for process in processes), seen)]
         if now - marks[0][0] > seconds and number > _LEAST_BATCHES:
             break

@@ -33,7 +33,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -80,6 +79,9 @@ COLUMNS = {
 Times to the first batch are long for who lists by itself: rclone reads every file for its ETag, as no other server."""
 
 _KEYS = {"AWS_ACCESS_KEY_ID": "benchmark-key", "AWS_SECRET_ACCESS_KEY": "benchmark-secret"}
+_ENVIRONMENT = {
+    **_KEYS, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "OMP_NUM_THREADS": "1",
+}  # fmt: skip
 _RCLONE = shutil.which("rclone", path=sysconfig.get_path("scripts")) or shutil.which("rclone") or "rclone"
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -182,29 +184,38 @@ def cell(results: list[Result], peer: str, column: str) -> str:
     return f"{rate:.0f} · {ratio} · {cpu:.1f} · {first:.1f}\n{len(found)} rounds{failed}"
 
 
-def show(results: list[Result], conversions: dict[str, float], path: Path) -> None:
+def show(results: list[Result], conversions: dict[str, float], chosen: list[str], path: Path) -> None:
     """Prints medians as a table, and draws the rates into `path`."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    columns = [name for name in COLUMNS if any(row["column"] == name for row in results)]
+    columns = [name for name in chosen if any(row["column"] == name for row in results)]
     peers = [peer for peer in PEERS if any(row["peer"] == peer for row in results)]
     table = Table("peer", "converts", *columns, caption="images/s · x ImageFolder · CPU ms an image · s to first batch")
     for peer in peers:
         took = conversions.get(peer.partition("+")[0])
         table.add_row(peer, f"{took:.1f} s" if took else "no", *(cell(results, peer, name) for name in columns))
     Console(width=40 + 24 * len(columns)).print(table)
-    figure, axes = plt.subplots(figsize=(9, 1 + 0.12 * len(peers) * len(columns)), layout="constrained")
-    for number, name in enumerate(columns):
-        places = np.arange(len(peers)) + (number + 0.5) * 0.8 / len(columns) - 0.4
-        axes.barh(places, [median(results, peer, name) or 0 for peer in peers], 0.8 / len(columns), label=name)
-    axes.set_yticks(np.arange(len(peers)), peers)
-    axes.invert_yaxis()
-    axes.set_xlabel("pictures a second, 224 px")
-    axes.legend()
-    figure.savefig(path, dpi=120)
+    draw(results, peers, columns, path)
+
+
+def draw(results: list[Result], peers: list[str], columns: list[str], path: Path) -> None:
+    """Draws the median rate of each peer, a panel for each column: dogbreed's, theirs, and theirs with our decode."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2 + 2.4 * len(columns), 1 + 0.24 * len(peers)), layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True, sharex=True, squeeze=False)[0]
+    colors = ["#ea580c" if "dogbreed" in peer else "#9aa5b1" if "+" in peer else "#2563eb" for peer in peers]
+    for name, axes in zip(columns, panels, strict=True):
+        rates = [median(results, peer, name) for peer in peers]
+        axes.barh(peers, [rate or 0 for rate in rates], color=colors)
+        for place, (peer, rate) in enumerate(zip(peers, rates, strict=True)):
+            axes.text(
+                rate or 0, place, f" {rate:.0f}" if rate else f" {cell(results, peer, name)}", va="center", size=8
+            )
+        axes.set_title(name, size=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].invert_yaxis()
+    panels[0].set_xlim(right=1.15 * max(row.get("images_s", 0) for row in results))
+    figure.supxlabel("pictures a second, 224 px", size=10)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -221,24 +232,28 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget earlier rounds")
     parser.add_argument("--show", action="store_true", help="measure nothing, show what was measured")
     options = parser.parse_args()
-    os.environ |= {
-        **_KEYS,
-        "OMP_NUM_THREADS": "1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
+    file = options.out / "streaming.json"
+    known = json.loads(file.read_text()) if file.exists() and not options.fresh else {"conversions": {}, "rounds": []}
+    if not options.show:
+        add_rounds(known, options, file)
+    show(known["rounds"], known["conversions"], options.columns, options.out / "streaming.png")
+
+
+def add_rounds(known: dict[str, Any], options: argparse.Namespace, file: Path) -> None:
+    """Measures, and adds what was measured to `known` and to `file`."""
+    os.environ |= _ENVIRONMENT
     _FORKS.set_forkserver_preload(["benchmarks.peers"])
     options.data = (options.data or options.out / "data").absolute()
     for folder in (options.data, options.out):
         folder.mkdir(parents=True, exist_ok=True)
-    file = options.out / "streaming.json"
-    results: list[Result] = json.loads(file.read_text()) if file.exists() and not options.fresh else []
-    peers = installed(options.peers) if not options.show else []
-    conversions = prepare(options.data, options.pictures, options.photos, {peer.partition("+")[0] for peer in peers})
-    for result in measure(options, peers) if peers else ():
-        results.append(result)
-        file.write_text(json.dumps(results, indent=1) + "\n")  # each time: what is measured is not lost
-    show(results, conversions, options.out / "streaming.png")
+    peers = installed(options.peers)
+    wanted = {peer.partition("+")[0] for peer in peers}
+    known["conversions"] |= prepare(options.data, options.pictures, options.photos, wanted)
+    for result in measure(options, peers):
+        known["rounds"].append(result)
+        rows = ",\n".join(map(json.dumps, known["rounds"]))
+        conversions = json.dumps(known["conversions"])
+        file.write_text(f'{{"conversions": {conversions}, "rounds": [\n{rows}\n]}}\n')  # each time: nothing is lost
 
 
 if __name__ == "__main__":
