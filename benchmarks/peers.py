@@ -262,6 +262,7 @@ def run(
     """
     multiprocessing.set_start_method("fork", force=True)  # as everywhere on Linux; this very process is none of those
     os.environ |= environment
+    tempfile.tempdir = None  # to be found anew, in the environment
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     try:

