@@ -78,15 +78,15 @@ def make_folder(folder: Path, request: Json, state: Json, log: str) -> int:
     return lock
 
 
-def start_supervisor(module: str, folder: Path, lock: int, log: str, *options: str) -> subprocess.Popen[bytes]:
-    """Starts `python OPTIONS -m module FOLDER LOCK` in a session of its own and hands it the folder's lock.
+def start_supervisor(module: str, folder: Path, lock: int, log: str) -> subprocess.Popen[bytes]:
+    """Starts `python -m module FOLDER LOCK` in a session of its own and hands it the folder's lock.
 
     A session of its own: Ctrl-C and a closed terminal do not reach it.
     """
     try:
         with (folder / log).open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, *options, "-m", module, str(folder), str(lock)],
+                [sys.executable, "-m", module, str(folder), str(lock)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -96,6 +96,13 @@ def start_supervisor(module: str, folder: Path, lock: int, log: str, *options: s
             )
     finally:
         os.close(lock)
+
+
+def redirect(log: Path) -> None:
+    """Has this process, just forked, write to the end of `log`, and read nothing."""
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
+        os.dup2(source, target)
 
 
 def with_launch_on_path(environment: Mapping[str, str]) -> dict[str, str]:

@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from launch.local.folder import REQUEST, STATE, read_json, write_json
+from launch.local.folder import REQUEST, STATE, read_json, redirect, write_json
 
 
 class Supervisor:
@@ -43,3 +44,28 @@ def supervise(kind: type[Supervisor]) -> None:
     """Runs the job whose folder and lock the command line names: `FOLDER LOCK`."""
     os.set_inheritable(int(sys.argv[2]), False)
     kind(Path(sys.argv[1])).run()
+
+
+def fork_supervisor(kind: type[Supervisor], folder: Path, lock: int, log: str) -> int:
+    """Runs the job in `folder` in a fork of this process, which has imported all that is needed; returns its pid.
+
+    As `start_supervisor` it gets a session of its own and the folder's lock. Of what this process holds it keeps
+    nothing open: a lock, or the pipe of a warm server, says that this process lives.
+    """
+    sys.stdout.flush()
+    if pid := os.fork():
+        os.close(lock)
+        return pid
+    status = 1
+    try:
+        os.setsid()
+        redirect(folder / log)
+        os.closerange(3, lock)
+        os.closerange(lock + 1, os.sysconf("SC_OPEN_MAX"))
+        kind(folder).run()
+        status = 0
+    except BaseException:  # noqa: BLE001 - nothing may return into the code of the process that was forked
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from launch.local.folder import LOG, REQUEST, make_folder, read_json, start_supervisor
+from launch.local.jobs import TrainingJob
 from launch.local.state import FINAL, TRAINING, is_job, look, new_state
+from launch.local.supervisor import fork_supervisor
 
 OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"
 """The hyperparameter by which AMT tells a job what it is judged by."""
@@ -76,14 +78,13 @@ def start_training(folder: Path, request: Json, state: Json) -> subprocess.Popen
         OSError: the folder can not be written.
     """
     lock = make_folder(folder, request, state, LOG)
-    # -S: it imports nothing that is installed, and a sweep starts one for each trial.
-    return start_supervisor("launch.local.jobs", folder, lock, LOG, "-S")
+    return start_supervisor("launch.local.jobs", folder, lock, LOG)
 
 
 def start_trial(
     tuning: Path, request: Mapping[str, Any], number: int, point: Mapping[str, str], state: Json
-) -> tuple[Path, subprocess.Popen[bytes]]:
-    """Starts the training job `number` (from 1) of a tuning job; returns its folder and the process that runs it."""
+) -> tuple[Path, int]:
+    """Starts the training job `number` (from 1) of a tuning job in a fork of this process; returns folder and pid."""
     name = f"{tuning.name}-{number:03d}-{secrets.token_hex(4)}"
     folder = tuning / name
     own = new_state(
@@ -96,7 +97,8 @@ def start_trial(
         warm=state.get("warm"),
         parallel=request["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxParallelTrainingJobs"],
     )
-    return folder, start_training(folder, trial_request(request, name, point), own)
+    lock = make_folder(folder, trial_request(request, name, point), own, LOG)
+    return folder, fork_supervisor(TrainingJob, folder, lock, LOG)
 
 
 def final_objective(state: Mapping[str, Any], objective: Mapping[str, str]) -> float | None:

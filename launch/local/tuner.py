@@ -7,7 +7,7 @@ It alone imports Optuna. Everything it knows lies in files, so any other process
 
 from __future__ import annotations
 
-import subprocess
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,13 @@ class Running:
     """A training job under way."""
 
     folder: Path
-    process: subprocess.Popen[bytes]
+    supervisor: int
+    """Its pid."""
     number: int
     """By which the search knows it."""
     metrics: LineTail
     stopping: bool = False
+    ended: bool = False
 
 
 class End(NamedTuple):
@@ -121,21 +123,21 @@ class Tuner(Supervisor):
                 self._exhausted = True
                 return
             self.launched += 1
-            folder, process = start_trial(self.folder, self.request, self.launched, proposal.point, self.state)
-            self.running.append(Running(folder, process, proposal.number, LineTail(folder / METRICS)))
+            folder, supervisor = start_trial(self.folder, self.request, self.launched, proposal.point, self.state)
+            self.running.append(Running(folder, supervisor, proposal.number, LineTail(folder / METRICS)))
             print(f"{folder.name}: {proposal.point}", flush=True)
 
     def _collect(self) -> None:
         """Hands what came from the running jobs to the search, stops the hopeless ones, takes in the ended ones."""
         for job in list(self.running):
-            ended = job.process.poll() is not None
+            job.ended = job.ended or os.waitpid(job.supervisor, os.WNOHANG)[0] != 0
             for metric in parse_metrics(job.metrics.read()):
                 if metric["name"] == self.objective["MetricName"]:
                     because = self.search.report(job.number, metric["value"])
-                    if because and not job.stopping and not ended:
+                    if because and not job.stopping and not job.ended:
                         job.stopping = True
                         ask_to_stop(job.folder, "early_stopping", because)
-            state = look(job.folder) if ended else {}
+            state = look(job.folder) if job.ended else {}
             if state.get("status") in FINAL:
                 self._take_in(job, state)
 
