@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from launch.local.folder import with_launch_on_path
+from launch.local.folder import redirect, with_launch_on_path
 
 ENTRY = [sys.executable, "-m", "launch.entry"]
 """The one command whose processes can be warm."""
@@ -191,9 +191,7 @@ def serve(listener: socket.socket) -> dict[str, Any] | None:
 def run(job: Mapping[str, Any]) -> int:
     """Makes this forked process the job's, runs `launch.entry` and returns the exit status."""
     os.chdir(job["folder"])
-    log = os.open(job["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, log), (2, log)):
-        os.dup2(source, target)
+    redirect(Path(job["log"]))
     os.environ.clear()
     os.environ.update(job["environment"])
     sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]  # PYTHONUNBUFFERED came too late
@@ -219,8 +217,8 @@ def import_all() -> None:
 
     compose("train", [])
     page_template()
-    gc.collect()
     gc.freeze()  # what is not looked at again is not copied again
+    gc.set_threshold(50_000)  # at 700 new objects, as is usual, looking for garbage takes a tenth of a short training
     gc.enable()
 
 
