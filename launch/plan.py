@@ -70,9 +70,7 @@ def make_plan(overrides: Sequence[str]) -> Plan:
     Raises:
         UserError: nothing is searched, a range or value is not allowed, a key or choice is unknown.
     """
-    typed = _with_experiment(overrides)
-    plain = [o for o in typed if not _is_sweep(o)]
-    cfg = compose("tune", plain)
+    cfg, typed = _with_experiment(overrides)
     check_settings(cfg)
     declared = {str(key): str(value) for key, value in cfg.search.items()}
     fixed, ranges = split_overrides(typed, declared, choices, lambda key: isinstance(_value(cfg, key), int))
@@ -137,12 +135,14 @@ def for_the_job(overrides: Sequence[str]) -> list[str]:
     ]
 
 
-def _with_experiment(overrides: Sequence[str]) -> list[str]:
-    """Returns `overrides` with the `sweep:` of the chosen experiment before them, as if it had been typed first."""
+def _with_experiment(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
+    """Returns the config without ranges, and `overrides` with the `sweep:` of the chosen experiment before them."""
     plain = [o for o in overrides if not _is_sweep(o)]
-    sweep = compose("tune", plain).sweep
+    cfg = compose("tune", plain)
     typed = {o.key_or_group for o in parse(overrides)}
-    return [f"{key}={value}" for key, value in sweep.items() if key not in typed] + list(overrides)
+    added = [f"{key}={value}" for key, value in cfg.sweep.items() if key not in typed]
+    single = [o for o in added if not _is_sweep(o)]
+    return compose("tune", [*single, *plain]) if single else cfg, [*added, *overrides]
 
 
 def _is_sweep(text: str) -> bool:

@@ -24,6 +24,8 @@ from typing import Any, TextIO
 
 import yaml
 
+_YAML: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+
 DEBUG = "debug"
 RECORDS = "records.jsonl"
 TIMINGS = "timings.jsonl"
@@ -103,7 +105,7 @@ def rounded(values: list[float], digits: int = 6) -> list[float]:
 def run_name(folder: Path) -> str:
     """Returns the name that a run's `config.yaml` gives it; that of its folder where there is none to be read."""
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_YAML)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return folder.name
     return str(config["name"]) if isinstance(config, dict) and config.get("name") else folder.name

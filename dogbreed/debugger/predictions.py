@@ -143,7 +143,7 @@ class PredictionRecorder(pl.Callback):
         _, once = np.unique(indices, return_index=True)
         folder = self.folder / DEBUG
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(
+        np.savez(  # after each epoch: to compress costs more than all else here
             folder / f"predictions-{split}.npz",
             probabilities=probabilities[once].astype(np.float16),
             labels=labels[once].astype(np.int64),
