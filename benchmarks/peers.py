@@ -260,6 +260,7 @@ def run(
         environment: Added to that of this process.
         answer: Where to.
     """
+    os.setpgrp()
     multiprocessing.set_start_method("fork", force=True)  # as everywhere on Linux; this very process is none of those
     os.environ |= environment
     tempfile.tempdir = None  # to be found anew, in the environment

@@ -22,6 +22,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -30,7 +31,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,7 +132,8 @@ def run_peer(peer: str, column: Column, buckets: Path, endpoint: str, seconds: f
         except EOFError:
             process.join()
             result = {"failed": f"exit status {process.exitcode}"}
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with its workers, of which some outlive it
         process.join()
     return result
 

@@ -47,7 +47,7 @@ def run(module: str, *typed: str) -> tuple[float, float]:
             with suppress(psutil.NoSuchProcess):
                 peak = max(peak, sum(map(_memory_mb, [process, *process.children(recursive=True)])))
             with suppress(psutil.TimeoutExpired):
-                process.wait(4.0)  # to look costs the sweep a tenth of a second
+                process.wait(10.0)  # to look costs the sweep a tenth of a second or more
                 break
         seconds = time.perf_counter() - began
         if process.returncode:
