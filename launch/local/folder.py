@@ -78,19 +78,19 @@ def make_folder(folder: Path, request: Json, state: Json, log: str) -> int:
     return lock
 
 
-def start_supervisor(module: str, folder: Path, lock: int, log: str) -> subprocess.Popen[bytes]:
-    """Starts `python -m module FOLDER LOCK` in a session of its own and hands it the folder's lock.
+def start_supervisor(module: str, folder: Path, lock: int, log: str, *given: int) -> subprocess.Popen[bytes]:
+    """Starts `python -m module FOLDER LOCK GIVEN` in a session of its own and hands it the folder's lock.
 
-    A session of its own: Ctrl-C and a closed terminal do not reach it.
+    A session of its own: Ctrl-C and a closed terminal do not reach it. With the lock go other `given` descriptors.
     """
     try:
         with (folder / log).open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", module, str(folder), str(lock)],
+                [sys.executable, "-m", module, str(folder), str(lock), *map(str, given)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                pass_fds=[lock],
+                pass_fds=[lock, *given],
                 start_new_session=True,
                 env=with_launch_on_path(os.environ),
             )

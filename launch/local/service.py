@@ -24,6 +24,7 @@ from launch.local.listing import page, select
 from launch.local.refusals import refuse_training, refuse_tuning
 from launch.local.state import FINAL, TRAINING, TUNING, ask_to_stop, is_job, is_tuning, job_arn, look, new_state
 from launch.local.trials import ancestors, final_objective, start_training, training_folder, trial_folders, trial_states
+from launch.local.warm import take_ahead
 
 STOP_GRACE_S = 120.0
 """From SIGTERM to SIGKILL, as SageMaker has it."""
@@ -87,13 +88,20 @@ class LocalSageMaker:
         """Starts a tuning job."""
         _raise(refuse_tuning(request, self.root))
         name = request["HyperParameterTuningJobName"]
-        state = new_state(TUNING, name, self.command, self.stop_grace_s)
+        warm = take_ahead(self.command, request.get("TrainingJobDefinition", {}).get("Environment", {}))
+        more = {} if warm is None else {"warm": warm.address}
+        state = new_state(TUNING, name, self.command, self.stop_grace_s, **more)
 
         def start(folder: Path) -> subprocess.Popen[bytes]:
             lock = make_folder(folder, request, state, TUNER_LOG)
-            return start_supervisor("launch.local.tuner", folder, lock, TUNER_LOG)
+            pipes = [] if warm is None or warm.pipe is None else [warm.pipe]
+            return start_supervisor("launch.local.tuner", folder, lock, TUNER_LOG, *pipes)
 
-        self._make(name, start)
+        try:
+            self._make(name, start)
+        finally:
+            if warm is not None:
+                warm.close()
         return {"HyperParameterTuningJobArn": state["arn"]}
 
     def describe_training_job(self, request: Json) -> Json:

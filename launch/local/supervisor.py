@@ -41,9 +41,11 @@ class Supervisor:
 
 
 def supervise(kind: type[Supervisor]) -> None:
-    """Runs the job whose folder and lock the command line names: `FOLDER LOCK`."""
-    os.set_inheritable(int(sys.argv[2]), False)
-    kind(Path(sys.argv[1])).run()
+    """Runs the job whose folder and descriptors the command line names: `FOLDER LOCK`, and what more `kind` takes."""
+    _, *given = descriptors = [int(text) for text in sys.argv[2:]]
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    kind(Path(sys.argv[1]), *given).run()
 
 
 def fork_supervisor(kind: type[Supervisor], folder: Path, lock: int, log: str) -> int:

@@ -52,13 +52,15 @@ class End(NamedTuple):
 
 
 class Tuner(Supervisor):
-    """The tuning job in `folder`, whose lock this process holds."""
+    """The tuning job in `folder`, whose lock this process holds, and perhaps the `pipe` of its warm server."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, pipe: int | None = None):
         super().__init__(folder)
-        # Its imports take longest, so they begin before this process's own.
         definition = self.request["TrainingJobDefinition"]
-        self.warm = WarmServer(self.state["command"], definition.get("Environment", {}))
+        if pipe is None:  # its imports take longest, so they begin before this process's own
+            self.warm = WarmServer.start(self.state["command"], definition.get("Environment", {}))
+        else:
+            self.warm = WarmServer(self.state["warm"], pipe)
         from launch.local.search import Search
 
         config = self.request["HyperParameterTuningJobConfig"]

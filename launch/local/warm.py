@@ -63,37 +63,58 @@ class Process(Protocol):
 class WarmServer:
     """The server of one sweep, seen from the tuner.
 
-    Args:
-        command: What the sweep's jobs run.
-        environment: Variables that the request gives to its jobs.
-
     Attributes:
         address: Where it is asked; None where the jobs can not be warm.
+        pipe: Descriptor of what it reads; it ends once nobody holds this any more.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.address: str | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, address: str | None, pipe: int | None) -> None:
+        self.address = address
+        self.pipe = pipe
+
+    @classmethod
+    def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> WarmServer:
+        """Starts the server.
+
+        Args:
+            command: What the sweep's jobs run.
+            environment: Variables that the request gives to its jobs.
+        """
         if list(command) != ENTRY:
-            return
+            return cls(None, None)
         # Not in the sweep's folder: the path of a socket may have 103 characters.
-        self.address = str(Path(tempfile.mkdtemp(prefix="dogbreed-")) / "warm")
+        address = str(Path(tempfile.mkdtemp(prefix="dogbreed-")) / "warm")
         with socket.socket(socket.AF_UNIX) as listener:  # from here on who asks is answered, or refused
-            listener.bind(self.address)
+            listener.bind(address)
             listener.listen(128)
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [*ENTRY[:2], "launch.local.warm", str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
                 env=with_launch_on_path({**os.environ, **environment}),
             )
+        assert process.stdin is not None
+        with process.stdin:
+            return cls(address, os.dup(process.stdin.fileno()))
 
     def close(self) -> None:
-        """Ends the server; jobs that still run are left to their watchers."""
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-            self._process.wait()
+        """Lets go of the server, which ends then; jobs that still run are left to their watchers."""
+        if self.pipe is not None:
+            os.close(self.pipe)
+
+
+_ahead: list[WarmServer] = []
+
+
+def start_ahead() -> None:
+    """Starts the server of the sweep that this process will ask for: its imports take longer than all until then."""
+    _ahead.append(WarmServer.start(ENTRY, {}))
+
+
+def take_ahead(command: Sequence[str], environment: Mapping[str, str]) -> WarmServer | None:
+    """Returns the server that was started ahead, once, if it suits these jobs (arguments as of `WarmServer.start`)."""
+    return _ahead.pop() if _ahead and list(command) == ENTRY and not environment else None
 
 
 class WarmProcess:

@@ -22,12 +22,20 @@ FIXED = [
 ]  # fmt: skip
 
 
+def wait_until_gone(address):
+    """The server's folder is the last that it takes away."""
+    deadline = time.monotonic() + 10
+    while Path(address).parent.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def server():
-    started = warm.WarmServer(warm.ENTRY, {})
+    started = warm.WarmServer.start(warm.ENTRY, {})
     yield started
     started.close()
-    assert not Path(started.address).exists()
+    wait_until_gone(started.address)
 
 
 @pytest.fixture
@@ -87,7 +95,7 @@ def test_where_no_server_answers_a_process_is_started_anew(tmp_path):
     log = tmp_path / "log.txt"
     process = warm.start_process(str(tmp_path / "gone"), [sys.executable, "-c", "print(1)"], log, dict(os.environ))
     assert process.wait(20) == 0 and log.read_text() == "1\n"
-    assert warm.WarmServer([sys.executable, "own.py"], {}).address is None
+    assert warm.WarmServer.start([sys.executable, "own.py"], {}).address is None
 
 
 def test_a_sweep_has_a_server_of_its_own_that_ends_with_it(tmp_path):
@@ -100,17 +108,33 @@ def test_a_sweep_has_a_server_of_its_own_that_ends_with_it(tmp_path):
     logs = [path.read_text() for path in sorted(tmp_path.glob("warm/warm-00*/log.txt"))]
     assert "computing the features" in logs[0] and "computing the features" not in logs[1]
     assert (tmp_path / ".features").is_dir()
-    assert not Path(state_of(tmp_path / "warm")["warm"]).parent.exists()
+    wait_until_gone(state_of(tmp_path / "warm")["warm"])
+
+
+def test_a_sweep_takes_the_server_that_was_started_ahead(tmp_path):
+    warm.start_ahead()
+    (ahead,) = warm._ahead
+    client = local_client(tmp_path)
+    for name in ("first", "second"):
+        request = tuning_request(name, static={"overrides": json.dumps(FIXED)}, jobs=1, parallel=1)
+        client.create_hyper_parameter_tuning_job(**request)
+    for name in ("first", "second"):
+        assert wait_tuning(client, name, 120)["TrainingJobStatusCounters"]["Completed"] == 1
+    first, second = (state_of(tmp_path / name)["warm"] for name in ("first", "second"))
+    assert first == ahead.address != second
+    for address in (first, second):
+        wait_until_gone(address)
 
 
 def test_the_server_ends_with_a_tuner_that_was_killed():
     code = (
-        "import sys, time; from launch.local import warm; server = warm.WarmServer(warm.ENTRY, {});"
-        "print(server._process.pid, flush=True); time.sleep(60)"
+        "import sys, time; from launch.local import warm; server = warm.WarmServer.start(warm.ENTRY, {});"
+        "print(server.address, flush=True); time.sleep(60)"
     )
     tuner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    server = psutil.Process(int(tuner.stdout.readline()))
+    address = tuner.stdout.readline().strip()
+    (server,) = psutil.Process(tuner.pid).children()
     tuner.kill()
     tuner.wait()
-    server.wait(60)
+    wait_until_gone(address)
     assert not is_running(server.pid)
