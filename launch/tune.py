@@ -33,7 +33,7 @@ from launch.client import make_client
 from launch.errors import api_errors
 from launch.finish import and_look_again, command, finish_sweep, say_detached
 from launch.follow import POLL_S, follow
-from launch.local.warm import start_ahead
+from launch.local.processes import start_ahead
 from launch.plan import Plan, make_plan
 from launch.preflight import check_files
 from launch.request import resume_request, tuning_request

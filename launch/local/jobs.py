@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 from launch.local.container import job_environment, prepare_ml
 from launch.local.folder import LOG, METRICS, STOP, read_json, unheld
 from launch.local.metrics import Scraper
+from launch.local.processes import Process, start_process
 from launch.local.supervisor import Supervisor, supervise
-from launch.local.warm import Process, start_process
 
 POLL_S = 0.1
 DEFAULT_MAX_RUNTIME_S = 86_400

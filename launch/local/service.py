@@ -21,10 +21,10 @@ from launch.local.endpoints import OPERATIONS as HOSTING
 from launch.local.errors import ServiceError, invalid
 from launch.local.folder import REQUEST, TAGS, TUNER_LOG, make_folder, read_json, start_supervisor, write_json
 from launch.local.listing import page, select
+from launch.local.processes import take_ahead
 from launch.local.refusals import refuse_training, refuse_tuning
 from launch.local.state import FINAL, TRAINING, TUNING, ask_to_stop, is_job, is_tuning, job_arn, look, new_state
 from launch.local.trials import ancestors, final_objective, start_training, training_folder, trial_folders, trial_states
-from launch.local.warm import take_ahead
 
 STOP_GRACE_S = 120.0
 """From SIGTERM to SIGKILL, as SageMaker has it."""

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from launch.local.completion import Completion
 from launch.local.folder import METRICS, STOP, read_json
 from launch.local.metrics import LineTail, parse_metrics
+from launch.local.processes import WarmServer
 from launch.local.state import FINAL, ask_to_stop, look
 from launch.local.supervisor import Supervisor, supervise
 from launch.local.trials import INTERRUPTED, ancestors, final_objective, start_trial, trial_folders
-from launch.local.warm import WarmServer
 
 if TYPE_CHECKING:
     from launch.local.search import PastJob

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from local_jobs import is_running, state_of, trials, tuning_request, wait_tuning
+from local_jobs import state_of, trials, tuning_request, wait_tuning
 
-from launch.local import local_client, warm
+from launch.local import local_client, processes
 from launch.local.folder import write_json
 
 DEMO = "demo://?classes=3&train=8&valid=4&test=4&size=32"
@@ -32,7 +32,7 @@ def wait_until_gone(address):
 
 @pytest.fixture(scope="module")
 def server():
-    started = warm.WarmServer.start(warm.ENTRY, {})
+    started = processes.WarmServer.start(processes.ENTRY, {})
     yield started
     started.close()
     wait_until_gone(started.address)
@@ -50,10 +50,10 @@ def start(server, tmp_path):
         environment = {**os.environ, "SAGEMAKER_BASE_DIR": str(ml), "TRAINING_JOB_NAME": name, "OMP_NUM_THREADS": "1"}
         log = ml / "log.txt"
         log.write_text("before\n")
-        process = warm.start_process(
-            server.address, warm.ENTRY, log, {**environment, "DOGBREED_FEATURES": str(tmp_path / "features")}
+        process = processes.start_process(
+            server.address, processes.ENTRY, log, {**environment, "DOGBREED_FEATURES": str(tmp_path / "features")}
         )
-        assert isinstance(process, warm.WarmProcess)
+        assert isinstance(process, processes.WarmProcess)
         return process, log
 
     return start
@@ -93,9 +93,9 @@ def test_mistakes_crashes_and_signals_are_those_of_one_process(server, start):
 
 def test_where_no_server_answers_a_process_is_started_anew(tmp_path):
     log = tmp_path / "log.txt"
-    process = warm.start_process(str(tmp_path / "gone"), [sys.executable, "-c", "print(1)"], log, dict(os.environ))
+    process = processes.start_process(str(tmp_path / "gone"), [sys.executable, "-c", "print(1)"], log, dict(os.environ))
     assert process.wait(20) == 0 and log.read_text() == "1\n"
-    assert warm.WarmServer.start([sys.executable, "own.py"], {}).address is None
+    assert processes.WarmServer.start([sys.executable, "own.py"], {}).address is None
 
 
 def test_a_sweep_has_a_server_of_its_own_that_ends_with_it(tmp_path):
@@ -112,8 +112,8 @@ def test_a_sweep_has_a_server_of_its_own_that_ends_with_it(tmp_path):
 
 
 def test_a_sweep_takes_the_server_that_was_started_ahead(tmp_path):
-    warm.start_ahead()
-    (ahead,) = warm._ahead
+    processes.start_ahead()
+    (ahead,) = processes._ahead
     client = local_client(tmp_path)
     for name in ("first", "second"):
         request = tuning_request(name, static={"overrides": json.dumps(FIXED)}, jobs=1, parallel=1)
@@ -128,7 +128,7 @@ def test_a_sweep_takes_the_server_that_was_started_ahead(tmp_path):
 
 def test_the_server_ends_with_a_tuner_that_was_killed():
     code = (
-        "import sys, time; from launch.local import warm; server = warm.WarmServer.start(warm.ENTRY, {});"
+        "import time; from launch.local.processes import ENTRY, WarmServer; server = WarmServer.start(ENTRY, {});"
         "print(server.address, flush=True); time.sleep(60)"
     )
     tuner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -137,4 +137,4 @@ def test_the_server_ends_with_a_tuner_that_was_killed():
     tuner.kill()
     tuner.wait()
     wait_until_gone(address)
-    assert not is_running(server.pid)
+    server.wait(10)
