@@ -29,7 +29,10 @@ def plot_sweep(sweep: Sweep, curves: Mapping[str, Mapping[int, float]], path: Pa
     num_panels = len(keys) + 1
     num_columns = min(3, num_panels)
     num_rows = math.ceil(num_panels / num_columns)
-    figure = Figure(figsize=(4.6 * num_columns, 3.7 * num_rows + 0.6), layout="constrained", dpi=120)
+    width, height = 4.6 * num_columns, 3.7 * num_rows + 0.6
+    figure = Figure(figsize=(width, height), dpi=120)
+    # In inches; to have matplotlib find these takes as long as to draw the picture.
+    figure.subplots_adjust(0.8 / width, 0.6 / height, 1 - 0.15 / width, 1 - 0.6 / height, wspace=0.3, hspace=0.28)
     FigureCanvasAgg(figure)
     axes = figure.subplots(num_rows, num_columns, squeeze=False).flatten().tolist()
     for key, axis in zip(keys, axes, strict=False):

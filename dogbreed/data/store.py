@@ -155,12 +155,13 @@ class FolderStore:
             what = "is a file" if self.root.exists() else "does not exist"
             raise UserError(f"data.url={self.url!r}: the folder {what}; give a folder with one sub-folder a class")
         try:
-            yield from self._walk(self.root, "", frozenset())
+            yield from self._walk(str(self.root), "", frozenset())
         except OSError as error:
             raise UserError(f"data.url={self.url!r}: {error.filename}: {error.strerror}") from error
 
-    def _walk(self, folder: Path, prefix: str, above: frozenset[Path]) -> Iterator[Entry]:
-        here = folder.resolve()
+    def _walk(self, folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+        status = os.stat(folder)  # noqa: PTH116 - a Path for each folder takes longer than all else
+        here = (status.st_dev, status.st_ino)
         if here in above:
             return  # a link that leads back up
         with os.scandir(folder) as found:
@@ -169,7 +170,7 @@ class FolderStore:
             yield Entry(prefix, 0, "")
         for item in items:
             if item.is_dir():
-                yield from self._walk(Path(item.path), f"{prefix}{item.name}/", above | {here})
+                yield from self._walk(item.path, f"{prefix}{item.name}/", above | {here})
             elif item.is_file():
                 status = item.stat()
                 yield Entry(prefix + item.name, status.st_size, str(status.st_mtime_ns))
