@@ -33,7 +33,7 @@ from launch.client import make_client
 from launch.errors import api_errors
 from launch.finish import and_look_again, command, finish_sweep, say_detached
 from launch.follow import POLL_S, follow
-from launch.local.processes import start_ahead
+from launch.local.processes import server_ahead
 from launch.plan import Plan, make_plan
 from launch.preflight import check_files
 from launch.request import resume_request, tuning_request
@@ -66,13 +66,12 @@ def run_plan(plan: Plan, app: Path | None = None) -> int:
         app: folder of another application, whose code goes to the jobs.
     """
     out, cfg = console(), plan.cfg
-    if cfg.backend.name == "local" and app is None and not cfg.dry_run:
-        start_ahead()
-    _print_plan(plan, out)
-    if not cfg.dry_run and app is None:
-        check_files(cfg, out)
-    site, upload = find_site(cfg, app)
-    return _submit(cfg, tuning_request(plan, site), upload)
+    with server_ahead(wanted=cfg.backend.name == "local" and app is None and not cfg.dry_run):
+        _print_plan(plan, out)
+        if not cfg.dry_run and app is None:
+            check_files(cfg, out)
+        site, upload = find_site(cfg, app)
+        return _submit(cfg, tuning_request(plan, site), upload)
 
 
 def _submit(cfg: DictConfig, request: dict[str, Any], upload: Callable[[], None] = lambda: None) -> int:

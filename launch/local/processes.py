@@ -15,8 +15,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,9 +91,21 @@ class WarmServer:
 _ahead: list[WarmServer] = []
 
 
-def start_ahead() -> None:
-    """Starts the server of the sweep that this process will ask for: its imports take longer than all until then."""
-    _ahead.append(WarmServer.start(ENTRY, {}))
+@contextmanager
+def server_ahead(wanted: bool) -> Iterator[None]:
+    """Starts the server of the sweep that will be asked for inside: its imports take longer than all until then.
+
+    Args:
+        wanted: False: none is started.
+    """
+    server = WarmServer.start(ENTRY, {}) if wanted else None
+    _ahead[:] = [server] if server else []
+    try:
+        yield
+    finally:
+        if server and server in _ahead:  # a mistake was found, and no sweep has taken it
+            _ahead.remove(server)
+            server.close()
 
 
 def take_ahead(command: Sequence[str], environment: Mapping[str, str]) -> WarmServer | None:

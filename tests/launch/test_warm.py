@@ -112,18 +112,26 @@ def test_a_sweep_has_a_server_of_its_own_that_ends_with_it(tmp_path):
 
 
 def test_a_sweep_takes_the_server_that_was_started_ahead(tmp_path):
-    processes.start_ahead()
-    (ahead,) = processes._ahead
     client = local_client(tmp_path)
-    for name in ("first", "second"):
-        request = tuning_request(name, static={"overrides": json.dumps(FIXED)}, jobs=1, parallel=1)
-        client.create_hyper_parameter_tuning_job(**request)
+    with processes.server_ahead(wanted=True):
+        (ahead,) = processes._ahead
+        for name in ("first", "second"):
+            request = tuning_request(name, static={"overrides": json.dumps(FIXED)}, jobs=1, parallel=1)
+            client.create_hyper_parameter_tuning_job(**request)
     for name in ("first", "second"):
         assert wait_tuning(client, name, 120)["TrainingJobStatusCounters"]["Completed"] == 1
     first, second = (state_of(tmp_path / name)["warm"] for name in ("first", "second"))
     assert first == ahead.address != second
     for address in (first, second):
         wait_until_gone(address)
+
+
+def test_a_server_that_no_sweep_takes_ends_with_the_mistake():
+    with pytest.raises(ValueError, match="mistake"), processes.server_ahead(wanted=True):
+        (ahead,) = processes._ahead
+        raise ValueError("a mistake")
+    wait_until_gone(ahead.address)
+    assert not processes._ahead
 
 
 def test_the_server_ends_with_a_tuner_that_was_killed():
