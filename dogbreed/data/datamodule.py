@@ -133,7 +133,8 @@ class ImageDataModule(Source, pl.LightningDataModule):
         Raises:
             UserError: there is no such split, or it has fewer pictures than there are processes.
         """
-        stream = self._stream(self.splits[split], self._order(split, shuffle, shared=view is None), augment)
+        order = self._order(split, shuffle, shared=view is None)
+        stream = self._stream(self.splits[split], order, self.picture_format, augment)
         return self._load(stream, self.num_workers, view)
 
     def pictures(self, split: str, indices: Sequence[int], side: int) -> Batch:
@@ -143,12 +144,10 @@ class ImageDataModule(Source, pl.LightningDataModule):
         """
         part = self.splits[split].take(np.asarray(indices, dtype=np.int64))
         order = Order(len(part), max(1, len(part)), shuffle=False, seed=0)
-        small = EvalTransform(replace(self.picture_format, height=side, width=side))
-        found = next(iter(PictureStream(self.store, part, order, small, (side, side), cache=self.cache)))
+        found = next(iter(self._stream(part, order, replace(self.picture_format, height=side, width=side))))
         return Batch(found.images, torch.from_numpy(found.labels), torch.tensor(indices)[found.indices])
 
-    def _stream(self, part: Split, order: Order, augment: bool = False) -> PictureStream:
-        target = self.picture_format
+    def _stream(self, part: Split, order: Order, target: PictureFormat, augment: bool = False) -> PictureStream:
         transform: Transform = TrainTransform(target, self.crop_area) if augment else EvalTransform(target)
         if augment and self.randaugment and self.randaugment_on == "worker":
             transform = RandAugmentTransform(target, self.crop_area, magnitude=self.randaugment)

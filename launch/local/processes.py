@@ -49,7 +49,7 @@ class WarmServer:
 
     Attributes:
         address: Where it is asked; None where the jobs can not be warm.
-        pipe: Descriptor of what it reads; it ends once nobody holds this any more.
+        pipe: Descriptor of what it reads; it ends once nobody holds this any more. None where there is no server.
     """
 
     def __init__(self, address: str | None, pipe: int | None) -> None:
@@ -108,9 +108,12 @@ def server_ahead(wanted: bool) -> Iterator[None]:
             server.close()
 
 
-def take_ahead(command: Sequence[str], environment: Mapping[str, str]) -> WarmServer | None:
-    """Returns the server that was started ahead, once, if it suits these jobs (arguments as of `WarmServer.start`)."""
-    return _ahead.pop() if _ahead and list(command) == ENTRY and not environment else None
+def take_ahead(command: Sequence[str], environment: Mapping[str, str]) -> WarmServer:
+    """Returns the server that was started ahead, once, if it suits these jobs (arguments as of `WarmServer.start`).
+
+    Where there is none, what is returned has no address and no pipe.
+    """
+    return _ahead.pop() if _ahead and list(command) == ENTRY and not environment else WarmServer(None, None)
 
 
 class WarmProcess:

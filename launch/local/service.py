@@ -89,19 +89,17 @@ class LocalSageMaker:
         _raise(refuse_tuning(request, self.root))
         name = request["HyperParameterTuningJobName"]
         warm = take_ahead(self.command, request.get("TrainingJobDefinition", {}).get("Environment", {}))
-        more = {} if warm is None else {"warm": warm.address}
-        state = new_state(TUNING, name, self.command, self.stop_grace_s, **more)
+        state = new_state(TUNING, name, self.command, self.stop_grace_s, warm=warm.address)
 
         def start(folder: Path) -> subprocess.Popen[bytes]:
             lock = make_folder(folder, request, state, TUNER_LOG)
-            pipes = [] if warm is None or warm.pipe is None else [warm.pipe]
+            pipes = [] if warm.pipe is None else [warm.pipe]
             return start_supervisor("launch.local.tuner", folder, lock, TUNER_LOG, *pipes)
 
         try:
             self._make(name, start)
         finally:
-            if warm is not None:
-                warm.close()
+            warm.close()
         return {"HyperParameterTuningJobArn": state["arn"]}
 
     def describe_training_job(self, request: Json) -> Json:
