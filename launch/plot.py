@@ -68,6 +68,7 @@ def _scatter(axis: Any, key: str, trials: Sequence[Trial], sweep: Sweep) -> None
         axis.set_xlim(-0.5, len(words) - 0.5)
     elif key in sweep.log_keys:
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")  # as one types it; to set a power takes a tenth of a second
     axis.set_xlabel(key)
     axis.set_ylabel(sweep.metric)
     _style(axis)

@@ -16,109 +16,19 @@ trials. What a sweep did lies in outputs/NAME.
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections.abc import Callable
-from importlib import import_module
-from pathlib import Path
-from threading import Thread
-from typing import Any
-
-from omegaconf import DictConfig
-from rich.console import Console
-
-from dogbreed.config import compose, run_cli
-from dogbreed.errors import UserError
-from launch.client import make_client
-from launch.errors import api_errors
-from launch.finish import and_look_again, command, finish_sweep, say_detached
-from launch.follow import POLL_S, follow
+from dogbreed.config import run_cli
 from launch.local.processes import server_ahead
-from launch.plan import Plan, make_plan
-from launch.preflight import check_files
-from launch.request import resume_request, tuning_request
-from launch.results import read_sweep
-from launch.settings import check_settings
-from launch.show import console, plan_table
-from launch.site import find_site
-from launch.submit import submit
-from launch.watch import SweepWatch
 
-OPERATION = "CreateHyperParameterTuningJob"
+NOT_HERE = {"backend=sagemaker", "dry_run=true"}
+"""Typed where no trial will run on this machine."""
 
 
 def main(overrides: list[str]) -> int:
-    """Runs one sweep; returns 0, 1 where no trial gave a result, or 128 + the signal that stopped it."""
-    resumed = next((o.partition("=")[2] for o in overrides if o.startswith("resume=")), None)
-    if resumed is None:
-        return run_plan(make_plan(overrides))
-    cfg = compose("tune", overrides)
-    check_settings(cfg)
-    request = _resume(cfg, resumed, any(o.startswith("tuner.max_jobs=") for o in overrides))
-    return _submit(cfg, request)
+    """Runs one sweep; returns as `launch.sweep.run_sweep` does."""
+    with server_ahead(wanted=NOT_HERE.isdisjoint(overrides)):
+        from launch.sweep import run_sweep  # here: it takes its time, and so does the server
 
-
-def run_plan(plan: Plan, app: Path | None = None) -> int:
-    """Runs the sweep of `plan`; returns as `main` does.
-
-    Args:
-        plan: what to do.
-        app: folder of another application, whose code goes to the jobs.
-    """
-    out, cfg = console(), plan.cfg
-    with server_ahead(wanted=cfg.backend.name == "local" and app is None and not cfg.dry_run):
-        _print_plan(plan, out)
-        if not cfg.dry_run and app is None:
-            check_files(cfg, out)
-        site, upload = find_site(cfg, app)
-        return _submit(cfg, tuning_request(plan, site), upload)
-
-
-def _submit(cfg: DictConfig, request: dict[str, Any], upload: Callable[[], None] = lambda: None) -> int:
-    return submit(cfg, {OPERATION: request}, lambda client: _run(client, cfg, request, console()), upload)
-
-
-def _print_plan(plan: Plan, out: Console) -> None:
-    """Shows the plan; with dry_run the request alone goes to standard output, so that it can be piped."""
-    if plan.cfg.dry_run:
-        out = Console(stderr=True, highlight=False)
-    out.print(plan_table(plan))
-
-
-def _resume(cfg: DictConfig, name: str, more: bool) -> dict[str, Any]:
-    """Returns the request that goes on with sweep `name`, `more`: to a new number of trials in all."""
-    with api_errors(cfg):
-        client = make_client(cfg.backend)
-        sweep = read_sweep(client, name)
-        described = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
-        pages = client.get_paginator("list_tags").paginate(ResourceArn=described["HyperParameterTuningJobArn"])
-        tags = [tag for page in pages for tag in page["Tags"] if not tag["Key"].startswith("aws:")]
-    if not sweep.ended:
-        raise UserError(f"sweep {name} is still {sweep.status}: wait, or stop it: python -m launch.stop {name}")
-    finished = sum(trial.is_finished(sweep.early_stopping) for trial in sweep.trials)
-    left = (int(cfg.tuner.max_jobs) if more else sweep.max_jobs) - finished
-    if left < 1:
-        raise UserError(f"sweep {name} has its {finished} trials: ask for more with tuner.max_jobs={finished + 4}")
-    base, _, number = name.partition("-r") if re.search(r"-r\d+$", name) else (name, "", "1")
-    return resume_request(described, f"{base[:27]}-r{int(number) + 1}", left, tags)
-
-
-def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) -> int:
-    name, at_aws = request["HyperParameterTuningJobName"], cfg.backend.name != "local"
-    client.create_hyper_parameter_tuning_job(**request)
-    Thread(target=import_module, args=["launch.plot"], daemon=True).start()  # half a second of matplotlib
-    look = shlex.join(command(cfg, "status", name))
-    out.print(f"\nstarted {name}; look from elsewhere with: {look}", soft_wrap=True)
-    with api_errors(cfg, and_look_again(cfg, name)):
-        watch = SweepWatch(client, name, cfg, out)
-        stopped = follow(watch, out, POLL_S[cfg.backend.name], detach=at_aws)
-        if stopped and at_aws and not watch.ended:
-            return say_detached(cfg, name, stopped, out)
-        status = finish_sweep(client, cfg, name, out)
-    if stopped:
-        out.print(f"stopped; go on with: {shlex.join(command(cfg, 'tune', f'resume={name}'))}", soft_wrap=True)
-        return 128 + stopped
-    return status
+        return run_sweep(overrides)
 
 
 if __name__ == "__main__":

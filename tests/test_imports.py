@@ -31,6 +31,7 @@ def test_the_library_knows_nothing_of_the_launcher():
     "module",
     [
         "launch.tune",
+        "launch.sweep",
         "launch.train",
         "launch.status",
         "launch.stop",

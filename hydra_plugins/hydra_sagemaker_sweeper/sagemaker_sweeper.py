@@ -54,7 +54,7 @@ class SageMakerSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the sweep; leaves with the launcher's exit status where it is not 0."""
         from dogbreed.errors import UserError
-        from launch.tune import run_plan
+        from launch.sweep import run_plan
 
         try:
             script = Path(inspect.getfile(self.task_function)).resolve()

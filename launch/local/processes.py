@@ -1,6 +1,6 @@
 """Processes of jobs: warm ones, forked by a server that has imported everything (`launch.local.warm`), or new ones.
 
-`launch.tune` starts the server of its sweep while it still makes the request, else the tuner does. The supervisor of a
+`launch.tune` starts the server of its sweep before it makes the request, else the tuner does. The supervisor of a
 job asks it for the job's process, which lives under the same contract as one that was started anew: own session,
 environment, log, signals, exit status. Where the server has crashed, processes are started anew.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -52,9 +53,10 @@ class WarmServer:
         pipe: Descriptor of what it reads; it ends once nobody holds this any more. None where there is no server.
     """
 
-    def __init__(self, address: str | None, pipe: int | None) -> None:
+    def __init__(self, address: str | None, pipe: int | None, process: subprocess.Popen[bytes] | None = None) -> None:
         self.address = address
         self.pipe = pipe
+        self._process = process
 
     @classmethod
     def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> WarmServer:
@@ -80,7 +82,15 @@ class WarmServer:
             )
         assert process.stdin is not None
         with process.stdin:
-            return cls(address, os.dup(process.stdin.fileno()))
+            return cls(address, os.dup(process.stdin.fileno()), process)
+
+    def end(self) -> None:
+        """Ends the server that this process has started, in the middle of its imports too."""
+        assert self.address is not None and self._process is not None
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(Path(self.address).parent, ignore_errors=True)
+        self.close()
 
     def close(self) -> None:
         """Lets go of the server, which ends then; jobs that still run are left to their watchers."""
@@ -98,14 +108,18 @@ def server_ahead(wanted: bool) -> Iterator[None]:
     Args:
         wanted: False: none is started.
     """
-    server = WarmServer.start(ENTRY, {}) if wanted else None
-    _ahead[:] = [server] if server else []
+    if wanted:
+        _ahead.append(WarmServer.start(ENTRY, {}))
     try:
         yield
     finally:
-        if server and server in _ahead:  # a mistake was found, and no sweep has taken it
-            _ahead.remove(server)
-            server.close()
+        end_ahead()
+
+
+def end_ahead() -> None:
+    """Ends the server that was started ahead, if no sweep has taken it."""
+    while _ahead:
+        _ahead.pop().end()
 
 
 def take_ahead(command: Sequence[str], environment: Mapping[str, str]) -> WarmServer:
@@ -113,7 +127,10 @@ def take_ahead(command: Sequence[str], environment: Mapping[str, str]) -> WarmSe
 
     Where there is none, what is returned has no address and no pipe.
     """
-    return _ahead.pop() if _ahead and list(command) == ENTRY and not environment else WarmServer(None, None)
+    if _ahead and list(command) == ENTRY and not environment:
+        return _ahead.pop()
+    end_ahead()
+    return WarmServer(None, None)
 
 
 class WarmProcess:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+import launch.sweep
 from dogbreed.errors import UserError
 from launch import status, submit, tune
 from launch.local import local_client
@@ -53,7 +54,7 @@ def sweep(tmp_path, monkeypatch):
     program = tmp_path / "stand_in.py"
     program.write_text(STAND_IN)
     command = (sys.executable, str(program))
-    for module in (tune, submit):
+    for module in (launch.sweep, submit):
         monkeypatch.setattr(module, "make_client", lambda backend: local_client(Path(backend.root), command=command))
     return lambda *typed: tune.main([*typed, f"backend.root={tmp_path}/outputs"])
 
@@ -144,7 +145,7 @@ def test_ctrl_c_stops_the_children_keeps_the_results_and_resuming_repeats_nothin
 
 def test_two_sweeps_at_once_do_not_disturb_each_other(sweep, tmp_path):
     typed = ["lr=range", "tuner=random", "tuner.max_jobs=3"]
-    client = tune.make_client(OmegaConf.create({"root": f"{tmp_path}/outputs"}))
+    client = launch.sweep.make_client(OmegaConf.create({"root": f"{tmp_path}/outputs"}))
     from launch.plan import make_plan
     from launch.request import LOCAL_SITE, tuning_request
 

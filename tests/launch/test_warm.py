@@ -12,6 +12,7 @@ import psutil
 import pytest
 from local_jobs import state_of, trials, tuning_request, wait_tuning
 
+from launch import tune
 from launch.local import local_client, processes
 from launch.local.folder import write_json
 
@@ -130,8 +131,17 @@ def test_a_server_that_no_sweep_takes_ends_with_the_mistake():
     with pytest.raises(ValueError, match="mistake"), processes.server_ahead(wanted=True):
         (ahead,) = processes._ahead
         raise ValueError("a mistake")
-    wait_until_gone(ahead.address)
-    assert not processes._ahead
+    assert not Path(ahead.address).exists() and not processes._ahead
+
+
+def test_a_request_for_another_machine_leaves_no_server(monkeypatch, capsys):
+    started = []
+    start = processes.WarmServer.start
+    monkeypatch.setattr(processes.WarmServer, "start", lambda *job: started.append(start(*job)) or started[-1])
+    for typed in (["lr=range", "dry_run=True"], ["lr=range", "dry_run=true"]):
+        assert tune.main(typed) == 0
+    (server,) = started  # the plain word is understood before the config is
+    assert not Path(server.address).exists()
 
 
 def test_the_server_ends_with_a_tuner_that_was_killed():
