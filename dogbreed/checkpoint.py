@@ -48,18 +48,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the weights of the best epoch in `folder/best.ckpt`: those that were validated.
 
+    Epochs of a head on kept features take less time than a file. Weights of such wait in the CPU's memory until the
+    file is due, another checkpoint is saved, or the training ends, however it does.
+
     Args:
         folder: where to.
         metric: name of the logged metric that decides.
         goal: `maximize` or `minimize`.
         averaging: whose average is validated; None: the weights themselves are.
+        every_s: seconds between two writings.
     """
 
-    def __init__(self, folder: str, metric: str, goal: str, averaging: Averaging | None = None) -> None:
+    def __init__(
+        self, folder: str, metric: str, goal: str, averaging: Averaging | None = None, *, every_s: float = 0.0
+    ) -> None:
         super().__init__(
             folder, "best", monitor=metric, mode=goal[:3], save_weights_only=True, enable_version_counter=False
         )
         self.averaging = averaging
+        self.every_s = every_s
+        self._written_at = time.monotonic()
+        self._waiting: dict[str, Any] | None = None
 
     def is_in_place(self, trainer: pl.Trainer) -> bool:
         """Returns whether the model has the best weights anyway: those after its last step."""
@@ -74,6 +83,35 @@ class BestCheckpoint(ModelCheckpoint):
         """Saves, where validations are more or less frequent than epochs."""
         with self.averaging.in_place(pl_module) if self.averaging else nullcontext():
             super().on_validation_end(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Writes what waits: who goes on from the other checkpoint is told that this one is there."""
+        self._write(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes what waits."""
+        super().on_train_end(trainer, pl_module)
+        self._write(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Writes what waits."""
+        super().on_exception(trainer, pl_module, exception)
+        self._write(trainer)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        due = time.monotonic() - self._written_at >= self.every_s
+        if trainer.strategy.reduce_boolean_decision(due, all=False):  # the clocks of processes differ
+            self._waiting, self._written_at = None, time.monotonic()
+            return super()._save_checkpoint(trainer, filepath)
+        self._waiting = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
+        weights = self._waiting["state_dict"].items()
+        self._waiting["state_dict"] = {name: value.to("cpu", copy=True) for name, value in weights}
+        self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        if self._waiting is not None:
+            trainer.strategy.save_checkpoint(self._waiting, self._last_checkpoint_saved)
+            self._waiting, self._written_at = None, time.monotonic()
 
 
 class LastCheckpoint(Checkpoint):

@@ -59,7 +59,8 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     data = instantiate(cfg.data)
     last = LastCheckpoint(Path(cfg.checkpoint_dir) / "last.ckpt", cfg.checkpoint_s, at_end=cfg.checkpoint_at_end)
     averaging = [Averaging(cfg.averaging, cfg.averaging_decay, cfg.averaging_start)] if cfg.averaging else []
-    best = BestCheckpoint(cfg.checkpoint_dir, cfg.objective.metric, cfg.objective.goal, *averaging)
+    objective = cfg.objective
+    best = BestCheckpoint(cfg.checkpoint_dir, objective.metric, objective.goal, *averaging, every_s=cfg.checkpoint_s)
     lines, stop = MetricLines(), StopOnSignal(last)
     recorders = debugger_callbacks(cfg.debugger, output_dir)
     keep = [instantiate(cfg.features)] if cfg.features._target_ else []
@@ -73,7 +74,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         kept = None if best.is_in_place(trainer) else best.best_model_path or None
         trainer.test(model, data, ckpt_path=kept, verbose=False)
         results |= {"test": _metrics(trainer, "test/"), "classes": model.class_report()}
-    results |= best_of(lines.history, cfg.objective.metric, cfg.objective.goal) | {
+    results |= best_of(lines.history, objective.metric, objective.goal) | {
         "model": cfg.model.name,
         "weights": cfg.model.weights,
         "finetune": cfg.finetune,
