@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 _FORMAT = 1
 """Of the files, and of what is done to pictures beyond what the key tells: one more makes all older ones void."""
 
+_SMALL = 20_000_000
+"""Multiplications of a step for which torch's threads take longer to wake up than to compute: with 2 of them 2,400
+steps of a head of 100 classes on 20 pictures took 8.4 s, alone 6.9 s."""
+
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -66,6 +70,7 @@ class KeepFeatures(pl.Callback):
         self.url = url
         self.endpoint_url = endpoint_url
         self._done = False
+        self._threads = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes or finds the features of all splits, and lets data and network use them."""
@@ -102,6 +107,16 @@ class KeepFeatures(pl.Callback):
         if model.hparams["finetune"] == "head":
             data.features = features
             backbone.accept_features(model.get_submodule("net"))
+            width = features["train"][0].values.shape[1]
+            if data.batch_size * width * len(data.classes) < _SMALL:
+                self._threads = torch.get_num_threads()
+                torch.set_num_threads(1)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Gives torch back the threads that a small head has no use for."""
+        if self._threads:
+            torch.set_num_threads(self._threads)
+            self._threads = 0
 
     def _reason_against(self, trainer: pl.Trainer, data: Any, hparams: Any) -> str:
         """Returns why features may not be kept, empty where they may."""

@@ -68,6 +68,21 @@ def test_the_numbers_are_those_of_a_training_without_and_the_second_training_com
     assert "features of 72 pictures" in caplog.text and "features=off" in caplog.text
 
 
+@pytest.mark.parametrize(("small", "threads"), [(keep._SMALL, 1), (0, 2)])
+def test_a_small_head_is_trained_by_one_thread_which_torch_forgets_again(run, monkeypatch, small, threads):
+    monkeypatch.setattr(keep, "_SMALL", small)
+    seen = []
+    step = ImageClassifier.training_step
+    monkeypatch.setattr(ImageClassifier, "training_step", lambda *of: seen.append(torch.get_num_threads()) or step(*of))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run()
+        assert set(seen) == {threads} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_is_left_is_the_whole_network_and_the_whole_report(run, tmp_path):
     results, _ = run("lr=1e-6")
     plain, _ = run("features=off", "lr=1e-6")
