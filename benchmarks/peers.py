@@ -241,7 +241,10 @@ def measure(batches: Iterator[torch.Tensor], seconds: float) -> dict[str, float]
         # The workers; programs that are read from come and go, and are counted when they have ended.
         workers = (child.pid for child in multiprocessing.active_children())
         processes = processes or [psutil.Process(), *map(psutil.Process, workers)]
-        marks[1:] = [(now, sum(sum(process.cpu_times()[:4]) for process in processes), seen)]
+        try:
+            marks[1:] = [(now, sum(sum(process.cpu_times()[:4]) for process in processes), seen)]
+        except psutil.NoSuchProcess:  # a worker has read all of its share: what follows waits in line
+            break
         if now - marks[0][0] > seconds and number > _LEAST_BATCHES:
             break
     batches.close()  # type: ignore[attr-defined]  # a generator: its workers end

@@ -92,6 +92,7 @@ class BestCheckpoint(ModelCheckpoint):
         """Writes what waits."""
         super().on_train_end(trainer, pl_module)
         self._write(trainer)
+        trainer.strategy.barrier("best.ckpt")  # which all processes will load
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Writes what waits."""

@@ -118,6 +118,10 @@ class KeepFeatures(pl.Callback):
             torch.set_num_threads(self._threads)
             self._threads = 0
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Does so where Lightning does not come to `teardown`."""
+        self.teardown(trainer, pl_module, "fit")
+
     def _reason_against(self, trainer: pl.Trainer, data: Any, hparams: Any) -> str:
         """Returns why features may not be kept, empty where they may."""
         if not isinstance(data, ImageDataModule):

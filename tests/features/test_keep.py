@@ -79,6 +79,10 @@ def test_a_small_head_is_trained_by_one_thread_which_torch_forgets_again(run, mo
     try:
         run()
         assert set(seen) == {threads} and torch.get_num_threads() == 2
+        monkeypatch.setattr(ImageClassifier, "training_step", lambda *of: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run()
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
