@@ -167,11 +167,12 @@ def pack(entries: Iterable[Entry]) -> Listing:
     """Returns the listing of `entries`, which may come in any order, each key once; what is hidden is left out."""
     packing, other_folders, other_suffixes = _Packing(), set(), Counter[str]()
     for entry in entries:
-        *parents, name = entry.key.split("/")
-        if any(part.startswith(".") or part == "__MACOSX" for part in (*parents, name)):
+        path = f"/{entry.key}/"
+        if "/." in path or "/__MACOSX/" in path:
             continue  # .DS_Store, ._picture.jpg, .ipynb_checkpoints: nobody put these there as data
         if entry.key == MANIFEST:
             continue
+        *parents, name = entry.key.split("/")
         suffix = name[name.rfind(".") :].lower() if "." in name else ""
         folder = tuple(parents[:2])
         if suffix in SUFFIXES:

@@ -18,6 +18,7 @@ import select
 import shutil
 import socket
 import sys
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -95,6 +96,8 @@ def import_all() -> None:
 
     compose("train", [])
     page_template()
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False  # each job would take torch's libraries apart at its end, for 50 ms
     gc.freeze()  # what is not looked at again is not copied again
     gc.set_threshold(50_000)  # at 700 new objects, as is usual, looking for garbage takes a tenth of a short training
     gc.enable()
