@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 from cloud import EXPLICIT, wait_for
 from rich.console import Console
 
+import launch.sweep
 from launch import status, stop, train, tune, watch
 from launch.logs import LOG_GROUP
 
@@ -49,7 +50,7 @@ def cloudwatch(aws, tmp_path):
 def terminal(monkeypatch):
     """A terminal of 110 columns, as text: what does not fit is the end of the last line."""
     screen = io.StringIO()
-    for module in (tune, train, status):
+    for module in (launch.sweep, train, status):
         monkeypatch.setattr(
             module, "console", lambda: Console(file=screen, force_terminal=True, width=110, highlight=False)
         )
