@@ -100,8 +100,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._write(trainer)
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        due = time.monotonic() - self._written_at >= self.every_s
-        if trainer.strategy.reduce_boolean_decision(due, all=False):  # the clocks of processes differ
+        if _is_due(trainer, self._written_at, self.every_s):
             self._waiting, self._written_at = None, time.monotonic()
             return super()._save_checkpoint(trainer, filepath)
         self._waiting = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
@@ -171,6 +170,11 @@ class LastCheckpoint(Checkpoint):
             self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def _save_if_time(self, trainer: pl.Trainer) -> None:
-        due = time.monotonic() - self._saved_at >= self.every_s
-        if trainer.strategy.reduce_boolean_decision(due, all=False):  # the clocks of processes differ
+        if _is_due(trainer, self._saved_at, self.every_s):
             self.save(trainer)
+
+
+def _is_due(trainer: pl.Trainer, written_at: float, every_s: float) -> bool:
+    """Returns whether it is time for the next file: in all processes, whose clocks differ, or in none."""
+    due = time.monotonic() - written_at >= every_s
+    return trainer.strategy.reduce_boolean_decision(due, all=False)

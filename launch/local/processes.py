@@ -125,7 +125,7 @@ def end_ahead() -> None:
 def take_ahead(command: Sequence[str], environment: Mapping[str, str]) -> WarmServer:
     """Returns the server that was started ahead, once, if it suits these jobs (arguments as of `WarmServer.start`).
 
-    Where there is none, what is returned has no address and no pipe.
+    Where there is none, what is returned has no address and no pipe. One that does not suit is ended.
     """
     if _ahead and list(command) == ENTRY and not environment:
         return _ahead.pop()
