@@ -24,7 +24,7 @@ from dogbreed.data.index import Split
 from dogbreed.data.loader import Batch, PictureLoader
 from dogbreed.data.source import Source, check_at_least
 from dogbreed.data.stream import Order, PictureStream
-from dogbreed.data.transforms import EvalTransform, PictureFormat, TrainTransform, Transform
+from dogbreed.data.transforms import EvalTransform, PictureFormat, ThumbnailTransform, TrainTransform, Transform
 from dogbreed.errors import UserError
 
 if TYPE_CHECKING:
@@ -144,7 +144,8 @@ class ImageDataModule(Source, pl.LightningDataModule):
         """
         part = self.splits[split].take(np.asarray(indices, dtype=np.int64))
         order = Order(len(part), max(1, len(part)), shuffle=False, seed=0)
-        found = next(iter(self._stream(part, order, replace(self.picture_format, height=side, width=side))))
+        transform = ThumbnailTransform(replace(self.picture_format, height=side, width=side))
+        found = next(iter(PictureStream(self.store, part, order, transform, (side, side), cache=self.cache)))
         return Batch(found.images, torch.from_numpy(found.labels), torch.tensor(indices)[found.indices])
 
     def _stream(self, part: Split, order: Order, target: PictureFormat, augment: bool = False) -> PictureStream:
@@ -212,6 +213,10 @@ class ImageDataModule(Source, pl.LightningDataModule):
     def predict_dataloader(self) -> PictureLoader | list[PictureLoader]:
         """Returns the batches of test."""
         return self.test_dataloader()
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Returns the batch on `device`. On the CPU it is already, and Lightning would look at each part of it."""
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Returns the batch with images uint8 as float32, normalised on their device to the backbone's mean and std."""

@@ -134,6 +134,12 @@ class EvalTransform:
         return F.center_crop(resized, [self.format.height, self.format.width])
 
 
+class ThumbnailTransform(EvalTransform):
+    """Does the same for people who glance at it: decoded no larger than need be, in half the time."""
+
+    spare: ClassVar[float] = 1.0
+
+
 @dataclass(frozen=True)
 class TrainTransform:
     """Cuts a random part out, resizes it and mirrors every other one."""

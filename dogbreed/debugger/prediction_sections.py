@@ -15,7 +15,6 @@ from dogbreed.debugger.rules.classes import confusion_matrix, reliability
 from dogbreed.debugger.section import Section
 from dogbreed.debugger.series import Array, Predictions
 
-_GALLERY = 24
 _PAIRS = 15
 
 
@@ -49,7 +48,7 @@ def gallery(predictions: Predictions, folder: Path) -> Section | None:
     shown: list[dict[str, str]] = []
     for row in sorted(wrong, key=lambda i: own[i]):
         path = folder / files.DEBUG / "thumbs" / f"{predictions.split}-{predictions.indices[row]}.jpg"
-        if path.is_file() and len(shown) < _GALLERY:
+        if path.is_file():
             guess = int(predictions.predicted[row])
             shown.append(
                 {

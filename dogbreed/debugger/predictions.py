@@ -16,8 +16,8 @@ from dogbreed.debugger.files import DEBUG
 from dogbreed.debugger.network import logits_of, root_module
 from dogbreed.debugger.run import class_names, split_keys
 
-_SHOWN = 48
-"""Mistakes whose pictures are written: the ones with the highest loss."""
+SHOWN = 24
+"""Mistakes whose pictures are written and shown: the ones with the highest loss."""
 
 _SIDE_PX = 96
 
@@ -134,7 +134,7 @@ class PredictionRecorder(pl.Callback):
             pictures = as_pixels(_small(images[wrong].float()), getattr(pl_module, "data_config", None)).cpu()
         for loss, index, picture in zip(losses, indices[wrong.to(indices.device)].tolist(), pictures, strict=True):
             self._wrong.append((loss, index, picture))
-        self._wrong = sorted(self._wrong, key=lambda item: -item[0])[:_SHOWN]
+        self._wrong = sorted(self._wrong, key=lambda item: -item[0])[:SHOWN]
 
     def _save(self, split: str, classes: list[str], keys: list[str], rows: list[Any]) -> None:
         """Writes `predictions-SPLIT.npz`."""
@@ -154,7 +154,7 @@ class PredictionRecorder(pl.Callback):
 
     def _save_pictures(self, split: str, wrong: list[Mistake], data: Any) -> None:
         """Writes the pictures of the worst mistakes; those that were not seen themselves are fetched now."""
-        pictures = {index: picture for _, index, picture in wrong[:_SHOWN]}
+        pictures = {index: picture for _, index, picture in wrong[:SHOWN]}
         unseen = [index for index, picture in pictures.items() if picture is None]
         if unseen and callable(getattr(data, "pictures", None)):
             fetched = data.pictures(split, unseen, _SIDE_PX)

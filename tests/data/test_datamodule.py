@@ -89,6 +89,25 @@ def test_a_batch_is_normalised_by_the_data_config() -> None:
     assert again.images is out.images
 
 
+def test_a_batch_goes_to_its_device_and_stays_where_it_is_on_the_cpu() -> None:
+    data = module(augment=False)
+    batch = next(iter(data.val_dataloader()))
+    assert data.transfer_batch_to_device(batch, torch.device("cpu"), 0) is batch
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert {part.device.type for part in moved} == {"meta"}
+
+
+def test_single_pictures_are_what_evaluation_sees_but_small() -> None:
+    data = module(f"{SMALL[:-2]}64", augment=False, image_size=32, batch_size=8)
+    found = data.pictures("test", [5, 2], 16)
+    assert (tuple(found.images.shape), found.indices.tolist()) == ((2, 3, 16, 16), [5, 2])
+    evaluated = next(iter(data.test_dataloader()))
+    assert found.labels.tolist() == evaluated.labels[[5, 2]].tolist()
+    whole = evaluated.images[[5, 2]].float()
+    small = torch.nn.functional.interpolate(whole, size=(16, 16), mode="area")
+    assert (found.images - small).abs().mean() < 12
+
+
 def test_size_comes_from_image_size_or_the_drawn_pictures_or_the_model(tmp_path: Path) -> None:
     folder = ImageDataModule(str(tmp_path))
     assert (folder.picture_format.height, folder.picture_format.mean) == (224, (0.485, 0.456, 0.406))

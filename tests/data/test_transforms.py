@@ -12,7 +12,13 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resized_crop
 
 from dogbreed.data.decode import decode
-from dogbreed.data.transforms import EvalTransform, PictureFormat, TrainTransform, random_crop
+from dogbreed.data.transforms import (
+    EvalTransform,
+    PictureFormat,
+    ThumbnailTransform,
+    TrainTransform,
+    random_crop,
+)
 
 CONFIG = {
     "input_size": (3, 96, 96),
@@ -119,7 +125,7 @@ def test_crops_cover_what_torchvision_covers() -> None:
         np.testing.assert_allclose(np.quantile(measure(ours), quantiles), np.quantile(measure(theirs), quantiles), 0.12)
 
 
-@pytest.mark.parametrize("transform", [TrainTransform, EvalTransform])
+@pytest.mark.parametrize("transform", [TrainTransform, EvalTransform, ThumbnailTransform])
 def test_big_photographs_decoded_smaller_stay_near_to_pillow(shared: Path, transform: type) -> None:
     """Pillow decodes all of a picture and resizes the same part of it."""
     target = PictureFormat(96, 96, interpolation=InterpolationMode.BICUBIC)
