@@ -29,9 +29,9 @@ from launch.local.folder import redirect
 POLL_S = 0.02
 
 IMPORTS = (
-    "torch.utils.serialization", "torch.utils.tensorboard", "torchvision.transforms.v2", "PIL.JpegImagePlugin",
-    "dogbreed.debugger.callbacks", "dogbreed.debugger.report", "dogbreed.debugger.rules", "dogbreed.features",
-    "dogbreed.train",
+    "torch.utils.serialization", "torch.utils.tensorboard", "torchvision.transforms.v2",
+    "dogbreed.debugger.callbacks", "dogbreed.debugger.report", "dogbreed.debugger.rules", "dogbreed.features.stream",
+    "dogbreed.train", "launch.entry", "rich._emoji_codes",
 )  # fmt: skip
 
 
@@ -92,10 +92,13 @@ def import_all() -> None:
         if select.select([sys.stdin], [], [], 0)[0]:
             return  # the tuner has ended already
         importlib.import_module(name)
+    from PIL import Image
+
     from dogbreed.debugger.report import page_template
 
     compose("train", [])
     page_template()
+    Image.preinit()
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
         finalizer.atexit = False  # each job would take torch's libraries apart at its end, for 50 ms
     gc.freeze()  # what is not looked at again is not copied again
