@@ -26,7 +26,7 @@ class Metrics(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.stages = nn.ModuleDict({f"{stage}_metrics": _collection(stage, num_classes) for stage in STAGES})
-        # Of each training batch: mean loss, how many are right, how many there are. A metric's update costs more than a
+        # Of each training batch: mean loss, which are right, how many there are. A metric's update costs more than a
         # head's step.
         self._trained: list[tuple[Tensor, Tensor, int]] = []
         self.class_accuracy = MulticlassAccuracy(num_classes, average=None)
@@ -42,7 +42,7 @@ class Metrics(nn.Module):
             labels: int64 (B,).
         """
         if stage == "train":
-            self._trained.append((loss, (logits.argmax(dim=1) == labels).sum(), len(labels)))
+            self._trained.append((loss, logits.argmax(dim=1) == labels, len(labels)))
             return
         with _quick_counts(logits):
             for name, metric in self.stages[f"{stage}_metrics"].items(keep_base=True):  # type: ignore[operator]
@@ -58,7 +58,7 @@ class Metrics(nn.Module):
             losses, right, counts = zip(*self._trained, strict=True)
             sizes = torch.tensor(counts, dtype=torch.float, device=losses[0].device)
             metrics["loss"].update(torch.stack(losses).float() @ sizes / sizes.sum(), weight=sizes.sum())
-            metrics["accuracy"].update(torch.stack(right).sum() / sizes.sum(), weight=sizes.sum())
+            metrics["accuracy"].update(torch.cat(right).sum() / sizes.sum(), weight=sizes.sum())
             self._trained = []
         computed: dict[str, Tensor] = metrics.compute()
         metrics.reset()

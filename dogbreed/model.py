@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import get_method, instantiate
-from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from hydra.utils import instantiate
+from pytorch_lightning.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from dogbreed import backbone, groups
+from dogbreed import backbone, groups, schedules
 from dogbreed.data.classes import parse_class
 from dogbreed.errors import UserError, did_you_mean
 from dogbreed.metrics import Metrics
@@ -249,7 +248,7 @@ class ImageClassifier(pl.LightningModule):
         """Forgets the classes' figures of an earlier test."""
         self.metrics.forget_classes()
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def configure_optimizers(self) -> OptimizerConfig | OptimizerLRSchedulerConfig:
         """Returns the optimizer over the groups of head and backbone, and its schedule by step."""
         hp = self.hparams
         factor = {"head": 0.0, "full": 1.0, "gradual": hp["backbone_lr_factor"]}[hp["finetune"]]
@@ -258,15 +257,17 @@ class ImageClassifier(pl.LightningModule):
         )
         config = {"_target_": "torch.optim.AdamW", **hp["optimizer"]}
         optimizer = instantiate(config, _partial_=True)(rates, lr=hp["lr"], weight_decay=hp["weight_decay"])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"}}
+        total_steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs or 1
+        schedule = schedules.by_step(optimizer, hp["scheduler"], total_steps, epochs)
+        if schedule is None:
+            return {"optimizer": optimizer}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
-        settings = {"_target_": "dogbreed.schedules.constant", **self.hparams["scheduler"]}
-        schedule = get_method(settings.pop("_target_"))
-        total = max(1, int(self.trainer.estimated_stepping_batches))
-        per_epoch = max(1, total // max(1, self.trainer.max_epochs or 1))
-        factor = partial(schedule, total_steps=total, steps_per_epoch=per_epoch, **settings)
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Drops the gradients, as the optimizer's own does, without what it tells torch's profiler each time."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notes that the weights lie in the checkpoint itself, so that loading it asks neither hub nor file."""

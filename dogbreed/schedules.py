@@ -6,6 +6,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from hydra.utils import get_method
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def by_step(optimizer: Optimizer, settings: Mapping[str, Any], total_steps: int, epochs: int) -> LambdaLR | None:
+    """Returns the schedule that `settings` name by `_target_`, with its own arguments; None where the rate is constant.
+
+    To set a head's rate to what it was already would take a fiftieth of its step.
+    """
+    arguments = dict(settings)
+    schedule = get_method(arguments.pop("_target_", "dogbreed.schedules.constant"))
+    if schedule is constant:
+        return None
+    total_steps = max(1, total_steps)
+    per_epoch = max(1, total_steps // max(1, epochs))
+    return LambdaLR(optimizer, partial(schedule, total_steps=total_steps, steps_per_epoch=per_epoch, **arguments))
 
 
 def cosine(step: int, total_steps: int, steps_per_epoch: int, *, warmup: float = 0.05, floor: float = 0.0) -> float:

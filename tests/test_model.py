@@ -76,7 +76,7 @@ def test_gradual_unfreezes_at_its_epoch_with_a_smaller_rate_for_the_backbone():
     assert moved(model, before) == {"fc.weight", "fc.bias"}
     trainer = fit(model, epochs=2)
     assert {name for name, _ in model.net.named_parameters()} <= moved(model, before)
-    rates = {group["name"].split(",")[0]: group["initial_lr"] for group in trainer.optimizers[0].param_groups}
+    rates = {group["name"].split(",")[0]: group["lr"] for group in trainer.optimizers[0].param_groups}
     assert rates == {"head": 0.1, "backbone": pytest.approx(0.001)}
 
 
@@ -263,6 +263,21 @@ def test_optimizer_and_schedule_come_from_the_config():
     assert isinstance(optimizer, torch.optim.SGD)
     assert (optimizer.defaults["momentum"], optimizer.param_groups[0]["weight_decay"]) == (0.8, 0.3)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_constant_rate_is_no_schedule_and_stays_what_it_is():
+    trainer = fit(classifier(lr=0.2, scheduler={"_target_": "dogbreed.schedules.constant"}), epochs=2)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.2
+    assert not trainer.lr_scheduler_configs
+
+
+def test_gradients_are_dropped_between_steps_of_all_groups():
+    model = classifier(finetune="full")
+    trainer = fit(model, epochs=1)
+    for parameter in model.net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    model.optimizer_zero_grad(0, 0, trainer.optimizers[0])
+    assert [name for name, parameter in model.net.named_parameters() if parameter.grad is not None] == []
 
 
 def test_schedules_are_pure_functions_of_the_step():

@@ -148,9 +148,8 @@ class TensorDebugger(pl.Callback):
         light.unwatch()
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, torch.Tensor):
-            # Lightning divides the loss by the number of accumulated batches.
             self._losses.append((self._step, trainer.current_epoch))
-            self._values.append(loss.detach() * trainer.accumulate_grad_batches)
+            self._values.append(loss.detach())
         if self._stepping:
             light.after_step()
             self._fetch(trainer)
@@ -159,7 +158,8 @@ class TensorDebugger(pl.Callback):
         """Brings everything that waits on the device over, with one synchronisation."""
         assert self._light is not None
         blocks, values = self._light.fetch(self._values)
-        self._records.losses([(*at, value) for at, value in zip(self._losses, values, strict=True)])
+        share = trainer.accumulate_grad_batches  # by which Lightning divides the loss
+        self._records.losses([(*at, value * share) for at, value in zip(self._losses, values, strict=True)])
         self._losses, self._values = [], []
         if blocks:
             lr = max(float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups)

@@ -45,21 +45,23 @@ class StepTimer(Profiler):
         self.inner = inner
         self.clock = clock
         self.seconds = dict.fromkeys(PARTS, 0.0)
-        self._stack: list[str] = []
+        self._part = "other"
+        self._around: list[str] = []
         self._since = clock()
 
     def start(self, action_name: str) -> None:
         """An action begins: the time so far belongs to the one around it."""
         self._count()
-        self._stack.append(part_of(action_name) or (self._stack[-1] if self._stack else "other"))
+        self._around.append(self._part)
+        self._part = part_of(action_name) or self._part
         self.inner.start(action_name)
 
     def stop(self, action_name: str) -> None:
         """An action ends."""
         self.inner.stop(action_name)
         self._count()
-        if self._stack:
-            self._stack.pop()
+        if self._around:
+            self._part = self._around.pop()
 
     def profile(self, action_name: str) -> _Action:  # type: ignore[override]  # a generator's start costs more
         """Counts an action from here to the end of the block."""
@@ -67,7 +69,7 @@ class StepTimer(Profiler):
 
     def _count(self) -> None:
         now = self.clock()
-        self.seconds[self._stack[-1] if self._stack else "other"] += now - self._since
+        self.seconds[self._part] += now - self._since
         self._since = now
 
     def take(self) -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 
 from dogbreed.data.index import Split
@@ -34,10 +33,6 @@ class FeatureStream(PictureStream):
         view = self.views[epoch % len(self.views)]
         for batch in self.order.batches(epoch)[start:]:
             problems = [(row, view.problems[row]) for row in batch.tolist() if row in view.problems]
-            good = [row for row in batch.tolist() if row not in view.problems] if problems else batch
-            yield Parcel(
-                torch.from_numpy(view.values[good]),  # float32 (B, D), a copy
-                self.split.labels[good],
-                np.asarray(good, dtype=np.int64),
-                problems,
-            )
+            good = batch[[row not in view.problems for row in batch.tolist()]] if problems else batch
+            features = view.values.take(good, axis=0)  # float32 (B, D); takes half as long as to index does
+            yield Parcel(torch.from_numpy(features), self.split.labels[good], good, problems)
