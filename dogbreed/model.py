@@ -174,11 +174,7 @@ class ImageClassifier(pl.LightningModule):
             groups.unfreeze(self.net, math.inf)  # until on_train_start
 
     def on_train_start(self) -> None:
-        """Sets what is frozen: Lightning leaves `on_train_epoch_start` out where it resumes within an epoch."""
-        self.on_train_epoch_start()
-
-    def on_train_epoch_start(self) -> None:
-        """Unfreezes what is due, also when a training is resumed after it.
+        """Unfreezes what is due, also when a training is resumed after it, within an epoch too.
 
         Lightning leaves the modes of the modules as it finds them, so they are set here.
         """
@@ -191,6 +187,11 @@ class ImageClassifier(pl.LightningModule):
             if trained > before:
                 log.info("epoch %d: %.2f M parameters are trained from here on", self.current_epoch, trained / 1e6)
         self.train()
+
+    def on_train_epoch_start(self) -> None:
+        """Does so anew where an epoch may unfreeze more."""
+        if self.hparams["finetune"] == "gradual":
+            self.on_train_start()
 
     def _step(self, stage: str, batch: Any) -> Tensor:
         images, labels = batch[0], batch[1]  # (B, 3, H, W) float32, (B,) int64
