@@ -70,6 +70,8 @@ class BestCheckpoint(ModelCheckpoint):
         self._written_at = time.monotonic()
         self._waiting: dict[str, Any] | None = None
 
+    on_train_batch_end = pl.Callback.on_train_batch_end  # nothing is due after a batch, which Lightning's own looks up
+
     def is_in_place(self, trainer: pl.Trainer) -> bool:
         """Returns whether the model has the best weights anyway: those after its last step."""
         return self.averaging is None and self._last_global_step_saved == trainer.global_step
