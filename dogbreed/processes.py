@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
@@ -15,9 +14,6 @@ from torch import nn
 from dogbreed.errors import UserError
 
 log = logging.getLogger(__name__)
-
-NAME = "DOGBREED_NAME"
-"""Environment variable by which the processes that one training starts know its name."""
 
 REFERENCE = 256
 """Pictures a step for which `lr` is meant where it is scaled."""
@@ -90,8 +86,3 @@ class SyncNorms(TorchSyncBatchNorm):
     def revert(self, model: nn.Module) -> nn.Module:
         """Returns `model`."""
         return model
-
-
-def name_of_parent() -> list[str]:
-    """Returns an override with the name that the process gave which started this one to train together, if one did."""
-    return [f"name={os.environ[NAME]}"] if "LOCAL_RANK" in os.environ and NAME in os.environ else []

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from dogbreed.config import compose
 from dogbreed.errors import UserError
+from dogbreed.train import run
 from launch.definition import DATA, WEIGHTS
 from launch.request import APP, FIRST_POINTS, KEYS, OVERRIDES
 from launch.space import encode
@@ -152,8 +153,6 @@ def main() -> int:
         if processes.overrides and "TORCHELASTIC_RUN_ID" not in os.environ:
             sys.stdout.flush()
             os.execv(sys.executable, processes.command)
-        from dogbreed.train import run  # here, so that importing this module costs no torch
-
         if processes.overrides:
             overrides += processes.overrides
             cfg = compose("train", overrides)

@@ -8,7 +8,7 @@ from dogbreed import ImageClassifier
 from dogbreed.averaging import Averaging
 from dogbreed.config import compose, settle
 from dogbreed.errors import UserError
-from dogbreed.train import train
+from dogbreed.training import train
 
 TINY = [
     "model=timm", "model.name=test_resnet", "data.url='demo://?classes=3&train=12&valid=4&test=4&size=32'",

@@ -16,7 +16,8 @@ from dogbreed import ImageClassifier, ImageDataModule
 from dogbreed.config import compose, settle
 from dogbreed.errors import UserError
 from dogbreed.processes import SyncNorms, accumulation, scaled_lr
-from dogbreed.train import main, train
+from dogbreed.train import main
+from dogbreed.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -44,9 +44,10 @@ def test_the_library_knows_nothing_of_the_launcher():
         "launch.local.tuner",
         "launch.local.host",
         "launch.local.server",
+        "dogbreed.train",
     ],
 )
-def test_the_launcher_imports_no_torch_and_no_sdk(module):
+def test_a_command_begins_without_torch_and_without_the_sdk(module):
     heavy = ("torch", "torchvision", "pytorch_lightning", "timm", "sagemaker", "smdebug", "matplotlib")
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -11,7 +11,7 @@ from torch import nn
 from dogbreed.config import compose, settle
 from dogbreed.errors import UserError
 from dogbreed.solver import LEFT_OUT, rows_of, solve
-from dogbreed.train import train
+from dogbreed.training import train
 
 DEMO = "demo://?classes=3&train=12&valid=6&test=6&size=32"
 TINY = [

@@ -20,7 +20,8 @@ from dogbreed import ImageClassifier
 from dogbreed.config import compose, settle
 from dogbreed.errors import UserError
 from dogbreed.objective import read_metrics
-from dogbreed.train import main, train
+from dogbreed.train import main
+from dogbreed.training import train
 
 DEMO = "data.url='demo://?classes=3&train=12&valid=6&test=6&size=32'"
 TINY = ["model=timm", "model.name=test_resnet", DEMO, "batch_size=8", "trainer=cpu"]

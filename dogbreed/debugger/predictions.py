@@ -16,7 +16,7 @@ from dogbreed.debugger.files import DEBUG
 from dogbreed.debugger.network import logits_of, root_module
 from dogbreed.debugger.run import class_names, split_keys
 
-SHOWN = 24
+_SHOWN = 24
 """Mistakes whose pictures are written and shown: the ones with the highest loss."""
 
 _SIDE_PX = 96
@@ -118,7 +118,7 @@ class PredictionRecorder(pl.Callback):
         seen = sum(len(row[1]) for row in self._rows)
         mine = torch.arange(seen, seen + len(labels)) * pl_module.trainer.world_size + pl_module.global_rank
         indices = batch[2] if len(batch) > 2 else mine
-        # As float16 is how they are kept; NumPy, which minds each one that is too small for it, would take 3 ms for 600.
+        # They are kept as float16. NumPy, which minds each one that is too small for it, would take 3 ms for 600 rows.
         self._rows.append((logits.float().softmax(dim=1).half(), labels, indices))
         if keep_pictures:
             self._keep_mistakes(batch[0], logits.float(), labels, indices, pl_module)
@@ -135,7 +135,7 @@ class PredictionRecorder(pl.Callback):
             pictures = as_pixels(_small(images[wrong].float()), getattr(pl_module, "data_config", None)).cpu()
         for loss, index, picture in zip(losses, indices[wrong.to(indices.device)].tolist(), pictures, strict=True):
             self._wrong.append((loss, index, picture))
-        self._wrong = sorted(self._wrong, key=lambda item: -item[0])[:SHOWN]
+        self._wrong = sorted(self._wrong, key=lambda item: -item[0])[:_SHOWN]
 
     def _save(self, split: str, classes: list[str], keys: list[str], rows: list[Any]) -> None:
         """Writes `predictions-SPLIT.npz`."""
@@ -155,7 +155,7 @@ class PredictionRecorder(pl.Callback):
 
     def _save_pictures(self, split: str, wrong: list[Mistake], data: Any) -> None:
         """Writes the pictures of the worst mistakes; those that were not seen themselves are fetched now."""
-        pictures = {index: picture for _, index, picture in wrong[:SHOWN]}
+        pictures = {index: picture for _, index, picture in wrong[:_SHOWN]}
         unseen = [index for index, picture in pictures.items() if picture is None]
         if unseen and callable(getattr(data, "pictures", None)):
             fetched = data.pictures(split, unseen, _SIDE_PX)

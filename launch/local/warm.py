@@ -31,7 +31,7 @@ POLL_S = 0.02
 IMPORTS = (
     "torch.utils.serialization", "torch.utils.tensorboard", "torchvision.transforms.v2",
     "dogbreed.debugger.callbacks", "dogbreed.debugger.report", "dogbreed.debugger.rules", "dogbreed.features.stream",
-    "dogbreed.train", "launch.entry", "rich._emoji_codes",
+    "dogbreed.training", "launch.entry", "rich._emoji_codes",
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from dogbreed.data.loader import PictureLoader
 from dogbreed.data.store import Content, FolderStore
 from dogbreed.data.stream import Order, PictureStream
 from dogbreed.data.transforms import EvalTransform, PictureFormat
-from dogbreed.train import train
+from dogbreed.training import train
 
 Folder = Callable[[Path, Mapping[str, int]], Path]
 COUNTS = {"train/a": 30, "train/b": 26, "valid/a": 2, "valid/b": 2, "test/a": 2, "test/b": 2}

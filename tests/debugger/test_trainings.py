@@ -120,7 +120,7 @@ def test_training_has_exactly_its_findings(name: str, tmp_path: Path):
 def test_frozen_pretrained_network_on_real_pictures_has_no_finding(shared: Path, tmp_path: Path):
     """MobileNetV2's real weights, three epochs on five breeds, everything as `python -m dogbreed.train` does it."""
     from dogbreed.config import compose, settle
-    from dogbreed.train import train as train_config
+    from dogbreed.training import train as train_config
 
     breeds = sorted(path.name for path in (shared / "data" / "train").iterdir() if path.is_dir())[::20]
     for split in ("train", "valid", "test"):

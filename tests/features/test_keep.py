@@ -15,7 +15,7 @@ from dogbreed import ImageClassifier
 from dogbreed.config import compose, settle
 from dogbreed.errors import UserError
 from dogbreed.features import keep
-from dogbreed.train import train
+from dogbreed.training import train
 
 DEMO = "demo://?classes=3&train=12&valid=6&test=6&size=32"
 TINY = ["model=timm", "model.name=test_resnet", "batch_size=8", "trainer=cpu", "finetune=head", "epochs=2", "lr=0.05"]

@@ -10,7 +10,7 @@ from dogbreed.errors import UserError
 from dogbreed.features import keep, shared
 from dogbreed.features.files import FeatureFiles
 from dogbreed.features.shared import SharedFeatures
-from dogbreed.train import train
+from dogbreed.training import train
 
 DEMO = "demo://?classes=3&train=12&valid=6&test=6&size=32"
 

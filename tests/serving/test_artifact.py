@@ -18,7 +18,7 @@ from dogbreed.config import compose, settle
 from dogbreed.errors import UserError
 from dogbreed.serving.artifact import read_card
 from dogbreed.serving.classifier import Classifier
-from dogbreed.train import train
+from dogbreed.training import train
 
 
 def test_a_training_leaves_its_best_model_with_all_that_is_to_be_known(tmp_path):
