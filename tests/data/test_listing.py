@@ -72,7 +72,6 @@ print(round(peak), round(total([worker.pid for worker in workers]) - before))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 def test_a_million_keys_in_all_processes_together() -> None:
     done = subprocess.run([sys.executable, "-c", MILLION], capture_output=True, text=True, check=False)
