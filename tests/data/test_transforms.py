@@ -12,13 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resized_crop
 
 from dogbreed.data.decode import decode
-from dogbreed.data.transforms import (
-    EvalTransform,
-    PictureFormat,
-    ThumbnailTransform,
-    TrainTransform,
-    random_crop,
-)
+from dogbreed.data.transforms import EvalTransform, PictureFormat, ThumbnailTransform, TrainTransform, random_crop
 
 CONFIG = {
     "input_size": (3, 96, 96),
