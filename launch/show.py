@@ -80,10 +80,11 @@ def sweep_table(sweep: Sweep) -> Table:
     if found:
         table.add_column("findings", overflow="fold")
     best = sweep.best
+    told: dict[str, str] = {}
     for trial in sweep.ranked:
         cells = [brief(trial.hyperparameters.get(key, "")) for key in keys]
         numbers = [decimal(trial.objective), *(decimal(trial.metrics.get(name)) for name in extra)]
-        reason = [Text(reason_of(trial, sweep))] if failed else []
+        reason = [Text(reason_of(trial, told))] if failed else []
         notes = [*reason, Text(" ".join(trial.findings))] if found else reason
         status = Text(trial.status, style=STYLES.get(trial.status, ""))
         style = "bold" if trial is best else None
@@ -91,18 +92,24 @@ def sweep_table(sweep: Sweep) -> Table:
     return table
 
 
-def trial_line(trial: Trial, done: int, sweep: Sweep) -> str:
-    """Returns the line printed when a trial ends: `3/6  val/accuracy 0.8125  lr=0.00123  21 s`."""
+def trial_line(trial: Trial, done: int, sweep: Sweep, told: dict[str, str]) -> str:
+    """Returns the line printed when a trial ends: `3/6  val/accuracy 0.8125  lr=0.00123  21 s`.
+
+    Reasons of failures are noted in `told`, see `reason_of`.
+    """
     what = "" if trial.objective is None else f"{sweep.metric} {decimal(trial.objective)}"
     what = what if trial.status == "Completed" else f"{trial.status} {what}".rstrip()
-    reason = f"  {reason_of(trial, sweep)}" if trial.reason else ""
+    reason = f"  {reason_of(trial, told)}" if trial.reason else ""
     return f"{done:>3}/{sweep.max_jobs}  {what}  {brief_values(trial)}  {duration(trial.seconds)}{reason}"
 
 
-def reason_of(trial: Trial, sweep: Sweep) -> str:
-    """Returns why a trial failed and what to do, or `as 001` where that trial failed for the very same reason."""
-    first = next(other for other in sweep.trials if other.reason == trial.reason)
-    return explain_failure(trial.reason) if first is trial or not trial.reason else f"as {short_name(first.name)}"
+def reason_of(trial: Trial, told: dict[str, str]) -> str:
+    """Returns why a trial failed and what to do, or `as 001` where that was told of trial 001 already.
+
+    `told` has the reasons so far, each with the name of the trial it was told of; a new one is added.
+    """
+    first = told.setdefault(trial.reason, trial.name)
+    return explain_failure(trial.reason) if first == trial.name or not trial.reason else f"as {short_name(first)}"
 
 
 def trial_status_line(trial: Trial) -> str:

@@ -62,6 +62,7 @@ class SweepWatch:
         self._ask = Patient(out)
         self._tails = Tails(cfg.backend, self._ask, out)
         self._told: set[str] = set()
+        self._reasons: dict[str, str] = {}
         self._status: dict[str, str] = {}
         self._last_line: dict[str, str] = {}
         self._so_far: dict[str, str] = {}
@@ -93,7 +94,7 @@ class SweepWatch:
             self._read(trial, sweep.metric)
         if ended:
             self._told.add(trial.name)
-            self._out.print(trial_line(trial, len(self._told), sweep), soft_wrap=True)
+            self._out.print(trial_line(trial, len(self._told), sweep, self._reasons), soft_wrap=True)
 
     def _changed(self, name: str, status: str) -> bool:
         before, self._status[name] = self._status.get(name), status

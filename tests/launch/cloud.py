@@ -19,7 +19,9 @@ base = Path(os.environ["SAGEMAKER_BASE_DIR"])
 hp = json.loads((base / "input/config/hyperparameters.json").read_text())
 fixed = json.loads(hp["overrides"])
 lr = float(hp.get("lr") or next(o.partition("=")[2] for o in fixed if o.startswith("lr=")))
-if "seed=14" in fixed:
+if {"seed=14", "seed=15"} & set(fixed):
+    if "seed=15" in fixed and "-001-" in os.environ["TRAINING_JOB_NAME"]:
+        time.sleep(3)
     (base / "output/failure").write_text("CUDA error: out of memory")
     sys.exit(1)
 if "seed=21" in fixed:

@@ -135,9 +135,18 @@ def test_a_job_that_fails_at_start_says_what_to_do(aws, capsys):
     assert tune.main([*SWEEP, "name=failing", "seed=14"]) == 1
     printed = capsys.readouterr().out
     assert "a smaller batch_size" in " ".join(printed.split())
-    assert re.search(r"  as 001$", printed, re.MULTILINE) and re.search(r"as 001 *│", printed)  # a reason is told once
+    lines, table = printed.split("sweep failing: ")
+    assert len(re.findall(r"  as 00[12]$", lines, re.MULTILINE)) == 1 and re.search(r"as 001 *│", table)
     assert "their logs: python -m launch.status failing-001-" in printed
     assert train.main(["lr=0.1", "seed=14", "name=alone", *EXPLICIT]) == 1
+
+
+def test_a_reason_is_told_once_also_where_a_later_trial_is_the_first_to_fail(aws, capsys):
+    assert tune.main([*SWEEP, "name=failing", "seed=15"]) == 1
+    printed = capsys.readouterr().out
+    lines, table = printed.split("sweep failing: ")
+    assert lines.count("CUDA error: out of memory") == lines.count("  as 002\n") == 1
+    assert table.count("CUDA") == 1 and re.search(r"as 001 *│", table)
 
 
 def test_the_log_of_a_training_comes_from_cloudwatch(aws, capsys):
