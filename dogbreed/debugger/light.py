@@ -60,6 +60,17 @@ def _norms(tensors: Sequence[Tensor], order: float) -> Tensor:
     return torch.stack(torch._foreach_norm(list(tensors), order)).float()
 
 
+def _largest(tensors: Sequence[Tensor]) -> Tensor:
+    """Returns the largest absolute value of each tensor, NaN where it has one.
+
+    That is the infinity norm, for which torch takes 330 us on the CPU for 128,000 elements, and for `aminmax` 15.
+    """
+    if not tensors[0].is_cpu:
+        return _norms(tensors, float("inf"))
+    low, high = (torch.stack(ends).float() for ends in zip(*(tensor.aminmax() for tensor in tensors), strict=True))
+    return torch.maximum(-low, high)
+
+
 def _sizes(tensors: Sequence[Tensor]) -> Tensor:
     counts = torch.tensor([tensor.numel() for tensor in tensors], dtype=torch.float32)
     return counts.to(tensors[0].device, non_blocking=True)
@@ -71,7 +82,7 @@ def statistics(tensors: Sequence[Tensor]) -> Tensor:
     `abs_max`, and with it NaN, infinity and "all zeros", is that of all elements; the others are those of
     `some_elements`.
     """
-    largest = _norms([flat(tensor) for tensor in tensors], float("inf"))
+    largest = _largest([flat(tensor) for tensor in tensors])
     some = [some_elements(tensor) for tensor in tensors]
     size = _sizes(some)
     mean = torch.stack([tensor.sum() for tensor in some]) / size
@@ -187,7 +198,7 @@ class LightRecorder:
         before = [self._before[name] for name in names]
         moved = torch._foreach_sub([some_elements(tensor) for tensor in now], before)
         size = _sizes(before)
-        columns = (_norms(moved, 1) / size, _norms(before, 1) / size, _norms(moved, float("inf")))
+        columns = (_norms(moved, 1) / size, _norms(before, 1) / size, _largest(moved))
         self._pending.append(("updates", names, UPDATE_STATISTICS, torch.stack(columns, dim=1)))
         self._pending.append(("weights", names, STATISTICS, statistics(now)))
         self._pending.append(("samples", names, (), samples(now)))
