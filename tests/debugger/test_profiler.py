@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pynvml
 import pytest
-from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.profilers import PassThroughProfiler, Profiler
 
 from debugger.tiny import TinyData, TinyModel, network, train
 from dogbreed.debugger.findings import Status
@@ -68,9 +68,32 @@ def test_parts_of_the_steps_add_up_to_the_time_that_passed(profiled: Path):
     assert times.phases_s["validation"] > 0 and times.phases_s["test"] > 0
 
 
-def test_own_time_of_nested_actions():
+class Listening(Profiler):
+    """Notes what begins and ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def start(self, action_name: str) -> None:
+        self.heard.append(f"+{action_name}")
+
+    def stop(self, action_name: str) -> None:
+        self.heard.append(f"-{action_name}")
+
+
+def test_the_trainers_own_profiler_hears_everything():
+    timer = StepTimer(Listening())
+    with timer.profile("run_training_batch"), timer.profile("[Strategy]S.backward"):
+        pass
+    names = ["run_training_batch", "[Strategy]S.backward"]
+    assert timer.inner.heard == [*(f"+{name}" for name in names), *(f"-{name}" for name in reversed(names))]
+
+
+@pytest.mark.parametrize("inner", [PassThroughProfiler, Listening])
+def test_own_time_of_nested_actions(inner: type[Profiler]):
     now = [0.0]
-    timer = StepTimer(PassThroughProfiler(), clock=lambda: now[0])
+    timer = StepTimer(inner(), clock=lambda: now[0])
     for action, seconds in (
         ("[_TrainingEpochLoop].train_dataloader_next", 2), ("[LightningModule]M.optimizer_step", 1),
     ):  # fmt: skip
