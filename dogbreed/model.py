@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from pytorch_lightning.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
@@ -18,6 +17,7 @@ from dogbreed.data.classes import parse_class
 from dogbreed.errors import UserError, did_you_mean
 from dogbreed.metrics import Metrics
 from dogbreed.mixing import mixing
+from dogbreed.quick import QuickModule
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ HEAD_START = (None, "solved", "pretrained")
 """Where a training begins with the head: at small random weights, or at an optimum on the frozen backbone."""
 
 
-class ImageClassifier(pl.LightningModule):
+class ImageClassifier(QuickModule):
     """A timm network with a head for `classes`, trained with cross-entropy.
 
     All arguments are plain strings, numbers and dicts, and are kept in every checkpoint:
@@ -127,13 +127,6 @@ class ImageClassifier(pl.LightningModule):
         self.mix = mixing(mixup, cutmix, len(classes))
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.metrics = Metrics(len(classes))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute; at once where it is the hook that runs, which Lightning notes 40 times a step."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (B, num_classes) for normalised float32 `images` (B, 3, H, W)."""
@@ -263,12 +256,6 @@ class ImageClassifier(pl.LightningModule):
         if schedule is None:
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
-        """Drops the gradients, as the optimizer's own does, without what it tells torch's profiler each time."""
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notes that the weights lie in the checkpoint itself, so that loading it asks neither hub nor file."""

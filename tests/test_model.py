@@ -28,10 +28,10 @@ def batches(num=2, size=32):
     return DataLoader(list(zip(images, torch.arange(8 * num) % 3, strict=True)), batch_size=8)
 
 
-def fit(model, epochs=1):
+def fit(model, epochs=1, **settings):
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_model_summary=False, **settings,
     )  # fmt: skip
     trainer.fit(model, batches(), batches())
     return trainer
@@ -67,6 +67,20 @@ def test_full_finetuning_moves_everything():
     trained = {name for name, _ in model.net.named_parameters()}
     assert moved(model, before) >= trained
     assert any("running_mean" in key for key in moved(model, before))
+
+
+@pytest.mark.parametrize(("settings", "most"), [({}, math.inf), ({"gradient_clip_val": 1e-4}, 1e-4)])
+def test_gradients_are_clipped_where_the_trainer_is_to(settings, most):
+    norms = []
+
+    class Noting(pl.Callback):
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            found = [p.grad.norm() for p in pl_module.parameters() if p.grad is not None]
+            norms.extend([torch.stack(found).norm().item()] if found else [])
+
+    fit(classifier(), epochs=3, callbacks=[Noting()], **settings)
+    assert norms and 0 < max(norms) <= most * 1.001
+    assert settings or min(norms) > 1e-3
 
 
 def test_gradual_unfreezes_at_its_epoch_with_a_smaller_rate_for_the_backbone():
