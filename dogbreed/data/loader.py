@@ -103,7 +103,7 @@ class PictureLoader:
                 )
             self._given += 1
             labels, indices = torch.from_numpy(parcel.labels), torch.from_numpy(parcel.indices)
-            yield Batch(hold(parcel.images), labels, indices)
+            yield Batch(hold(parcel.images) if self.num_workers else parcel.images, labels, indices)
         if num_bad and not num_good:
             raise UserError(f"not one of {num_bad} pictures of {self.stream.store.url} could be read")
 
