@@ -45,6 +45,7 @@ def test_the_library_knows_nothing_of_the_launcher():
         "launch.local.host",
         "launch.local.server",
         "dogbreed.train",
+        "dogbreed.serving.server",
     ],
 )
 def test_a_command_begins_without_torch_and_without_the_sdk(module):

@@ -24,8 +24,6 @@ from pathlib import Path
 import uvicorn
 
 from dogbreed.errors import UserError
-from dogbreed.serving.app import make_app
-from dogbreed.serving.classifier import Classifier
 from dogbreed.serving.settings import Settings
 
 GRACE_S = 60
@@ -75,6 +73,9 @@ def serve(folder: Path, host: str, port: int, ready: Path | None) -> None:
         UserError: no model that can be loaded, a wrong setting, an address that is taken.
     """
     settings = Settings.from_environment(os.environ)
+    from dogbreed.serving.app import make_app  # with torch, which --help and a mistake should not wait for
+    from dogbreed.serving.classifier import Classifier
+
     classifier = Classifier(folder)
     listener = listen(host, port)
     config = uvicorn.Config(
