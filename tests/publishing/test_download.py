@@ -42,8 +42,8 @@ class Handler(BaseHTTPRequestHandler):
         if server.cut and server.drops:
             server.drops -= 1
             body = body[: server.cut]
+        server.sent += len(body)  # first: who has got it all may look at once
         self.wfile.write(body)
-        server.sent += len(body)
 
     def log_message(self, *args):
         pass
