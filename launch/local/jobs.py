@@ -50,18 +50,17 @@ class TrainingJob(Supervisor):
     def run(self) -> None:
         """Runs the job to its end; whatever happens, its process does not outlive this call."""
         self._listen()
-        process = None
         try:
             process = self._start()
             if process is not None:
-                self._watch(process)
+                try:
+                    self._watch(process)
+                finally:
+                    kill_group(process)  # at once: once the model is packed, its number may be another process's
                 self._scrape(last=True)
                 self._finish(process.returncode)
         except OSError as error:  # a full disk, a folder removed under the job
             self._end("Failed", "Failed", f"InternalServerError: {error}")
-        finally:
-            if process is not None:
-                kill_group(process)
 
     def _start(self) -> Process | None:
         """Starts the command in a process group of its own; None where it can not be started."""
@@ -77,16 +76,18 @@ class TrainingJob(Supervisor):
         except OSError as error:
             self._end("Failed", "Failed", f"AlgorithmError: {command[0]} can not be started: {error.strerror}")
             return None
-        self.state["pid"] = process.pid
-        self._enter("InProgress", "Training", "Training is in progress")
-        self.state["started"] = self.state["modified"]
-        self._save()
+        self.state |= {"pid": process.pid, "started": time.time()}  # together: without both no one else can end it
+        try:
+            self._enter("InProgress", "Training", "Training is in progress")
+        except OSError:
+            kill_group(process)
+            raise
         return process
 
     def _watch(self, process: Process) -> None:
         """Returns when the process has ended; scrapes and looks for reasons to stop it meanwhile."""
         condition = self.request.get("StoppingCondition", {})
-        deadline = self.state["started"] + condition.get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_S)
+        deadline = time.monotonic() + condition.get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_S)
         while True:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_S)
@@ -100,12 +101,13 @@ class TrainingJob(Supervisor):
                 kill_group(process)
 
     def _reason_to_stop(self, deadline: float) -> Stop | None:
+        self._check_folder()
         asked = read_json(self.folder / STOP)
         if asked:
             return Stop(asked["kind"], asked["because"])
         if self._told_to_end:
             return Stop("terminated", "Its supervisor process was told to end")
-        if time.time() > deadline:
+        if time.monotonic() > deadline:
             return Stop("max_runtime", "The job ran longer than MaxRuntimeInSeconds")
         owner = self._owner()
         if owner is not None:

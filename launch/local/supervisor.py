@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from launch.local.folder import REQUEST, STATE, read_json, redirect, write_json
+from launch.local.folder import LOCK, REQUEST, STATE, read_json, redirect, write_json
 
 
 class Supervisor:
@@ -22,6 +23,7 @@ class Supervisor:
         self.request: dict[str, Any] = read_json(folder / REQUEST)
         self.state: dict[str, Any] = read_json(folder / STATE)
         self._told_to_end = False
+        self._lock_inode = (folder / LOCK).stat().st_ino  # while it is held no other file has it
 
     def run(self) -> None:
         """Runs the job to its end."""
@@ -35,7 +37,13 @@ class Supervisor:
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         self._told_to_end = True
 
+    def _check_folder(self) -> None:
+        """Raises FileNotFoundError where the folder was removed under the job, and perhaps made anew by another."""
+        if (self.folder / LOCK).stat().st_ino != self._lock_inode:
+            raise FileNotFoundError(errno.ENOENT, "the folder was removed, and another job has its name", self.folder)
+
     def _save(self, **changes: Any) -> None:
+        self._check_folder()
         self.state.update(changes, modified=time.time())
         write_json(self.folder / STATE, self.state)
 

@@ -76,7 +76,8 @@ class Tuner(Supervisor):
         self.running: list[Running] = []
         self.launched = 0
         self._exhausted = False
-        self._deadline = self.state["created"] + limits.get("MaxRuntimeInSeconds", float("inf"))
+        since_s = time.time() - self.state["created"]
+        self._deadline = time.monotonic() - since_s + limits.get("MaxRuntimeInSeconds", float("inf"))
 
     def run(self) -> None:
         """Runs the tuning job to its end."""
@@ -102,10 +103,11 @@ class Tuner(Supervisor):
 
     def _end(self) -> End | None:
         """Returns how the tuning job ends, None while it goes on."""
+        self._check_folder()
         asked = read_json(self.folder / STOP)
         if asked or self._told_to_end:
             return End("Stopped", "sweep_stopped", asked.get("because", "its supervisor was told to end"))
-        if time.time() > self._deadline:
+        if time.monotonic() > self._deadline:
             return End("Stopped", "sweep_stopped", "MaxRuntimeInSeconds of the tuning job is over")
         over = not self.running and (self._exhausted or self.launched >= self.max_jobs)
         if hopeless := self.completion.hopeless(over):
