@@ -167,6 +167,7 @@ def _settled(folder: Path) -> Json:
         if state.get("status") == "Failed" or not (folder / REQUEST).exists():
             return state
         end_stray(state)
+        end_stray(state.pop("coming", {}))
         reason = f"its supervisor process ended without a word (killed, or the machine stopped); see {folder / LOG}"
         state |= {"status": "Failed", "failure": reason, "modified": time.time()}
         state.pop("port", None)

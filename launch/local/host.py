@@ -15,6 +15,7 @@ import signal
 import subprocess
 import tarfile
 import time
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -121,6 +122,7 @@ class Endpoint(Supervisor):
         try:
             self._start(self.state["config"])
             while self.state["status"] != "Failed" and not (self.folder / STOP).exists():
+                self._check_folder()
                 self._step()
                 time.sleep(POLL_S)
         except OSError as error:  # a full disk, a folder removed under the endpoint
@@ -155,6 +157,8 @@ class Endpoint(Supervisor):
             return
         if self._serving is None:
             self._save(**self._coming.process_state)
+        else:
+            self._save(coming=self._coming.process_state)
 
     def _look_at_coming(self, coming: Server) -> None:
         try:
@@ -168,6 +172,7 @@ class Endpoint(Supervisor):
         before, self._serving, self._coming = self._serving, coming, None
         self.state.pop("failure", None)
         what = {"config": coming.config, "variant": coming.variant["VariantName"], "port": port}
+        self.state.pop("coming", None)
         self._save(status="InService", **what, **coming.process_state)
         if before is not None:
             before.stop(self.state["stop_grace_s"])
@@ -175,6 +180,7 @@ class Endpoint(Supervisor):
     def _give_up(self, reason: str) -> None:
         """Ends the endpoint where nothing answers; goes on with what does where an update fails, as AWS does."""
         self._coming = None
+        self.state.pop("coming", None)
         if self._serving is None:
             self._fail(reason)
         else:
@@ -204,7 +210,7 @@ def _bring_model(container: Json, root: Path, home: Path) -> Path:
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(home / "model", filter="data")
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise StartError(f"{url} can not be unpacked: {error}") from None
     return home / "model"
 

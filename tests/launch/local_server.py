@@ -23,6 +23,8 @@ card = json.loads((Path(given.model_dir) / "model.json").read_text())
 if card.get("broken"):
     sys.exit("model.safetensors: the header is no JSON")
 time.sleep(card.get("startup_s", 0))
+while "waits_for" in card and not Path(card["waits_for"]).exists():
+    time.sleep(0.02)
 refused = set()
 
 
@@ -43,6 +45,7 @@ class Handler(BaseHTTPRequestHandler):
             refused.add(text)
             return self.answer(503, {"error": "busy"})
         if text.startswith("slow"):
+            ready.with_name("answering").touch()
             time.sleep(1)
         label, _, name = text.removeprefix("busy ").removeprefix("slow ").partition(".")
         top = [{"label": label, "class_name": name or label, "confidence": 0.75}]

@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
-import time
 import urllib.request
 
 import boto3
@@ -82,10 +82,10 @@ def test_an_endpoint_answers_until_it_is_deleted_and_then_nothing_of_it_runs(cli
     assert not list((root / "endpoints").glob("[!_]*")) and not list((root / "endpoints").glob("_gone*"))
 
 
-def test_deleting_lets_the_server_finish_what_it_answers(client, runtime, dogs):
+def test_deleting_lets_the_server_finish_what_it_answers(client, runtime, root, dogs):
     with concurrent.futures.ThreadPoolExecutor() as threads:
         late = threads.submit(ask, runtime, "dogs", "slow 001.Pug")
-        time.sleep(0.3)
+        eventually(lambda: list((root / "endpoints/dogs/models").glob("*/answering")))
         client.delete_endpoint(EndpointName="dogs")
         assert late.result()["predicted_label"] == "001"
 
@@ -130,8 +130,30 @@ def test_a_model_that_can_not_be_served_fails_with_the_last_line_of_its_log(clie
     assert "model.tar.gz can not be unpacked" in wait(client, "torn", "Failed")["FailureReason"]
 
 
+def test_an_update_to_an_archive_that_is_cut_short_changes_nothing(client, runtime, root, dogs):
+    configure(client, root, "cut")
+    archive = root / "cut/output/model.tar.gz"
+    with tarfile.open(archive, "w:gz", compresslevel=0) as tar:
+        tar.add(__file__, "model.json")
+    archive.write_bytes(archive.read_bytes()[:2000])
+    client.update_endpoint(EndpointName="dogs", EndpointConfigName="cut")
+    eventually(lambda: "FailureReason" in client.describe_endpoint(EndpointName="dogs"))
+    after = wait(client, "dogs", "InService")
+    assert after["EndpointConfigName"] == "dogs" and "can not be unpacked" in after["FailureReason"]
+    assert ask(runtime, "dogs", "1.a")["class_name"] == "a"
+
+
+def test_a_host_that_is_killed_in_an_update_leaves_neither_server(client, root, dogs):
+    configure(client, root, "slow", startup_s=1000)
+    client.update_endpoint(EndpointName="dogs", EndpointConfigName="slow")
+    coming = eventually(lambda: state_of(root / "endpoints/dogs").get("coming"))
+    os.kill(psutil.Process(dogs["pid"]).ppid(), signal.SIGKILL)
+    wait(client, "dogs", "Failed")
+    eventually(lambda: not is_running(dogs["pid"]) and not is_running(coming["pid"]))
+
+
 def test_an_update_changes_the_model_without_a_gap_and_a_failed_one_changes_nothing(client, runtime, root, dogs):
-    configure(client, root, "better", startup_s=0.3)
+    configure(client, root, "better", waits_for=str(root / "go"))
     configure(client, root, "worse", broken=True)
     said, failed, stop = set(), [], threading.Event()
 
@@ -142,12 +164,13 @@ def test_an_update_changes_the_model_without_a_gap_and_a_failed_one_changes_noth
             except ClientError as error:
                 failed.append(error)
 
-    asking = threading.Thread(target=keep_asking)
+    asking = threading.Thread(target=keep_asking, daemon=True)
     asking.start()
     client.update_endpoint(EndpointName="dogs", EndpointConfigName="better")
     assert client.describe_endpoint(EndpointName="dogs")["EndpointStatus"] == "Updating"
     with pytest.raises(ClientError, match="it is in status Updating"):
         client.update_endpoint(EndpointName="dogs", EndpointConfigName="dogs")
+    (root / "go").touch()
     assert wait(client, "dogs", "InService")["EndpointConfigName"] == "better"
     eventually(lambda: "better" in said)
     eventually(lambda: not is_running(dogs["pid"]))
