@@ -68,8 +68,9 @@ class WarmServer:
         """
         if list(command) != ENTRY:
             return cls(None, None)
-        # Not in the sweep's folder: the path of a socket may have 103 characters.
-        address = str(Path(tempfile.mkdtemp(prefix="dogbreed-")) / "warm")
+        # Not in the sweep's folder: the path of a socket may have 103 characters. Scratch folders have more at times.
+        place = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > 80 else None
+        address = str(Path(tempfile.mkdtemp(prefix="dogbreed-", dir=place)) / "warm")
         with socket.socket(socket.AF_UNIX) as listener:  # from here on who asks is answered, or refused
             listener.bind(address)
             listener.listen(128)

@@ -54,7 +54,10 @@ def serve(listener: socket.socket) -> dict[str, Any] | None:
                 job = json.loads(connection.makefile("rb").readline())
                 if (pid := os.fork()) == 0:
                     os.setsid()
-                    connection.sendall(b"%d\n" % os.getpid())  # only now can its group be signalled
+                    try:
+                        connection.sendall(b"%d\n" % os.getpid())  # only now can its group be signalled
+                    except OSError:  # nobody waits for this job any more
+                        os._exit(1)
                     for item in (listener, connection, *jobs.values()):
                         item.close()
                     return dict(job)

@@ -3,14 +3,16 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from local_jobs import state_of, trials, tuning_request, wait_tuning
+from local_jobs import eventually, state_of, trials, tuning_request, wait_tuning
 
 from launch import tune
 from launch.local import local_client, processes
@@ -25,7 +27,7 @@ FIXED = [
 
 def wait_until_gone(address):
     """The server's folder is the last that it takes away."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while Path(address).parent.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -64,10 +66,6 @@ def test_a_warm_job_is_like_any_other_and_quick(start, tmp_path):
     start("first")[0].wait(60)
     began = time.monotonic()
     process, log = start("second")
-    assert os.getpgid(process.pid) == os.getsid(process.pid) == process.pid
-    assert process.returncode is None
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.01)
     assert process.wait(60) == process.returncode == 0
     taken = time.monotonic() - began
     written = log.read_text()
@@ -80,6 +78,10 @@ def test_mistakes_crashes_and_signals_are_those_of_one_process(server, start):
     failed, log = start("failed", "nosuch=1")
     stopped, stopped_log = start("stopped", "epochs=5000")
     killed, _ = start("killed", "epochs=5000")
+    assert os.getpgid(stopped.pid) == os.getsid(stopped.pid) == stopped.pid
+    assert stopped.returncode is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        stopped.wait(0.01)
     assert failed.wait(60) == 1
     assert "key 'nosuch' is unknown" in log.read_text()
     os.killpg(killed.pid, signal.SIGKILL)
@@ -92,10 +94,31 @@ def test_mistakes_crashes_and_signals_are_those_of_one_process(server, start):
     assert start("after")[0].wait(60) == 0
 
 
+def test_who_is_gone_before_the_answer_gets_no_process_and_no_second_server(server, start):
+    start("first")[0].wait(60)
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX) as asked:
+            asked.connect(server.address)
+            asked.sendall(json.dumps({"environment": {}, "log": "/dev/null", "folder": "/"}).encode() + b"\n")
+    assert start("last")[0].wait(60) == 0
+    here = psutil.Process(server._process.pid)
+    eventually(lambda: all(child.status() == psutil.STATUS_ZOMBIE for child in here.children()))
+
+
+def test_a_scratch_folder_with_a_long_name_is_no_hindrance(tmp_path, monkeypatch):
+    long = tmp_path / ("scratch" * 20)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    started = processes.WarmServer.start(processes.ENTRY, {})
+    assert Path(started.address).exists()
+    started.end()
+    assert not Path(started.address).parent.exists()
+
+
 def test_where_no_server_answers_a_process_is_started_anew(tmp_path):
     log = tmp_path / "log.txt"
     process = processes.start_process(str(tmp_path / "gone"), [sys.executable, "-c", "print(1)"], log, dict(os.environ))
-    assert process.wait(20) == 0 and log.read_text() == "1\n"
+    assert process.wait(120) == 0 and log.read_text() == "1\n"
     assert processes.WarmServer.start([sys.executable, "own.py"], {}).address is None
 
 
@@ -155,4 +178,4 @@ def test_the_server_ends_with_a_tuner_that_was_killed():
     tuner.kill()
     tuner.wait()
     wait_until_gone(address)
-    server.wait(10)
+    server.wait(120)
