@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ Json = dict[str, Any]
 
 def write_json(path: Path, content: Json) -> None:
     """Writes `content` so that a reader sees the old file or the new one, never half of it."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.new")
+    scratch = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.new")
     try:
         scratch.write_text(json.dumps(content, indent=1), encoding="utf-8")
         scratch.replace(path)

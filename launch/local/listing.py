@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from botocore.utils import parse_to_aware_datetime
+
 from launch.local.errors import invalid
 
 Json = dict[str, Any]
@@ -12,6 +14,9 @@ Json = dict[str, Any]
 DEFAULT_PAGE = 10
 """AWS's own MaxResults where the request names none."""
 SORT_KEYS = {"Name": "name", "CreationTime": "created", "Status": "status", "FinalObjectiveMetricValue": "objective"}
+
+NEVER = frozenset({"WarmPoolStatusEquals", "TrainingPlanArnEquals"})
+"""Filters for what no job of this machine has."""
 
 
 def select(states: Sequence[Json], request: Mapping[str, Any], default_sort: str) -> list[Json]:
@@ -26,11 +31,14 @@ def _wanted(state: Json, request: Mapping[str, Any]) -> bool:
         return False
     if request.get("StatusEquals", state["status"]) != state["status"]:
         return False
+    if request.keys() & NEVER:
+        return False
     for key, field in (("created", "CreationTime"), ("modified", "LastModifiedTime")):
+        shown = round(state[key], 3)  # as answers tell it
         after, before = request.get(f"{field}After"), request.get(f"{field}Before")
-        if after is not None and state[key] <= after.timestamp():
+        if after is not None and shown <= parse_to_aware_datetime(after).timestamp():
             return False
-        if before is not None and state[key] >= before.timestamp():
+        if before is not None and shown >= parse_to_aware_datetime(before).timestamp():
             return False
     return True
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class LocalSageMaker:
         self.command = list(command)
         self.stop_grace_s = stop_grace_s
         self._supervisors: list[subprocess.Popen[bytes]] = []
+        self._tagging = threading.Lock()
 
     def answer(self, operation: str, request: Json) -> Json:
         """Returns the response of an API operation, given its name and request.
@@ -162,8 +164,9 @@ class LocalSageMaker:
     def add_tags(self, request: Json) -> Json:
         """Adds tags to a job or an endpoint."""
         folder = self._by_arn(request["ResourceArn"])
-        tags = {tag["Key"]: tag["Value"] for tag in self._tags(folder) + request["Tags"]}
-        write_json(folder / TAGS, {"Tags": [{"Key": key, "Value": value} for key, value in tags.items()]})
+        with self._tagging:  # the server over HTTP has a thread for each request
+            tags = {tag["Key"]: tag["Value"] for tag in self._tags(folder) + request["Tags"]}
+            write_json(folder / TAGS, {"Tags": [{"Key": key, "Value": value} for key, value in tags.items()]})
         return {"Tags": self._tags(folder)}
 
     def list_tags(self, request: Json) -> Json:

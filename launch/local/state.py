@@ -63,8 +63,18 @@ def is_job(folder: Path) -> bool:
         return False
 
 
+_ended: dict[tuple[str, int, int], Json] = {}
+"""State of each ended job that was looked at, by folder, inode and time of its file: it does not change any more."""
+
+
 def look(folder: Path) -> Json:
     """Returns the state of a job, with its name, ARN, statuses and creation time whatever its files lack."""
+    seen = None
+    with suppress(OSError):
+        file = (folder / STATE).stat()
+        seen = str(folder), file.st_ino, file.st_mtime_ns
+        if seen in _ended:
+            return dict(_ended[seen])
     known = {
         "name": folder.name,
         "arn": job_arn(TUNING if is_tuning(folder) else TRAINING, folder.name),
@@ -78,6 +88,8 @@ def look(folder: Path) -> Json:
         state.update(status="Stopping", secondary="Stopping")
     if is_tuning(folder.parent):
         state["tuning_arn"] = job_arn(TUNING, folder.parent.name)
+    if seen and state["status"] in FINAL and state.get("stopped_by") != "lost":
+        _ended[seen] = dict(state)
     return state
 
 

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from omegaconf import OmegaConf
 from dogbreed.errors import UserError
 from launch.client import make_client as make_any_client
 from launch.local.folder import STATE, write_json
+from launch.local.service import LocalSageMaker
 
 
 @pytest.fixture
@@ -187,8 +189,25 @@ def test_lists_filter_and_sort(client, tmp_path):
     assert training_names(client, CreationTimeAfter=middle) == ["Dog", "doe"]
     assert training_names(client, CreationTimeBefore=middle) == ["cat"]
     assert training_names(client, LastModifiedTimeAfter=middle, StatusEquals="Completed") == ["doe"]
+    assert training_names(client, CreationTimeAfter="2026-01-01T12:00:01Z") == ["doe"]
+    assert training_names(client, CreationTimeBefore=int(NOON) + 1) == ["cat"]
+    assert training_names(client, WarmPoolStatusEquals="Available") == []
     assert tuning_names(client, NameContains="do", StatusEquals="Completed") == ["t-doe"]
     assert tuning_names(client, SortBy="CreationTime", SortOrder="Descending") == ["t-doe", "t-Dog", "t-cat"]
+
+
+def test_the_time_that_is_shown_is_the_time_that_is_compared(client, tmp_path):
+    put_training(tmp_path / "job", created=NOON + 0.0004)
+    (shown,) = client.list_training_jobs()["TrainingJobSummaries"]
+    assert training_names(client, CreationTimeAfter=shown["CreationTime"]) == []
+
+
+def test_an_ended_job_that_makes_room_for_another_is_forgotten(client, tmp_path):
+    for status in ("Completed", "Failed", "Stopped"):
+        put_training(tmp_path / "job", status)
+        assert training_names(client, StatusEquals=status) == ["job"] == training_names(client)
+        shutil.rmtree(tmp_path / "job")
+    assert training_names(client) == []
 
 
 def test_pages(client, tmp_path):
@@ -305,6 +324,19 @@ def test_tags(client, tmp_path):
     client.add_tags(ResourceArn=arn, Tags=[{"Key": "team", "Value": "cats"}, {"Key": "cost", "Value": "1"}])
     expected = [{"Key": "team", "Value": "cats"}, {"Key": "cost", "Value": "1"}]
     assert client.list_tags(ResourceArn=arn)["Tags"] == expected
+
+
+def test_tags_of_many_at_once_are_all_kept(tmp_path):
+    put_training(tmp_path / "tagged")
+    service = LocalSageMaker(tmp_path)
+    arn = {"ResourceArn": service.answer("DescribeTrainingJob", {"TrainingJobName": "tagged"})["TrainingJobArn"]}
+
+    def add(number):
+        service.answer("AddTags", arn | {"Tags": [{"Key": str(number), "Value": ""}]})
+
+    with ThreadPoolExecutor(8) as pool:  # as the server has them
+        list(pool.map(add, range(40)))
+    assert {tag["Key"] for tag in service.answer("ListTags", arn)["Tags"]} == {str(number) for number in range(40)}
 
 
 def test_state_is_plain_json_that_another_client_reads(client, tmp_path):
