@@ -17,8 +17,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 from storage import S3Server
+
+hypothesis.settings.register_profile("calm", deadline=None)  # a machine may have other things to do
+hypothesis.settings.load_profile("calm")
 
 # Ctrl-C is tried on many commands; a suite that runs in the background would hand them down that they ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -72,10 +76,11 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(100):
+        for _ in range(1200):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
+            assert process.poll() is None, "rclone has ended"
             time.sleep(0.1)
         yield server
     finally:

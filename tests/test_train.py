@@ -109,7 +109,7 @@ def test_sigterm_stops_cleanly_with_a_checkpoint_to_go_on_from(tmp_path):
                 process.send_signal(signal.SIGTERM)
                 break
         rest = process.stdout.read()
-        assert process.wait(timeout=30) == 143
+        assert process.wait(timeout=120) == 143
     assert "stopped by SIGTERM" in rest and "resume_from=" in rest
     assert "Traceback" not in rest
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)

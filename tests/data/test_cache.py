@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from benchmarks.proxy import Proxy
 from dogbreed import ImageDataModule
+from dogbreed.data import patience
 from dogbreed.data.cache import Cache
 from dogbreed.data.decode import decode
 from dogbreed.data.shrink import shrink
@@ -29,10 +30,13 @@ SETTINGS = {"batch_size": 8, "valid_fraction": 0.0, "test_fraction": 0.0}
 
 
 @pytest.fixture
-def proxy(s3_server: S3Server, write_pictures: Folder, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+def proxy(
+    s3_server: S3Server, write_pictures: Folder, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Proxy]:
     """In front of a bucket of this test with 60 pictures in train."""
     name = request.node.name.replace("_", "-").partition("[")[0][:60]
     write_pictures(s3_server.root / name, {"train/a": 30, "train/b": 30})
+    monkeypatch.setattr(patience, "LEAST_HEDGE_S", 60.0)  # requests are counted: no slow one may be asked twice
     proxy = Proxy(s3_server.url)
     proxy.bucket, proxy.root = name, s3_server.root / name
     yield proxy
@@ -144,6 +148,7 @@ def test_several_processes_keep_the_bound_and_whole_files(tmp_path: Path) -> Non
             writers[3].kill()
     for writer in writers:
         writer.join()
+    largest = max(largest, sum(files_of(cache).values()))  # where this process did not get to look before
     assert [writer.exitcode for writer in writers[:3]] == [0, 0, 0]
     assert 50_000 < largest <= 100_000
     whole = [cache.get(name) for name in files_of(cache) if not name.endswith(".new")]

@@ -30,7 +30,6 @@ def proxy(s3_server: S3Server, write_pictures: Folder, monkeypatch: pytest.Monke
     """In front of the bucket `faults` with 120 pictures in train, and a library that loses patience soon."""
     write_pictures(s3_server.root / "faults", {"train/a": 60, "train/b": 60})
     monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.02)
-    monkeypatch.setattr(patience, "GIVE_UP_S", 2.0)
     proxy = Proxy(s3_server.url)
     yield proxy
     proxy.close()
@@ -100,7 +99,8 @@ def test_too_many_bad_pictures_end_the_run(proxy: Proxy, num_workers: int) -> No
         seen(module(proxy, max_bad=0))
 
 
-def test_a_store_that_dies_is_given_up(proxy: Proxy) -> None:
+def test_a_store_that_dies_is_given_up(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "GIVE_UP_S", 2.0)
     data = module(proxy)
     data.setup("fit")
     proxy.rule = fail_share(1.0, "reset")
@@ -197,7 +197,11 @@ def test_other_errors_are_not_tried_again() -> None:
         assert store.asked == 1
 
 
-def test_an_overloaded_store_is_left_alone_for_a_while_and_a_lost_answer_asked_for_at_once() -> None:
+def test_an_overloaded_store_is_left_alone_for_a_while_and_a_lost_answer_asked_for_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 1.0)
+
     def took_s(error: BusyError) -> float:
         began = time.monotonic()
         asyncio.run(Patience(Remote(error)).fetch("k", 1))

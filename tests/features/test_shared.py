@@ -45,7 +45,8 @@ def test_a_job_on_another_machine_reads_what_the_first_one_made(bucket, tmp_path
     assert left == sorted(f"{name}.{kind}" for name in computed for kind in ("json", "npy"))
 
 
-def test_of_two_jobs_one_computes_and_the_other_waits(bucket, tmp_path):
+def test_of_two_jobs_one_computes_and_the_other_waits(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "SETTLE_S", 2.0)
     url, server = bucket
     computed = []
 

@@ -133,7 +133,7 @@ def end_endpoints(root):
                 os.kill(pid, signal.SIGKILL)
 
 
-def eventually(condition, seconds=20.0):
+def eventually(condition, seconds=120.0):
     """Returns the first true value of `condition()`; fails when there is none in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -144,7 +144,7 @@ def eventually(condition, seconds=20.0):
     raise AssertionError(f"not within {seconds} s: {condition}")
 
 
-def wait_training(client, name, seconds=20.0):
+def wait_training(client, name, seconds=120.0):
     """Returns the description of a training job once it has ended."""
 
     def ended():
@@ -154,7 +154,7 @@ def wait_training(client, name, seconds=20.0):
     return eventually(ended, seconds)
 
 
-def wait_tuning(client, name, seconds=30.0):
+def wait_tuning(client, name, seconds=120.0):
     """Returns the description of a tuning job once it has ended."""
 
     def ended():

@@ -35,7 +35,7 @@ def main() -> int:
         quality = 1 - 0.5 ** (epoch + 1)
         if mode != "silent":
             print(metric_line(epoch, {"val/accuracy": quality * rate, "val/loss": 1 - quality * rate}))
-        time.sleep(float(asked.get("epoch_s", "0")))
+        time.sleep(float(asked.get("epoch_s", "0")) if rate >= float(asked.get("slow_below", "0")) else 10)
     (model / "weights.txt").write_text(f"trained with {rate}")
     return 0
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.config import compose
@@ -30,7 +30,6 @@ def test_numbers_arrive_as_numbers(text, value):
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).filter(lambda w: "${" not in w)
 
 
-@settings(deadline=None)
 @given(st.one_of(words, st.booleans(), st.none(), st.integers(-999, 999)))
 def test_any_value_survives_the_trip_as_fixed_override_and_as_hyperparameter(value):
     text = encode(value)

@@ -67,13 +67,13 @@ def good_requests(draw):
     }
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(good_requests())
 def test_within_the_limits_there_is_no_problem(arguments):
     assert check_request(OPERATION, tuning_request("good", **arguments)) == []
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(good_requests(), st.data())
 def test_one_step_beyond_a_limit_is_one_problem_that_names_the_field(arguments, data):
     request = tuning_request("good", **arguments)

@@ -148,15 +148,15 @@ def test_a_job_that_ignores_sigterm_is_killed_after_the_grace(tmp_path):
     client = make_client(tmp_path, stop_grace_s=0.3)
     client.create_training_job(**training_request("deaf", {"mode": "stubborn", "epochs": "1000", "epoch_s": "0.05"}))
     eventually(lambda: state_of(tmp_path / "deaf").get("metrics"))
-    client.stop_training_job(TrainingJobName="deaf")
     started = time.monotonic()
+    client.stop_training_job(TrainingJobName="deaf")
     assert wait_training(client, "deaf")["TrainingJobStatus"] == "Stopped"
     assert 0.2 < time.monotonic() - started < 30
 
 
 def test_max_runtime(client):
     request = training_request("slow", {"epochs": "1000", "epoch_s": "0.05"})
-    request["StoppingCondition"]["MaxRuntimeInSeconds"] = 1
+    request["StoppingCondition"]["MaxRuntimeInSeconds"] = 4
     client.create_training_job(**request)
     job = wait_training(client, "slow")
     assert (job["TrainingJobStatus"], job["SecondaryStatus"]) == ("Stopped", "MaxRuntimeExceeded")
@@ -167,7 +167,7 @@ def test_what_a_job_started_ends_with_it(client, tmp_path):
     client.create_training_job(**training_request("fork", {"mode": "forking"}))
     wait_training(client, "fork")
     child = int((tmp_path / "fork/ml/output/data/child").read_text())
-    eventually(lambda: not is_running(child), seconds=5)
+    eventually(lambda: not is_running(child))
 
 
 def test_job_goes_on_without_its_creator(client, tmp_path):
@@ -177,7 +177,7 @@ def test_job_goes_on_without_its_creator(client, tmp_path):
     )
     request = json.dumps(training_request("alone", {"epochs": "3", "epoch_s": "0.1"}))
     here = str(Path(__file__).parent)
-    subprocess.run([sys.executable, "-c", code, here, str(tmp_path), request], check=True, timeout=20)
+    subprocess.run([sys.executable, "-c", code, here, str(tmp_path), request], check=True, timeout=120)
     assert wait_training(client, "alone")["TrainingJobStatus"] == "Completed"
 
 
@@ -185,15 +185,15 @@ def test_death_of_the_supervisor_is_seen_and_ends_the_job(client, tmp_path):
     client.create_training_job(**training_request("orphan", {"epochs": "1000", "epoch_s": "0.05"}))
     state = eventually(lambda: "metrics" in (found := state_of(tmp_path / "orphan")) and found)
     os.kill(state["supervisor_pid"], signal.SIGKILL)
-    job = wait_training(client, "orphan", seconds=5)
+    job = wait_training(client, "orphan")
     assert job["TrainingJobStatus"] == "Failed"
     assert "its supervisor process ended without a word" in job["FailureReason"]
-    eventually(lambda: not is_running(state["pid"]), seconds=5)
+    eventually(lambda: not is_running(state["pid"]))
     assert client.describe_training_job(TrainingJobName="orphan")["TrainingEndTime"] == job["TrainingEndTime"]
 
 
 def test_waiter_of_boto3(client):
     client.create_training_job(**training_request("awaited"))
     client.get_waiter("training_job_completed_or_stopped").wait(
-        TrainingJobName="awaited", WaiterConfig={"Delay": 1, "MaxAttempts": 20}
+        TrainingJobName="awaited", WaiterConfig={"Delay": 1, "MaxAttempts": 120}
     )

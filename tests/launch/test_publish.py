@@ -265,7 +265,7 @@ def test_ctrl_c_keeps_what_is_there_and_the_same_command_goes_on(pets, place, up
                 break
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "pictures uploaded; the same command goes on" in out
     assert "Traceback" not in err

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from cloud import BUCKET, EXPLICIT, ROLE, wait_for
 
@@ -49,15 +50,13 @@ def test_the_readmes_way_to_aws_word_by_word(aws, tmp_path):
 
 def test_a_killed_launcher_leaves_the_sweep_and_another_terminal_finishes_it(aws, capfd):
     words = " ".join(map(shlex.quote, ["lr=0.001,0.01", "tuner.max_jobs=2", "name=orphan", *EXPLICIT]))
-    began = time.time()
     launcher = start(f"python -m launch.tune {words}")
     wait_for(lambda: aws.sent("DescribeHyperParameterTuningJob"))
-    assert aws.times[0] - began < 10
-    print(f"{aws.times[0] - began:.1f} s to the first request to SageMaker, without the SDK")
+    assert sum(psutil.Process(launcher.pid).cpu_times()[:2]) < 10  # without the SDK
     launcher.send_signal(signal.SIGKILL)
     launcher.communicate()
     again = start("python -m launch.status orphan --follow backend=sagemaker")
-    output, errors = again.communicate(timeout=60)
+    output, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
     assert "sweep orphan: Completed" in output and "train the best" in output
     assert Path("outputs/orphan/results.json").is_file()

@@ -69,7 +69,7 @@ def meant(text):
     return parse([f"key={text}"])[0].value()
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(ranges, more, st.booleans())
 def test_any_accepted_plan_passes_and_its_points_arrive(ranges, more, at_aws):
     typed = [*ranges, *more, "name=trip", *(EXPLICIT if at_aws else [])]

@@ -3,14 +3,16 @@
 import asyncio
 import base64
 import csv
+import errno
 import io
+import itertools
 import json
 import signal
 import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 
 import numpy as np
@@ -124,7 +126,7 @@ def test_many_clients_get_their_own_answers(endpoint):
 
 
 SLOW = """
-import sys, threading, time
+import os, sys, threading, time
 from dogbreed.errors import UserError
 from dogbreed.serving.app import Endpoint
 from dogbreed.serving.classifier import Classifier
@@ -132,35 +134,44 @@ from dogbreed.serving import server
 answer, start = Classifier.__call__, time.monotonic()
 def slowly(self, pixels):
     if "MainThread" != threading.current_thread().name:
-        time.sleep(1.5)
+        while not os.path.exists(os.environ["GATE"]): time.sleep(0.01)
     return answer(self, pixels)
 Classifier.__call__ = slowly
 sys.exit(server.main(sys.argv[1:]))
 """
-"""The server with a network that takes 1.5 s a batch."""
+"""The server with a network that answers once there is the file that GATE names."""
+
+
+def is_refused(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 def test_more_than_can_wait_is_refused_at_once_and_sigterm_lets_the_rest_end(model_folder, tmp_path):
-    settings = {"DOGBREED_MAX_WAITING": "3", "DOGBREED_ANSWER": "index"}
+    gate = tmp_path / "gate"
+    settings = {"DOGBREED_MAX_WAITING": "3", "DOGBREED_ANSWER": "index", "GATE": str(gate)}
     with serving(model_folder, tmp_path, "-c", SLOW, **settings) as endpoint, ThreadPoolExecutor(8) as clients:
-        begun = time.monotonic()
-        running = [clients.submit(endpoint.invoke, jpeg()) for _ in range(3)]
-        time.sleep(0.5)
-        refused = [endpoint.invoke(jpeg()) for _ in range(3)]
-        assert time.monotonic() - begun < 1.4
-        assert [answer.status for answer in refused] == [503] * 3
-        assert refused[0].headers["retry-after"] == "1" and "3 pictures are waiting" in refused[0].json["error"]
-        assert endpoint.ask("GET", "/ping").status == 200
-        endpoint.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        with pytest.raises(ConnectionRefusedError):
-            endpoint.invoke(jpeg())
-        answers = [future.result(20) for future in running]
+        try:
+            asked = [clients.submit(endpoint.invoke, jpeg()) for _ in range(6)]
+            refused = [future.result() for future in itertools.islice(as_completed(asked, 60), 3)]
+            assert [answer.status for answer in refused] == [503] * 3
+            assert refused[0].headers["retry-after"] == "1" and "3 pictures are waiting" in refused[0].json["error"]
+            running = [future for future in asked if not future.done()]
+            assert len(running) == 3
+            assert endpoint.ask("GET", "/ping").status == 200
+            endpoint.process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + 60
+            while not is_refused(endpoint.port):
+                assert time.monotonic() < deadline and endpoint.process.poll() is None
+                time.sleep(0.05)
+        finally:
+            gate.touch()
+        answers = [future.result(60) for future in running]
         assert [answer.status for answer in answers] == [200] * 3 and answers[0].json in (0, 1, 2)
-        assert endpoint.process.wait(20) == 0
+        assert endpoint.process.wait(60) == 0
 
 
-DYING = SLOW.replace("time.sleep(1.5)", "sys.exit()").replace("1.5 s a batch", "")
+DYING = SLOW.replace('while not os.path.exists(os.environ["GATE"]): time.sleep(0.01)', "sys.exit()")
 
 
 def test_ping_tells_when_nothing_can_be_answered_any_more(model_folder, tmp_path):
