@@ -98,7 +98,7 @@ def test_folders_are_listed_in_parallel(s3_server: S3Server) -> None:
         folder.mkdir(parents=True)
         for number in range(50):
             (folder / f"{number}.jpg").touch()
-    proxy = Proxy(s3_server.url, delay_s=0.1)
+    proxy = Proxy(s3_server.url, delay_s=0.3)
     entries = list(open_store("s3://wide", proxy.url).entries())
     proxy.close()
     assert len(entries) == 24 * 50

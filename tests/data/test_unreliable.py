@@ -59,7 +59,7 @@ def test_a_stalled_request_is_asked_again_long_before_it_times_out(proxy: Proxy,
     began = time.monotonic()
     data = module(proxy)
     assert seen(data) == list(range(120))
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 55  # the silence is one of 60 s
     assert 120 + 2 <= len(proxy.gets) < 200  # a slow machine has others asked again, too
 
 
@@ -107,7 +107,7 @@ def test_a_store_that_dies_is_given_up(proxy: Proxy, monkeypatch: pytest.MonkeyP
     began = time.monotonic()
     with pytest.raises(UserError, match=r"given up after \d+ tries in \d+ s"):
         seen(data)
-    assert time.monotonic() - began < 45
+    assert time.monotonic() - began < 120
 
 
 def test_credentials_that_are_renewed_in_mid_epoch(
@@ -177,7 +177,7 @@ class Remote:
 def test_hedging_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is slow for everybody must not be asked for everything twice."""
     monkeypatch.setattr(patience, "LEAST_HEDGE_S", 0.01)
-    store = Remote(*[0.0] * 20, *[0.2] * 100)
+    store = Remote(*[0.0] * 20, *[1.0] * 100)
 
     async def fetch_all() -> None:
         patient = Patience(store)

@@ -43,7 +43,7 @@ def test_machine_is_sampled_in_sagemakers_layout(profiled: Path):
     system = read_run(profiled).inputs["system"]
     assert system.cpu.shape == (len(system.times_s), len(os.sched_getaffinity(0)))
     assert ((system.cpu >= 0) & (system.cpu <= 100)).all()
-    assert np.median(np.diff(system.times_s)) >= 0.09  # later on a busy machine, never sooner
+    assert system.times_s[-1] - system.times_s[0] >= 0.1 * (len(system.times_s) - 1) - 0.1  # never more than asked for
 
 
 def test_smdebugs_own_reader_reads_it(profiled: Path):

@@ -225,13 +225,14 @@ def test_of_several_trainings_one_computes_and_its_death_is_survived(tmp_path):
 
     first = start("first", 60)
     while not computed.exists():
+        assert first.is_alive()
         time.sleep(0.02)
     others = [start(name, 0) for name in ("second", "third")]
     time.sleep(1.0)
     assert computed.read_text() == "train\n"
     os.kill(first.pid, signal.SIGKILL)
     for process in (first, *others):
-        process.join(60)
+        process.join(300)
     assert [process.exitcode for process in others] == [0, 0]
     assert computed.read_text().split() == ["train", *ALL]
     second, third = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("second", "third"))

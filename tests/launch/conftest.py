@@ -65,8 +65,8 @@ def aws(credentials, moto_url, monkeypatch, tmp_path):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """A client that waits a second for an answer and asks once."""
+    """A client that waits three seconds for an answer and asks once."""
     from botocore.config import Config
 
-    quick = Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=1, read_timeout=1)
+    quick = Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=3, read_timeout=3)
     monkeypatch.setattr(site, "client_config", lambda: quick)

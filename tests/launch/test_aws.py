@@ -82,7 +82,7 @@ def test_ctrl_c_leaves_a_sweep_at_aws_alone_and_another_terminal_takes_over(aws,
 
 
 @pytest.mark.parametrize(
-    ("faults", "said"), [(["ThrottlingException"] * 3, "ThrottlingException"), ([2.0], "Read timeout")]
+    ("faults", "said"), [(["ThrottlingException"] * 3, "ThrottlingException"), ([5.0], "Read timeout")]
 )
 def test_throttling_and_silence_are_waited_out(aws, impatient, capsys, faults, said):
     aws.faults = {"DescribeHyperParameterTuningJob": faults}

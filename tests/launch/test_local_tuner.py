@@ -72,7 +72,7 @@ def test_a_sweep_finds_the_best_of_its_jobs(client, tmp_path):
 
 def test_parallel_jobs_overlap_and_share_the_processors(client, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    run_tuning(client, tuning_request("pair", jobs=2, parallel=2, static={"epochs": "2", "epoch_s": "0.2"}))
+    run_tuning(client, tuning_request("pair", jobs=2, parallel=2, static={"epochs": "2", "epoch_s": "1"}))
     first, second = trials(client, "pair")
     assert second["TrainingStartTime"] < first["TrainingEndTime"]
     path = tmp_path / "pair" / first["TrainingJobName"] / "ml/output/data/environment.json"

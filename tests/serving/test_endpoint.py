@@ -7,6 +7,7 @@ import errno
 import io
 import itertools
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -187,7 +188,7 @@ def test_ping_tells_of_a_request_that_is_never_answered(model_folder):
     endpoint = Endpoint(Classifier(model_folder), Settings())
     endpoint._begun[0] = time.monotonic() - 31
     response = asyncio.run(endpoint.ping(None))
-    assert response.status_code == 503 and b"has been waiting for 31 s" in response.body
+    assert response.status_code == 503 and re.search(rb"has been waiting for 3\d s", response.body)
     endpoint.close()
 
 
