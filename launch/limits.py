@@ -136,13 +136,18 @@ def _check_grid(config: Json, ranges: Json, path: str) -> Iterator[str]:
         yield f"{path}.{field}: {item['Name']} is a range, and Strategy Grid takes lists of values only"
     if intervals:
         return
-    points = math.prod(len(set(item["Values"])) for item in ranges.get("CategoricalParameterRanges", []))
+    points = grid_points(ranges)
     jobs = config["ResourceLimits"].get("MaxNumberOfTrainingJobs", points)
     if jobs != points:
         yield (
             f"{_CONFIG}.ResourceLimits.MaxNumberOfTrainingJobs: {jobs} jobs, but the grid has {points} points; "
             f"give {points} or leave it out"
         )
+
+
+def grid_points(ranges: Json) -> int:
+    """Returns how many points a grid over the choices of a request's `ParameterRanges` has."""
+    return math.prod(len(set(item["Values"])) for item in ranges.get("CategoricalParameterRanges", []))
 
 
 def _check_ranges(ranges: Json, path: str) -> Iterator[str]:

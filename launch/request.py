@@ -81,6 +81,8 @@ def resume_request(
         "MaxNumberOfTrainingJobs": max_jobs,
         "MaxParallelTrainingJobs": min(max_jobs, config["ResourceLimits"]["MaxParallelTrainingJobs"]),
     }
+    if config["Strategy"] == "Grid":  # it counts its points itself, and takes no other number
+        del config["ResourceLimits"]["MaxNumberOfTrainingJobs"]
     definition = dict(described["TrainingJobDefinition"])
     definition["StaticHyperParameters"] = {
         key: value for key, value in definition["StaticHyperParameters"].items() if key != "_tuning_objective_metric"

@@ -14,6 +14,7 @@ from typing import Any
 
 from dogbreed.errors import UserError
 from dogbreed.objective import read_metrics
+from launch.limits import grid_points
 from launch.request import APP, KEYS, OVERRIDES
 
 ENDED = frozenset({"Completed", "Failed", "Stopped", "DeleteFailed"})
@@ -143,12 +144,16 @@ def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
         for parent in warm["ParentHyperParameterTuningJobs"]:
             earlier = read_sweep(client, parent["HyperParameterTuningJobName"], metrics).trials
             trials = [trial for trial in earlier if trial.is_finished(early)] + trials
+    if config["Strategy"] == "Grid":  # a resumed one is told no number
+        max_jobs = grid_points(config["ParameterRanges"])
+    else:
+        max_jobs = config["ResourceLimits"]["MaxNumberOfTrainingJobs"] + len(trials) - len(jobs)
     return Sweep(
         name=name,
         status=described["HyperParameterTuningJobStatus"],
         metric=config["HyperParameterTuningJobObjective"]["MetricName"],
         maximize=config["HyperParameterTuningJobObjective"]["Type"] == "Maximize",
-        max_jobs=config["ResourceLimits"].get("MaxNumberOfTrainingJobs", len(jobs)) + len(trials) - len(jobs),
+        max_jobs=max_jobs,
         trials=tuple(trials),
         seconds=_seconds(described["CreationTime"], described.get("HyperParameterTuningEndTime")),
         reason=described.get("FailureReason", ""),

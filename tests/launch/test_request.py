@@ -101,6 +101,13 @@ def test_resuming_asks_for_the_rest_and_names_the_stopped_sweep():
     assert check_request(OPERATION, found) == []
 
 
+def test_a_grid_is_resumed_without_a_number_of_jobs_since_it_counts_its_points_itself():
+    described = request("tuner=grid", "lr=0.1,0.2", "batch_size=8,16", "name=first")
+    found = resume_request(described, "first-r2", 1)
+    assert found["HyperParameterTuningJobConfig"]["ResourceLimits"] == {"MaxParallelTrainingJobs": 1}
+    assert check_request(OPERATION, found) == []
+
+
 def test_a_training_keeps_its_instance_warm_and_a_sweep_does_not():
     typed = ["instance.keep_alive_minutes=15", "lr=0.01", "name=warm"]
     found = training_request(settle(compose("training", typed)), [], LOCAL_SITE)

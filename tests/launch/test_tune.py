@@ -59,6 +59,23 @@ def sweep(tmp_path, monkeypatch):
     return lambda *typed: tune.main([*typed, f"backend.root={tmp_path}/outputs"])
 
 
+def interrupt_after(trials, folder):
+    """Presses Ctrl-C, from a thread, once so many trials of the sweep in `folder` have printed their first epoch."""
+
+    def interrupt():
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            running = [p for p in folder.glob("*/log.txt") if "epoch=0" in p.read_text()]
+            if len(running) >= trials:
+                break
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    return thread
+
+
 def results(tmp_path, name):
     return json.loads((tmp_path / "outputs" / name / "results.json").read_text())
 
@@ -111,19 +128,7 @@ def test_when_all_fail_the_exit_status_is_1(sweep, tmp_path, capsys):
 
 def test_ctrl_c_stops_the_children_keeps_the_results_and_resuming_repeats_nothing(sweep, tmp_path, capsys):
     typed = ["lr=choice(0.001,0.002,0.01,0.02,0.03,0.04)", "seed=20", "name=broken", "tuner.max_parallel_jobs=2"]
-
-    def interrupt():
-        log = tmp_path / "outputs" / "broken"
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            running = [p for p in log.glob("broken-*/log.txt") if "epoch=0" in p.read_text()]
-            if len(running) >= 3:
-                break
-            time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
+    thread = interrupt_after(3, tmp_path / "outputs" / "broken")
     assert sweep(*typed) == 130
     thread.join()
     assert "go on with: python -m launch.tune resume=broken" in capsys.readouterr().out
@@ -141,6 +146,20 @@ def test_ctrl_c_stops_the_children_keeps_the_results_and_resuming_repeats_nothin
     assert all(kept[lr] == name for lr, name in finished.items())
     with pytest.raises(UserError, match=r"has its 6 trials: ask for more with tuner\.max_jobs"):
         sweep("resume=broken-r2")
+
+
+def test_an_interrupted_grid_is_resumed_with_its_missing_points_alone(sweep, tmp_path, capsys):
+    thread = interrupt_after(2, tmp_path / "outputs" / "grid")
+    assert sweep("tuner=grid", "lr=0.001,0.01,0.02,0.03", "seed=20", "name=grid", "tuner.max_parallel_jobs=1") == 130
+    thread.join()
+    (tmp_path / "stand_in.py").write_text(STAND_IN.replace("sleep(20", "sleep(0.02"))
+    capsys.readouterr()
+    assert sweep("resume=grid") == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"([1-9]/\d)  val/accuracy", printed)[-3:] == ["2/4", "3/4", "4/4"]
+    trials = results(tmp_path, "grid-r2")["trials"]
+    assert sorted(t["hyperparameters"]["lr"] for t in trials) == ["0.001", "0.01", "0.02", "0.03"]
+    assert [t["hyperparameters"]["lr"] for t in trials if not t["name"].startswith("grid-r2-")] == ["0.001"]
 
 
 def test_two_sweeps_at_once_do_not_disturb_each_other(sweep, tmp_path):
