@@ -93,8 +93,14 @@ def _resume(cfg: DictConfig, name: str, more: bool) -> dict[str, Any]:
     left = (int(cfg.tuner.max_jobs) if more else sweep.max_jobs) - finished
     if left < 1:
         raise UserError(f"sweep {name} has its {finished} trials: ask for more with tuner.max_jobs={finished + 4}")
-    base, _, number = name.partition("-r") if re.search(r"-r\d+$", name) else (name, "", "1")
-    return resume_request(described, f"{base[:27]}-r{int(number) + 1}", left, tags)
+    return resume_request(described, resumed_name(name), left, tags)
+
+
+def resumed_name(name: str) -> str:
+    """Returns what the sweep that goes on with sweep `name` is called: `dogs-r2`, `dogs-r3`; at most 32 characters."""
+    again = re.fullmatch(r"(.+)-r(\d+)", name)
+    base, number = (again[1], int(again[2])) if again else (name, 1)
+    return f"{base[:27]}-r{number + 1}"
 
 
 def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) -> int:
