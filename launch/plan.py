@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hydra.core.override_parser.types import ChoiceSweep
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.config import check, choices, compose, fresh_name, parse, settle, unknown_choice
@@ -31,6 +32,9 @@ RETURNED = "objective"
 
 PATH_KEYS = ("data.url", "model.weights")
 """Keys whose value may be a path on this machine."""
+
+OPEN_KEYS = ("data.url", "model.name")
+"""Keys that conf/ leaves open, without which nothing can be composed."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def make_plan(overrides: Sequence[str]) -> Plan:
     declared = {str(key): str(value) for key, value in cfg.search.items()}
     fixed, ranges = split_overrides(typed, declared, choices, lambda key: isinstance(_value(cfg, key), int))
     _check_ranges(ranges)
+    ranges = [_with_absolute_paths(r) for r in ranges]
     usual = settle(cfg)
     cfg = settle(compose("tune", [*fixed, *(f"{r.key}={r.values[0]}" for r in ranges)]))
     _check_values(cfg, ranges)
@@ -136,8 +141,13 @@ def for_the_job(overrides: Sequence[str]) -> list[str]:
 
 
 def _with_experiment(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
-    """Returns the config without ranges, and `overrides` with the `sweep:` of the chosen experiment before them."""
+    """Returns the config without ranges, and `overrides` with the `sweep:` of the chosen experiment before them.
+
+    A key that must be given has its first choice there.
+    """
     plain = [o for o in overrides if not _is_sweep(o)]
+    searched = [(o.key_or_group, o._value) for o in parse(overrides) if o.key_or_group in OPEN_KEYS]
+    plain += [f"{key}={encode(sweep.list[0])}" for key, sweep in searched if isinstance(sweep, ChoiceSweep)]
     cfg = compose("tune", plain)
     typed = {o.key_or_group for o in parse(overrides)}
     added = [f"{key}={value}" for key, value in cfg.sweep.items() if key not in typed]
@@ -188,13 +198,21 @@ def _check_values(cfg: DictConfig, ranges: Sequence[Range]) -> None:
 
 def absolute_paths(cfg: DictConfig, searched: Collection[str] = ()) -> list[str]:
     """Returns overrides that make paths absolute, but for keys that are searched: a job runs in a folder of its own."""
-    found = []
-    for key in PATH_KEYS:
-        value = str(OmegaConf.select(cfg, key))
-        relative = "://" not in value and value not in ("hub", "random") and not Path(value).is_absolute()
-        if relative and key not in searched and not value.startswith("demo:"):
-            found.append(f"{key}={encode(str(Path(value).expanduser().absolute()))}")
-    return found
+    given = {key: str(OmegaConf.select(cfg, key)) for key in PATH_KEYS if key not in searched}
+    return [f"{key}={encode(_absolute(value))}" for key, value in given.items() if value != _absolute(value)]
+
+
+def _with_absolute_paths(searched: Range) -> Range:
+    if searched.key.lstrip("+") not in PATH_KEYS:
+        return searched
+    values = [parse([f"{searched.key}={value}"])[0].value() for value in searched.values]
+    return replace(searched, values=tuple("null" if v is None else encode(_absolute(str(v))) for v in values))
+
+
+def _absolute(value: str) -> str:
+    """Returns a path as an absolute one; an address, or a word that stands for weights, as it is."""
+    elsewhere = "://" in value or value in ("hub", "random") or value.startswith("demo:")
+    return value if elsewhere or Path(value).is_absolute() else str(Path(value).expanduser().absolute())
 
 
 def _max_jobs(cfg: DictConfig, ranges: Sequence[Range]) -> int:

@@ -78,6 +78,27 @@ def test_relative_paths_are_made_absolute_because_a_job_runs_elsewhere(tmp_path,
     assert remote.fixed == ("data=s3", "data.url=s3://bucket/dogs")
 
 
+@pytest.mark.parametrize(
+    ("typed", "values"),
+    [
+        (["model=timm", "model.name=convnext_atto,resnet26"], ("convnext_atto", "resnet26")),
+        (["data=s3", "data.url=s3://dogs/a,s3://dogs/b"], ("s3://dogs/a", "s3://dogs/b")),
+        (["model.weights=hub,random,null"], ("hub", "random", "null")),
+    ],
+)
+def test_what_conf_leaves_open_can_be_searched(typed, values):
+    plan = make_plan(typed)
+    assert [(r.key, r.values) for r in plan.ranges] == [(typed[-1].partition("=")[0], values)]
+    assert plan.fixed == tuple(typed[:-1])
+
+
+def test_searched_paths_are_made_absolute_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(["data=folder", "data.url=pics1,/there/pics2"])
+    assert plan.ranges[0].values == (encode_path(tmp_path / "pics1"), encode_path("/there/pics2"))
+    assert plan.fixed == ("data=folder",)
+
+
 def encode_path(path):
     from launch.space import encode
 
