@@ -30,7 +30,7 @@ def combinations(ranges: Sequence[Range]) -> int | None:
 
 
 def settle_strategy(cfg: DictConfig, ranges: Sequence[Range], app: bool = False) -> None:
-    """Decides in `cfg.tuner` what `auto` leaves open: the strategy, early stopping and the number of jobs.
+    """Decides in `cfg.tuner` what is left open: the strategy, early stopping, Hyperband's epochs, the number of jobs.
 
     Hyperband judges a training by its first epochs. Those of a head on a frozen backbone tell how it will end; those of
     a whole network do not: the learning rate that is best after four epochs is often behind after one.
@@ -40,7 +40,7 @@ def settle_strategy(cfg: DictConfig, ranges: Sequence[Range], app: bool = False)
         ranges: what is searched.
         app: whether it is of another application, of whose epochs nothing is known.
     """
-    tuner, keys, points = cfg.tuner, {r.key for r in ranges}, combinations(ranges)
+    tuner, keys, points = cfg.tuner, {r.key.lstrip("+") for r in ranges}, combinations(ranges)
     telling = cfg.finetune == "head" and cfg.epochs >= MIN_EPOCHS and not keys & {"finetune", "epochs"} and not app
     if tuner.strategy == "Auto":
         if points is not None and points <= FULL_JOBS:
@@ -49,6 +49,9 @@ def settle_strategy(cfg: DictConfig, ranges: Sequence[Range], app: bool = False)
             tuner.strategy = "Hyperband"
         else:
             tuner.strategy, tuner.early_stopping = "Bayesian", True
+    epochs = [float(value) for r in ranges if r.key.lstrip("+") == "epochs" for value in r.values]
+    if epochs and not app and "max_epochs" in tuner and OmegaConf.is_interpolation(tuner, "max_epochs"):
+        tuner.max_epochs = int(max(epochs))  # ${epochs} would be the first of them
     if tuner.max_jobs is None:
         tuner.max_jobs = HYPERBAND_JOBS if tuner.strategy == "Hyperband" else FULL_JOBS
 

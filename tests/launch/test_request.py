@@ -79,6 +79,21 @@ def test_no_setting_is_lost_on_the_way():
     assert json.loads(definition["StaticHyperParameters"]["overrides"])[0] == "epochs=9"
 
 
+@pytest.mark.parametrize(
+    ("typed", "most"),
+    [
+        (["epochs=3,9,6"], 9),
+        (["epochs=interval(2,12)"], 12),
+        (["epochs=range"], 10),
+        (["++epochs=3,9"], 9),
+        (["epochs=3,9", "tuner.max_epochs=5"], 5),
+    ],
+)
+def test_hyperband_leaves_room_for_the_most_epochs_that_are_searched(typed, most):
+    config = request("tuner=hyperband", "lr=range", *typed)["HyperParameterTuningJobConfig"]
+    assert config["StrategyConfig"]["HyperbandStrategyConfig"]["MaxResource"] == most + 1
+
+
 def test_a_dotted_key_gets_a_safe_name_and_the_map_back():
     definition = request("+model.kwargs.drop_rate=interval(0,0.5)")["TrainingJobDefinition"]
     assert json.loads(definition["StaticHyperParameters"]["keys"]) == {
