@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from dogbreed.config import compose, parse, run_cli, settle
+from dogbreed.config import choices, compose, parse, run_cli, settle
 from launch.client import make_client
 from launch.entry import job_overrides
 from launch.errors import api_errors
@@ -56,9 +56,15 @@ def main(overrides: list[str]) -> int:
 
 
 def merge(found: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """Returns the overrides `found`, without those of keys that were typed too, then those `typed`."""
-    own = {override.key_or_group for override in parse(typed)}
-    return [o for o in found if parse([o])[0].key_or_group not in own] + list(typed)
+    """Returns the overrides `found`, without those of keys that were typed too, then those `typed`.
+
+    Another choice of a group than was found also drops the keys within it: they belong to the old one.
+    """
+    given = [(override.key_or_group, override.value()) for override in parse(found)]
+    own = {override.key_or_group: override.value() for override in parse(typed)}
+    old = tuple(f"{key}." for key, value in own.items() if choices(key) and (key, value) not in given)
+    kept = [text for text, (key, _) in zip(found, given, strict=True) if key not in own and not key.startswith(old)]
+    return [*kept, *typed]
 
 
 def _best_of(cfg: DictConfig) -> list[str]:
