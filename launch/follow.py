@@ -6,6 +6,7 @@ import signal
 import time
 import types
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Protocol, TypeVar
 
 from botocore import exceptions as boto
@@ -93,7 +94,9 @@ class Watched(Protocol):
         """Asks for its end."""
 
 
-def follow(watched: Watched, out: Console, poll_s: float, detach: bool = False) -> signal.Signals | None:
+def follow(
+    watched: Watched, out: Console, poll_s: float, detach: bool = False, interrupted: Interrupted | None = None
+) -> signal.Signals | None:
     """Follows what is `watched` to its end; Ctrl-C or SIGTERM stops it first, or leaves it.
 
     Args:
@@ -101,22 +104,24 @@ def follow(watched: Watched, out: Console, poll_s: float, detach: bool = False) 
         out: where that goes; a terminal also gets a live picture.
         poll_s: seconds between two looks.
         detach: a signal ends the watching, and what is watched goes on.
+        interrupted: notes signals already, from before what is watched was started.
 
     Returns:
         The signal that came, if any.
     """
     stopping = False
-    with Interrupted() as interrupted, Live(console=out, refresh_per_second=4, transient=True) as live:
+    signals = nullcontext(interrupted) if interrupted else Interrupted()
+    with signals as noted, Live(console=out, refresh_per_second=4, transient=True) as live:
         while True:
-            if watched.look() or (interrupted.signal and detach):
-                return interrupted.signal
+            if watched.look() or (noted.signal and detach):
+                return noted.signal
             if out.is_terminal:
                 live.update(watched.picture())
-            if interrupted.signal and not stopping:
+            if noted.signal and not stopping:
                 stopping = True
-                out.print(f"{interrupted.signal.name}: stopping; {watched.kept}. Once more: leave at once")
+                out.print(f"{noted.signal.name}: stopping; {watched.kept}. Once more: leave at once")
                 watched.stop()
-            _wait(poll_s, interrupted, stopping)
+            _wait(poll_s, noted, stopping)
 
 
 def _wait(seconds: float, interrupted: Interrupted, stopping: bool) -> None:

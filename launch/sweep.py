@@ -18,7 +18,7 @@ from dogbreed.errors import UserError
 from launch.client import make_client
 from launch.errors import api_errors
 from launch.finish import and_look_again, command, finish_sweep, say_detached
-from launch.follow import POLL_S, follow
+from launch.follow import POLL_S, Interrupted, follow
 from launch.local.processes import end_ahead
 from launch.plan import Plan, make_plan
 from launch.preflight import check_files
@@ -105,13 +105,15 @@ def resumed_name(name: str) -> str:
 
 def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) -> int:
     name, at_aws = request["HyperParameterTuningJobName"], cfg.backend.name != "local"
-    client.create_hyper_parameter_tuning_job(**request)
-    Thread(target=import_module, args=["launch.plot"], daemon=True).start()  # half a second of matplotlib
-    look = shlex.join(command(cfg, "status", name))
-    out.print(f"\nstarted {name}; look from elsewhere with: {look}", soft_wrap=True)
+    with Interrupted() as interrupted:  # before it is created, so that none is left running without a word
+        client.create_hyper_parameter_tuning_job(**request)
+        Thread(target=import_module, args=["launch.plot"], daemon=True).start()  # half a second of matplotlib
+        look = shlex.join(command(cfg, "status", name))
+        out.print(f"\nstarted {name}; look from elsewhere with: {look}", soft_wrap=True)
+        with api_errors(cfg, and_look_again(cfg, name)):
+            watch = SweepWatch(client, name, cfg, out)
+            stopped = follow(watch, out, POLL_S[cfg.backend.name], detach=at_aws, interrupted=interrupted)
     with api_errors(cfg, and_look_again(cfg, name)):
-        watch = SweepWatch(client, name, cfg, out)
-        stopped = follow(watch, out, POLL_S[cfg.backend.name], detach=at_aws)
         if stopped and at_aws and not watch.ended:
             return say_detached(cfg, name, stopped, out)
         status = finish_sweep(client, cfg, name, out)

@@ -25,7 +25,7 @@ from launch.client import make_client
 from launch.entry import job_overrides
 from launch.errors import api_errors
 from launch.finish import and_look_again, command, finish_training, say_detached
-from launch.follow import POLL_S, follow
+from launch.follow import POLL_S, Interrupted, follow
 from launch.plan import absolute_paths, for_the_job
 from launch.preflight import check_files
 from launch.request import training_request
@@ -93,11 +93,13 @@ def _plan_table(cfg: DictConfig, fixed: Sequence[str]) -> Table:
 
 def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) -> int:
     name, at_aws = request["TrainingJobName"], cfg.backend.name != "local"
-    client.create_training_job(**request)
-    out.print(f"\nstarted {name}; look from elsewhere with: {shlex.join(command(cfg, 'status', name))}", soft_wrap=True)
-    with api_errors(cfg, and_look_again(cfg, name)):
-        watch = TrainingWatch(client, name, cfg, out)
-        stopped = follow(watch, out, POLL_S[cfg.backend.name], detach=at_aws)
+    with Interrupted() as interrupted:  # before it is created, so that none is left running without a word
+        client.create_training_job(**request)
+        look = shlex.join(command(cfg, "status", name))
+        out.print(f"\nstarted {name}; look from elsewhere with: {look}", soft_wrap=True)
+        with api_errors(cfg, and_look_again(cfg, name)):
+            watch = TrainingWatch(client, name, cfg, out)
+            stopped = follow(watch, out, POLL_S[cfg.backend.name], detach=at_aws, interrupted=interrupted)
     if stopped and at_aws and not watch.ended:
         return say_detached(cfg, name, stopped, out)
     status = finish_training(watch.job, cfg, out)

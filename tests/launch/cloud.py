@@ -1,5 +1,6 @@
 """What the tests of AWS share: settings that ask nothing of the SDK, a stand-in job, a service with faults."""
 
+import signal
 import time
 from pathlib import Path
 
@@ -59,6 +60,25 @@ class Faulty:
 
     def sent(self, operation):
         return [request for name, request in self.requests if name == operation]
+
+
+class Interrupting:
+    """A client during whose create request Ctrl-C is pressed."""
+
+    def __init__(self, client):
+        self.client = client
+
+    def __getattr__(self, name):
+        call = getattr(self.client, name)
+        if not name.startswith("create_"):
+            return call
+
+        def create(**request):
+            answer = call(**request)
+            signal.raise_signal(signal.SIGINT)
+            return answer
+
+        return create
 
 
 def wait_for(condition, seconds=120):

@@ -13,10 +13,10 @@ import time
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from cloud import BUCKET, EXPLICIT, IMAGE, ROLE, wait_for
+from cloud import BUCKET, EXPLICIT, IMAGE, ROLE, Interrupting, wait_for
 
 from dogbreed.errors import UserError
-from launch import status, stop, train, tune
+from launch import status, stop, submit, train, tune
 from launch.limits import check_request
 
 SWEEP = ["lr=0.001,0.01", "tuner.max_jobs=2", *EXPLICIT]
@@ -79,6 +79,17 @@ def test_ctrl_c_leaves_a_sweep_at_aws_alone_and_another_terminal_takes_over(aws,
     assert "sweep left: Stopped" in capsys.readouterr().out
     assert stop.main(["left", "backend=sagemaker"]) == 0
     assert "left has ended already: Stopped" in capsys.readouterr().out
+
+
+def test_ctrl_c_during_the_create_request_leaves_what_it_made_and_says_so(aws, capsys, monkeypatch):
+    make = submit.make_client
+    monkeypatch.setattr(submit, "make_client", lambda backend: Interrupting(make(backend)))
+    assert tune.main([*SWEEP, "name=left", "seed=20"]) == 130
+    assert train.main(["lr=0.1", "name=left-too", "seed=20", *EXPLICIT]) == 130
+    printed = capsys.readouterr().out
+    for name in ("left", "left-too"):
+        assert f"SIGINT: {name} goes on without you" in printed
+        assert stop.main([name, "backend=sagemaker"]) == 0
 
 
 @pytest.mark.parametrize(

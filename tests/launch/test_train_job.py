@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from cloud import STAND_IN, wait_for, written
+from cloud import STAND_IN, Interrupting, wait_for, written
 
 from dogbreed.config import compose
 from dogbreed.errors import UserError
@@ -65,6 +65,13 @@ def test_ctrl_c_and_stop_end_a_training_of_this_machine(launch, capsys, how):
     assert launch("lr=0.001", "name=long", "seed=20") == (130 if how == "Ctrl-C" else 1)
     thread.join()
     assert "training long: Stopped" in capsys.readouterr().out
+
+
+def test_ctrl_c_during_the_create_request_stops_what_it_made(launch, capsys, monkeypatch):
+    make = submit.make_client
+    monkeypatch.setattr(submit, "make_client", lambda backend: Interrupting(make(backend)))
+    assert launch("lr=0.001", "name=early", "seed=20") == 130
+    assert "training early: Stopped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

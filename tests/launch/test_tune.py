@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cloud import Interrupting
 from omegaconf import OmegaConf
 
 import launch.sweep
@@ -175,6 +176,15 @@ def test_an_interrupted_grid_is_resumed_with_its_missing_points_alone(sweep, tmp
     trials = results(tmp_path, "grid-r2")["trials"]
     assert sorted(t["hyperparameters"]["lr"] for t in trials) == ["0.001", "0.01", "0.02", "0.03"]
     assert [t["hyperparameters"]["lr"] for t in trials if not t["name"].startswith("grid-r2-")] == ["0.001"]
+
+
+def test_ctrl_c_during_the_create_request_stops_what_it_made(sweep, tmp_path, capsys, monkeypatch):
+    make = submit.make_client
+    monkeypatch.setattr(submit, "make_client", lambda backend: Interrupting(make(backend)))
+    assert sweep("lr=0.01,0.02", "seed=20", "name=early") == 130
+    printed = capsys.readouterr().out
+    assert "SIGINT: stopping" in printed and "sweep early: Stopped" in printed
+    assert "go on with: python -m launch.tune resume=early" in printed
 
 
 def test_two_sweeps_at_once_do_not_disturb_each_other(sweep, tmp_path):
