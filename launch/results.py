@@ -79,7 +79,7 @@ class Sweep:
     @property
     def own_trials(self) -> list[Trial]:
         """Trials of this very tuning job, not those of the sweeps that it goes on with."""
-        return [trial for trial in self.trials if trial.name.startswith(f"{self.name}-")]
+        return [trial for trial in self.trials if trial.name.rsplit("-", 2)[0] == self.name]
 
     @property
     def billable_hours(self) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from dogbreed.config import compose
+from dogbreed.config import compose, parse
 from dogbreed.errors import UserError
 from launch.client import make_client
 from launch.errors import api_errors
@@ -32,6 +32,12 @@ from launch.watch import SweepWatch
 
 OPERATION = "CreateHyperParameterTuningJob"
 
+RESUMING = (
+    "resume", "tuner.max_jobs", "name", "logs", "dry_run", "instance.price_per_hour", "backend", "backend.root",
+    "backend.region", "backend.role", "backend.bucket", "backend.image",
+)  # fmt: skip
+"""Keys that mean something where a sweep is resumed; the last three go into the command that trains its best."""
+
 
 def run_sweep(overrides: list[str]) -> int:
     """Runs one sweep; returns 0, 1 where no trial gave a result, or 128 + the signal that stopped it.
@@ -42,13 +48,17 @@ def run_sweep(overrides: list[str]) -> int:
     Raises:
         UserError: a mistake in them, or what SageMaker answers, with what to do.
     """
-    resumed = next((o.partition("=")[2] for o in overrides if o.startswith("resume=")), None)
-    if resumed is None:
+    typed = {override.key_or_group: override.value() for override in parse(overrides)}
+    if typed.get("resume") is None:
         return run_plan(make_plan(overrides))
+    if vain := [key for key in typed if key not in RESUMING]:
+        raise UserError(
+            f"{', '.join(vain)}: of no effect where a sweep is resumed, which takes only tuner.max_jobs, name, logs, "
+            f"dry_run and its backend; for more begin a sweep that learns from it, tuner.warm_start=[{typed['resume']}]"
+        )
     cfg = compose("tune", overrides)
     check_settings(cfg)
-    request = _resume(cfg, resumed, any(o.startswith("tuner.max_jobs=") for o in overrides))
-    return _submit(cfg, request)
+    return _submit(cfg, _resume(cfg, more=typed.get("tuner.max_jobs") is not None))
 
 
 def run_plan(plan: Plan, app: Path | None = None) -> int:
@@ -79,8 +89,9 @@ def _print_plan(plan: Plan, out: Console) -> None:
     out.print(plan_table(plan))
 
 
-def _resume(cfg: DictConfig, name: str, more: bool) -> dict[str, Any]:
-    """Returns the request that goes on with sweep `name`, `more`: to a new number of trials in all."""
+def _resume(cfg: DictConfig, more: bool) -> dict[str, Any]:
+    """Returns the request that goes on with a sweep, `more`: to a new number of trials in all."""
+    name = str(cfg.resume)
     with api_errors(cfg):
         client = make_client(cfg.backend)
         sweep = read_sweep(client, name)
@@ -89,11 +100,15 @@ def _resume(cfg: DictConfig, name: str, more: bool) -> dict[str, Any]:
         tags = [tag for page in pages for tag in page["Tags"] if not tag["Key"].startswith("aws:")]
     if not sweep.ended:
         raise UserError(f"sweep {name} is still {sweep.status}: wait, or stop it: python -m launch.stop {name}")
+    grid = described["HyperParameterTuningJobConfig"]["Strategy"] == "Grid"
+    if more and grid:
+        raise UserError(f"tuner.max_jobs: sweep {name} is a grid, with {sweep.max_jobs} trials in all: leave it out")
     finished = sum(trial.is_finished(sweep.early_stopping) for trial in sweep.trials)
     left = (int(cfg.tuner.max_jobs) if more else sweep.max_jobs) - finished
     if left < 1:
-        raise UserError(f"sweep {name} has its {finished} trials: ask for more with tuner.max_jobs={finished + 4}")
-    return resume_request(described, resumed_name(name), left, tags)
+        advice = "" if grid else f": ask for more with tuner.max_jobs={finished + 4}"
+        raise UserError(f"sweep {name} has its {finished} trials{advice}")
+    return resume_request(described, str(cfg.name or resumed_name(name)), left, tags)
 
 
 def resumed_name(name: str) -> str:

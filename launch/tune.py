@@ -6,6 +6,7 @@
     python -m launch.tune lr=range backend=sagemaker data=s3 data.url=s3://BUCKET/PREFIX        at AWS
     python -m launch.tune ... dry_run=true                                   the exact request, checked, not sent
     python -m launch.tune resume=NAME                                        go on with a stopped sweep
+    python -m launch.tune resume=NAME tuner.max_jobs=12                      to so many trainings in all
 
 KEY=VALUE fixes a key of conf/train.yaml, KEY=RANGE searches it: a,b  choice()  interval()  range()  glob()
 tag(log,...), or the word range for what conf/search declares. tuner=bayesian, tuner.max_jobs=12 and

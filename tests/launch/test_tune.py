@@ -23,6 +23,7 @@ import launch.sweep
 from dogbreed.errors import UserError
 from launch import status, submit, tune
 from launch.local import local_client
+from launch.results import read_sweep
 
 STAND_IN = """
 import json, math, os, sys, time
@@ -170,6 +171,8 @@ def test_an_interrupted_grid_is_resumed_with_its_missing_points_alone(sweep, tmp
     thread.join()
     (tmp_path / "stand_in.py").write_text(STAND_IN.replace("sleep(20", "sleep(0.02"))
     capsys.readouterr()
+    with pytest.raises(UserError, match=r"tuner\.max_jobs: sweep grid is a grid, with 4 trials in all"):
+        sweep("resume=grid", "tuner.max_jobs=8")
     assert sweep("resume=grid") == 0
     printed = capsys.readouterr().out
     assert re.findall(r"([1-9]/\d)  val/accuracy", printed)[-3:] == ["2/4", "3/4", "4/4"]
@@ -185,6 +188,22 @@ def test_ctrl_c_during_the_create_request_stops_what_it_made(sweep, tmp_path, ca
     printed = capsys.readouterr().out
     assert "SIGINT: stopping" in printed and "sweep early: Stopped" in printed
     assert "go on with: python -m launch.tune resume=early" in printed
+
+
+def test_a_resumed_sweep_takes_a_name_and_says_what_it_does_not_take(sweep, tmp_path):
+    typed = ["lr=range", "tuner=random", "tuner.max_jobs=1"]
+    sweep(*typed, "name=dogs-first")
+    more = ["resume=dogs-first", "tuner.max_jobs=2"]
+    with pytest.raises(
+        UserError, match=r"^tuner\.max_parallel_jobs, epochs, lr: of no effect where .*=\[dogs-first\]$"
+    ):
+        sweep(*more, "tuner.max_parallel_jobs=1", "epochs=20", "lr=0.1,0.2", "name=dogs")
+    (tmp_path / "outputs" / "dogs-first-r2").mkdir()
+    with pytest.raises(UserError, match=r"dogs-first-r2.*choose another name with name=NAME"):
+        sweep(*more)
+    assert sweep(*more, "name=dogs") == 0
+    found = read_sweep(launch.sweep.make_client(OmegaConf.create({"root": f"{tmp_path}/outputs"})), "dogs")
+    assert (len(found.trials), len(found.own_trials)) == (2, 1)
 
 
 def test_two_sweeps_at_once_do_not_disturb_each_other(sweep, tmp_path):
