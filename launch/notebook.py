@@ -14,9 +14,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from dogbreed.config import fresh_name
+from dogbreed.config import fresh_name, parse
 from dogbreed.errors import UserError, did_you_mean
 from launch import tune
+from launch.request import resumed_name
 from launch.show import brief, decimal, short_name
 
 OUTPUTS = Path("outputs")
@@ -79,14 +80,14 @@ def run_sweep(*overrides: str) -> Results:
     Raises:
         UserError: a mistake in the overrides, or no trial gave a result.
     """
-    words = list(overrides)
-    name = next((word.partition("=")[2] for word in words if word.startswith("name=")), None)
-    if name is None:
-        name = fresh_name("notebook")
-        words.append(f"name={name}")
-    if tune.main(words):
+    typed = {override.key_or_group: override.value() for override in parse(overrides)}
+    if typed.get("dry_run"):
+        raise UserError("dry_run=true runs no sweep whose results could be shown: type it after python -m launch.tune")
+    resumed = typed.get("resume")
+    name = str(typed.get("name") or (resumed_name(str(resumed)) if resumed else fresh_name("notebook")))
+    if tune.main([*overrides, f"name={name}"]):
         raise UserError(f"sweep {name} gave no result; its lines above say why")
-    return read_results(name)
+    return _read(Path(str(typed.get("backend.root", OUTPUTS))), name)
 
 
 def read_results(name: str) -> Results:
@@ -95,8 +96,12 @@ def read_results(name: str) -> Results:
     Raises:
         UserError: there is no such sweep, or it has not ended.
     """
-    path = OUTPUTS / name / "results.json"
+    return _read(OUTPUTS, name)
+
+
+def _read(root: Path, name: str) -> Results:
+    path = root / name / "results.json"
     if not path.is_file():
-        there = [found.parent.name for found in OUTPUTS.glob("*/results.json")]
-        raise UserError(f"no sweep {name!r} has ended{did_you_mean(name, there) if there else '; outputs/ has none'}")
+        there = [found.parent.name for found in root.glob("*/results.json")]
+        raise UserError(f"no sweep {name!r} has ended{did_you_mean(name, there) if there else f'; {root}/ has none'}")
     return Results(path.parent, json.loads(path.read_text(encoding="utf-8")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from launch.space import Range
 
 __all__ = [
     "APP", "FIRST_POINTS", "KEYS", "LOCAL_SITE", "OVERRIDES", "Site", "parameter_ranges", "resume_request",
-    "training_request", "tuning_request",
+    "resumed_name", "training_request", "tuning_request",
 ]  # fmt: skip
 
 OVERRIDES = "overrides"
@@ -100,6 +101,13 @@ def resume_request(
     if tags:
         request["Tags"] = [dict(tag) for tag in tags]
     return request
+
+
+def resumed_name(name: str) -> str:
+    """Returns what the sweep that goes on with sweep `name` is called: `dogs-r2`, `dogs-r3`; at most 32 characters."""
+    again = re.fullmatch(r"(.+)-r(\d+)", name)
+    base, number = (again[1], int(again[2])) if again else (name, 1)
+    return f"{base[:27]}-r{number + 1}"
 
 
 def training_request(cfg: DictConfig, fixed: Sequence[str], site: Site) -> dict[str, Any]:

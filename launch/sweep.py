@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable
 from importlib import import_module
@@ -22,7 +21,7 @@ from launch.follow import POLL_S, Interrupted, follow
 from launch.local.processes import end_ahead
 from launch.plan import Plan, make_plan
 from launch.preflight import check_files
-from launch.request import resume_request, tuning_request
+from launch.request import resume_request, resumed_name, tuning_request
 from launch.results import read_sweep
 from launch.settings import check_settings
 from launch.show import console, plan_table
@@ -109,13 +108,6 @@ def _resume(cfg: DictConfig, more: bool) -> dict[str, Any]:
         advice = "" if grid else f": ask for more with tuner.max_jobs={finished + 4}"
         raise UserError(f"sweep {name} has its {finished} trials{advice}")
     return resume_request(described, str(cfg.name or resumed_name(name)), left, tags)
-
-
-def resumed_name(name: str) -> str:
-    """Returns what the sweep that goes on with sweep `name` is called: `dogs-r2`, `dogs-r3`; at most 32 characters."""
-    again = re.fullmatch(r"(.+)-r(\d+)", name)
-    base, number = (again[1], int(again[2])) if again else (name, 1)
-    return f"{base[:27]}-r{number + 1}"
 
 
 def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) -> int:

@@ -2,9 +2,11 @@
 
 import base64
 import json
+from pathlib import Path
 
 import pytest
 
+from dogbreed.config import compose
 from dogbreed.errors import UserError
 from launch import notebook
 from launch.notebook import read_results
@@ -58,3 +60,29 @@ def test_a_sweep_without_a_result_is_no_silent_success(ended, monkeypatch):
     monkeypatch.setattr(notebook.tune, "main", lambda words: 1)
     with pytest.raises(UserError, match="sweep cats gave no result"):
         notebook.run_sweep("name=cats", "lr=range")
+
+
+@pytest.mark.parametrize(
+    ("typed", "folder"),
+    [
+        (["lr=range", "name=cats"], "outputs/cats"),
+        (["lr=range", "name=cats", "backend.root='my runs'"], "my runs/cats"),
+        (["resume=a-run"], "outputs/a-run-r2"),
+        (["resume=a-run", "name=cats"], "outputs/cats"),
+    ],
+)
+def test_results_are_read_where_the_sweep_has_left_them(ended, monkeypatch, typed, folder):
+    def main(words):
+        cfg = compose("tune", [word for word in words if word != "lr=range"])
+        path = Path(cfg.backend.root) / cfg.name
+        path.mkdir(parents=True)
+        (path / "results.json").write_text("{}")
+        return 0
+
+    monkeypatch.setattr(notebook.tune, "main", main)
+    assert notebook.run_sweep(*typed).folder == Path(folder)
+
+
+def test_a_dry_run_has_no_results_to_show(ended):
+    with pytest.raises(UserError, match=r"dry_run=true .* python -m launch\.tune"):
+        notebook.run_sweep("lr=range", "dry_run=true")

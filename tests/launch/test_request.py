@@ -8,7 +8,7 @@ from dogbreed.config import compose, settle
 from dogbreed.errors import UserError
 from launch.limits import check_request
 from launch.plan import make_plan
-from launch.request import LOCAL_SITE, resume_request, training_request, tuning_request
+from launch.request import LOCAL_SITE, resume_request, resumed_name, training_request, tuning_request
 
 OPERATION = "CreateHyperParameterTuningJob"
 
@@ -114,6 +114,21 @@ def test_resuming_asks_for_the_rest_and_names_the_stopped_sweep():
     }
     assert found["TrainingJobDefinition"]["OutputDataConfig"] == {"S3OutputPath": "s3://local/first-r2"}
     assert check_request(OPERATION, found) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("dogs", "dogs-r2"),
+        ("dogs-r2", "dogs-r3"),
+        ("a-run-r2", "a-run-r3"),
+        ("dogs-resnet34-r9", "dogs-resnet34-r10"),
+        ("dogs-resnet34", "dogs-resnet34-r2"),
+        ("x" * 32, "x" * 27 + "-r2"),
+    ],
+)
+def test_a_resumed_sweep_is_called_after_the_first(name, again):
+    assert resumed_name(name) == again
 
 
 def test_a_grid_is_resumed_without_a_number_of_jobs_since_it_counts_its_points_itself():

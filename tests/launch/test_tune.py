@@ -150,21 +150,6 @@ def test_ctrl_c_stops_the_children_keeps_the_results_and_resuming_repeats_nothin
         sweep("resume=broken-r2")
 
 
-@pytest.mark.parametrize(
-    ("name", "again"),
-    [
-        ("dogs", "dogs-r2"),
-        ("dogs-r2", "dogs-r3"),
-        ("a-run-r2", "a-run-r3"),
-        ("dogs-resnet34-r9", "dogs-resnet34-r10"),
-        ("dogs-resnet34", "dogs-resnet34-r2"),
-        ("x" * 32, "x" * 27 + "-r2"),
-    ],
-)
-def test_a_resumed_sweep_is_called_after_the_first(name, again):
-    assert launch.sweep.resumed_name(name) == again
-
-
 def test_an_interrupted_grid_is_resumed_with_its_missing_points_alone(sweep, tmp_path, capsys):
     thread = interrupt_after(2, tmp_path / "outputs" / "grid")
     assert sweep("tuner=grid", "lr=0.001,0.01,0.02,0.03", "seed=20", "name=grid", "tuner.max_parallel_jobs=1") == 130
