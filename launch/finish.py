@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
@@ -33,11 +34,16 @@ def command(cfg: DictConfig, module: str, *words: str) -> list[str]:
     backend = cfg.backend
     place = [] if backend.name == "local" else [f"backend={backend.name}"]
     place += [f"backend.region={backend.region}"] if backend.get("region") else []
-    place += [f"backend.root={backend.root}"] if backend.root != "outputs" else []
+    place += [f"backend.root={_as_typed(str(backend.root))}"] if backend.root != "outputs" else []
     if module == "train":
         given = [key for key in ("role", "bucket", "image") if backend.get(key)]
         place += [f"backend.{key}={encode(backend[key])}" for key in given]
     return ["python", "-m", f"launch.{module}", *words, *place]
+
+
+def _as_typed(path: str) -> str:
+    """Returns a path in Hydra's grammar, without quotes where it needs none: `encode` quotes all that begin with /."""
+    return path if re.fullmatch(r"\.{0,2}/[\w./-]*", path, re.ASCII) else encode(path)
 
 
 def finish_sweep(client: Any, cfg: DictConfig, name: str, out: Console) -> int:

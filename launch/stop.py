@@ -6,6 +6,8 @@ python -m launch.stop NAME backend=sagemaker
 
 from __future__ import annotations
 
+import shlex
+
 from dogbreed.config import compose, run_cli
 from dogbreed.errors import UserError
 from launch.client import make_client
@@ -33,9 +35,10 @@ def main(words: list[str]) -> int:
             client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
         else:
             client.stop_training_job(TrainingJobName=name)
-    out.print(f"{name} is being stopped; see its end: {' '.join(command(cfg, 'status', name, '--follow'))}")
+    look = shlex.join(command(cfg, "status", name, "--follow"))
+    out.print(f"{name} is being stopped; see its end: {look}", soft_wrap=True)
     if kind == "sweep":
-        out.print(f"go on with it later: {' '.join(command(cfg, 'tune', f'resume={name}'))}")
+        out.print(f"go on with it later: {shlex.join(command(cfg, 'tune', f'resume={name}'))}", soft_wrap=True)
     return 0
 
 

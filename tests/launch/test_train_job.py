@@ -1,10 +1,13 @@
 """`launch.train` on this machine, its log, and how several processes are started; the wire to AWS is in test_aws.py."""
 
 import os
+import re
+import shlex
 import signal
 import sys
 import threading
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from cloud import STAND_IN, Interrupting, wait_for, written
@@ -14,9 +17,11 @@ from dogbreed.errors import UserError
 from launch import status, stop, submit, train
 from launch.entry import find_processes
 from launch.errors import explain_failure
+from launch.finish import command
 from launch.local import local_client
 from launch.logs import CloudWatchLog, FileLog
 from launch.plan import for_the_job
+from launch.space import encode
 
 
 @pytest.fixture
@@ -110,6 +115,27 @@ def test_what_is_typed_goes_over_what_the_sweep_found():
 def test_another_choice_of_a_group_drops_what_the_sweep_was_given_within_the_old_one(typed, merged):
     found = ["data=folder", "data.url=/pics1", "data.valid_fraction=0.2"]
     assert train.merge(["epochs=3", *found], typed) == ["epochs=3", *merged]
+
+
+@pytest.mark.parametrize(
+    "root", ["out (1)", "my runs", "a,b", "it's", "/tmp/x y", "1", "/tmp/runs-1", "../runs", "outputs"]
+)
+def test_the_commands_that_are_printed_can_be_typed(root):
+    cfg = compose("tune", [f"backend.root={encode(root)}"])
+    words = shlex.split(shlex.join(command(cfg, "status", "NAME")))
+    assert words[:4] == ["python", "-m", "launch.status", "NAME"]
+    assert compose("tune", words[4:]).backend.root == root
+
+
+@pytest.mark.parametrize("kind", ["sweep", "training"])
+def test_what_stop_says_to_type_has_the_quotes_of_a_shell(launch, capsys, monkeypatch, kind):
+    status_key = "HyperParameterTuningJobStatus" if kind == "sweep" else "TrainingJobStatus"
+    monkeypatch.setattr(stop, "describe", lambda client, name: (kind, {status_key: "InProgress"}))
+    monkeypatch.setattr(stop, "make_client", lambda backend: MagicMock())
+    stop.main(["dogs", "backend.root='out (1)'"])
+    commands = re.findall(r"python -m .*", capsys.readouterr().out)
+    assert len(commands) == (2 if kind == "sweep" else 1)
+    assert all(shlex.split(line)[-1] == "backend.root='out (1)'" for line in commands)
 
 
 def test_what_steers_the_launcher_does_not_reach_the_job():
