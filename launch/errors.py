@@ -71,6 +71,9 @@ def api_errors(cfg: DictConfig | None = None, then: str = "") -> Iterator[None]:
         raise UserError(f"the AWS login has ended ({error}): {LOG_IN}{then}") from error
     except boto.ProfileNotFound as error:
         raise UserError(f"{error}; aws configure list-profiles shows them") from error
+    except boto.ParamValidationError as error:  # requests were checked: what is left is a name that was typed
+        problem = " ".join(str(error.kwargs["report"]).split())
+        raise UserError(f"no such name ({problem}); python -m launch.status lists what there is") from error
     except boto.BotoCoreError as error:
         raise UserError(f"AWS can not be reached: {error}{then}") from error
 

@@ -44,7 +44,7 @@ def main(overrides: list[str]) -> int:
     out = console()
     typed = compose("training", overrides)
     check_settings(typed)
-    chosen = merge(_best_of(typed), overrides) if typed.from_tuning else list(overrides)
+    chosen = merge(_best_of(typed), overrides) if typed.from_tuning is not None else list(overrides)
     cfg = settle(compose("training", chosen))
     fixed = for_the_job(chosen) + absolute_paths(cfg)
     site, upload = find_site(cfg)

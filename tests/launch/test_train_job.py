@@ -23,6 +23,8 @@ from launch.logs import CloudWatchLog, FileLog
 from launch.plan import for_the_job
 from launch.space import encode
 
+NO_NAME = r"^no such name \(Invalid length .* value: 0, .*\); python -m launch\.status lists what there is$"
+
 
 @pytest.fixture
 def launch(tmp_path, monkeypatch):
@@ -88,6 +90,9 @@ def test_ctrl_c_during_the_create_request_stops_what_it_made(launch, capsys, mon
         (stop.main, [], "give the one name to stop"),
         (stop.main, ["nosuch"], "no sweep or training is called 'nosuch'; there are none yet"),
         (status.main, ["--follow"], "give one name to follow, got none"),
+        (train.main, ["from_tuning="], NO_NAME),
+        (status.main, [""], NO_NAME),
+        (stop.main, [""], NO_NAME),
     ],
 )
 def test_a_mistake_is_one_line(launch, main, words, message):

@@ -215,6 +215,8 @@ def test_a_name_that_is_taken_and_a_sweep_that_is_not_there(sweep):
         sweep("lr=range", "tuner.max_jobs=1", "name=taken")
     with pytest.raises(UserError, match="nosuch"):
         sweep("resume=nosuch")
+    with pytest.raises(UserError, match=r"^no such name .*python -m launch\.status"):
+        sweep("resume=")
 
 
 @pytest.mark.parametrize(
