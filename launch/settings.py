@@ -41,6 +41,9 @@ BOOLEANS = (
 )  # fmt: skip
 LISTS = ("first_points", "instance.alternatives", "tuner.warm_start", "backend.subnets", "backend.security_groups")
 MAPS = ("backend.environment", "backend.tags", "environment")
+RESERVED = ("endpoints",)
+"""Names that no sweep or training may have: folders beside theirs."""
+
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "tuner.warm_start_type": ("IdenticalDataAndAlgorithm", "TransferLearning"),
     "backend.input_mode": (None, "FastFile", "File"),
@@ -59,6 +62,8 @@ def check_settings(cfg: DictConfig) -> None:
 
 
 def _problems(cfg: DictConfig) -> Iterator[str]:
+    if "trainer" in cfg and cfg.name in RESERVED:  # an endpoint itself may be called so
+        yield f"name={cfg.name}: the folder of that name is for other things; choose another name"
     for key, (kind, low, high, optional) in NUMBERS.items():
         value = OmegaConf.select(cfg, key)
         if value is None and (optional or not _has(cfg, key)):

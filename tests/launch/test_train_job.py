@@ -14,7 +14,7 @@ from cloud import STAND_IN, Interrupting, wait_for, written
 
 from dogbreed.config import compose
 from dogbreed.errors import UserError
-from launch import status, stop, submit, train
+from launch import status, stop, submit, train, tune
 from launch.entry import find_processes
 from launch.errors import explain_failure
 from launch.finish import command
@@ -87,6 +87,8 @@ def test_ctrl_c_during_the_create_request_stops_what_it_made(launch, capsys, mon
         (train.main, ["from_tuning=nosuch"], "nosuch"),
         (train.main, ["nosuch=1"], "key 'nosuch' is unknown"),
         (train.main, ["name=" + "x" * 64], "TrainingJobName"),
+        (train.main, ["name=endpoints"], "name=endpoints: .* choose another name"),
+        (tune.main, ["name=endpoints", "lr=range"], "name=endpoints: .* choose another name"),
         (stop.main, [], "give the one name to stop"),
         (stop.main, ["nosuch"], "no sweep or training is called 'nosuch'; there are none yet"),
         (status.main, ["--follow"], "give one name to follow, got none"),
@@ -99,6 +101,13 @@ def test_a_mistake_is_one_line(launch, main, words, message):
     with pytest.raises(UserError, match=message):
         main(words)
     assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("main", [status.main, lambda words: tune.main(["lr=range", *words])])
+def test_a_root_that_is_a_file_is_said_to_be_one(tmp_path, main):
+    (tmp_path / "notes").write_text("")
+    with pytest.raises(UserError, match=r"notes is a file: give a folder"):
+        main([f"backend.root={tmp_path}/notes"])
 
 
 def test_what_is_typed_goes_over_what_the_sweep_found():
