@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 
 from omegaconf import DictConfig
@@ -163,9 +164,12 @@ def time_left(done: list[Trial], running: list[Trial], max_jobs: int) -> float |
 
 
 def short_name(name: str) -> str:
-    """Returns the number of a trial, `003`, from its job name `SWEEP-003-1a2b3c4d`; any other name as it is."""
-    parts = name.rsplit("-", 2)
-    return parts[1] if len(parts) == 3 and parts[1].isdigit() else name
+    """Returns the number of a trial, `003`, from its job name `SWEEP-003-1a2b3c4d`; any other name as it is.
+
+    A resumed sweep, `SWEEP-r2`, also shows the trials of `SWEEP`: its own are told apart, `r2-003`.
+    """
+    parts = re.fullmatch(r".+?-((?:r\d+-)?\d+)-[^-]+", name)
+    return parts[1] if parts else name
 
 
 def brief(text: str) -> str:

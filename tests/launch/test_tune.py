@@ -161,6 +161,7 @@ def test_an_interrupted_grid_is_resumed_with_its_missing_points_alone(sweep, tmp
     assert sweep("resume=grid") == 0
     printed = capsys.readouterr().out
     assert re.findall(r"([1-9]/\d)  val/accuracy", printed)[-3:] == ["2/4", "3/4", "4/4"]
+    assert set(re.findall(r"│ (\S+) +│ Completed", printed)) == {"001", "r2-001", "r2-002", "r2-003"}
     trials = results(tmp_path, "grid-r2")["trials"]
     assert sorted(t["hyperparameters"]["lr"] for t in trials) == ["0.001", "0.01", "0.02", "0.03"]
     assert [t["hyperparameters"]["lr"] for t in trials if not t["name"].startswith("grid-r2-")] == ["0.001"]
