@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,16 +61,17 @@ def open_csv(path: Path, model: str) -> tuple[TextIO, set[str]]:
         model: what answers now.
 
     Raises:
-        UserError: the file is another kind of CSV, or holds answers of another model.
+        UserError: the file is another kind of file, or holds answers of another model, or can not be written. It is
+            left as it is.
     """
     done: set[str] = set()
-    if path.exists() and path.stat().st_size:
-        _cut_to_whole_lines(path)
-        for row in read_csv(path):
-            if row["model"] != model:
-                raise UserError(f"{path} has answers of model {row['model']}: remove it, or give output=OTHER.csv")
-            done.add(row["key"])
     try:
+        if path.exists() and path.stat().st_size and not _is_cut_header(path):
+            for row in read_csv(path):
+                if row["model"] != model:
+                    raise UserError(f"{path} has answers of model {row['model']}: remove it, or give output=OTHER.csv")
+                done.add(row["key"])
+        _cut_to_whole_lines(path)
         file = path.open("a", newline="", encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise UserError(f"output={path} can not be written: {error.strerror}") from None
@@ -79,22 +81,32 @@ def open_csv(path: Path, model: str) -> tuple[TextIO, set[str]]:
 
 
 def read_csv(path: Path) -> Iterator[dict[str, str]]:
-    """Yields the lines of a CSV file of answers.
+    """Yields the whole lines of a CSV file of answers.
 
     Raises:
-        UserError: it is another kind of CSV.
+        UserError: it is another kind of file.
     """
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = csv.DictReader(file)
-        if tuple(rows.fieldnames or ()) != COLUMNS:
+    with path.open(newline="\n", encoding="utf-8", errors="surrogateescape") as file:
+        rows = csv.DictReader(line for line in file if line.endswith("\n"))
+        try:
+            ours = tuple(rows.fieldnames or ()) == COLUMNS
+        except csv.Error:  # a line that is too long, or bytes that no text has
+            ours = False
+        if not ours:
             raise UserError(f"{path} is no file of predictions: remove it, or give output=OTHER.csv")
         yield from rows
 
 
+def _is_cut_header(path: Path) -> bool:
+    header = ",".join(COLUMNS).encode()
+    with path.open("rb") as file:
+        return (header + b"\r").startswith(file.read(len(header) + 2))
+
+
 def _cut_to_whole_lines(path: Path) -> None:
-    with path.open("rb+") as file:
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+    if path.is_file():  # not a pipe
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 async def ask_all(
