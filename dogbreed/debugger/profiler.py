@@ -168,9 +168,12 @@ class SystemProfiler(pl.Callback):
         self._enter("validation")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validation is over."""
+        """Validation is over; it is no part of the next step."""
         self._heartbeat = time.time()
-        self._enter("train" if trainer.training else "other")
+        if self._timer is not None:
+            self._timer.take()
+        in_training = trainer.state.fn == "fit" and not trainer.sanity_checking  # `trainer.training` is not set again yet
+        self._enter("train" if in_training else "other")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes what is left."""

@@ -69,6 +69,28 @@ def test_parts_of_the_steps_add_up_to_the_time_that_passed(profiled: Path):
     assert times.phases_s["validation"] > 0 and times.phases_s["test"] > 0
 
 
+@pytest.mark.parametrize("interval", [0.25, 1.0])
+def test_a_validation_within_an_epoch_is_no_part_of_a_step(interval: float, tmp_path: Path, monkeypatch):
+    now = [time.time()]
+
+    class Slow(TinyModel):
+        def training_step(self, batch, number):
+            now[0] += 1
+            return super().training_step(batch, number)
+
+        def validation_step(self, batch, number):
+            now[0] += 100
+
+    monkeypatch.setattr("dogbreed.debugger.profiler.time", SimpleNamespace(time=lambda: now[0]))
+    monkeypatch.setattr("dogbreed.debugger.profiler.StepTimer", lambda inner: StepTimer(inner, clock=lambda: now[0]))
+    train(tmp_path, Slow(network(2)), SMALL, 2, PROFILE, test=False, val_check_interval=interval)
+    times = read_run(tmp_path).inputs["step_times"]
+    assert times.total.tolist() == [1.0] * 8
+    validations = 2 / interval + 1  # one of them before the training
+    phases = {name: pytest.approx(seconds, abs=1e-3) for name, seconds in times.phases_s.items()}
+    assert phases == {"train": 8, "validation": validations * 100, "test": 0, "other": 0}
+
+
 class Listening(Profiler):
     """Notes what begins and ends."""
 
