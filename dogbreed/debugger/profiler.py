@@ -172,7 +172,8 @@ class SystemProfiler(pl.Callback):
         self._heartbeat = time.time()
         if self._timer is not None:
             self._timer.take()
-        in_training = trainer.state.fn == "fit" and not trainer.sanity_checking  # `trainer.training` is not set again yet
+        # `trainer.training` is not set again yet.
+        in_training = trainer.state.fn == "fit" and not trainer.sanity_checking
         self._enter("train" if in_training else "other")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

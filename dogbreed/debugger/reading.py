@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dogbreed.debugger import files, system_files
 from dogbreed.debugger.assembly import Row, assemble, metrics_by_epoch
@@ -35,7 +38,7 @@ def read_run(folder: Path, other_trials: Sequence[str] = ()) -> Recording:
         if predictions is not None:
             recording.inputs.setdefault("predictions", predictions)
     _add_pictures(recording, debug / files.PICTURES)
-    _add_times(recording, debug / files.TIMINGS)
+    _guarded(debug / files.TIMINGS, lambda path: _add_times(recording, path), problems)
     add_system(recording, folder / files.PROFILER_OUTPUT)
     _explain_missing(recording)
     others = {Path(other).name: read_run(Path(other)) for other in other_trials}
@@ -121,18 +124,53 @@ def _add_pictures(recording: Recording, path: Path) -> None:
 
 
 def _add_times(recording: Recording, path: Path) -> None:
-    rows = [row for row in _lines(path, recording.problems) if row.get("kind") == "steps"]
-    phases = [row for row in _lines(path, []) if row.get("kind") == "phases"]
-    if rows:
-        parts = {name: np.array([v for row in rows for v in row["parts"].get(name, ())]) for name in PARTS}
-        ends = np.array([value for row in rows for value in row["ends"]])
-        steps = np.array([value for row in rows for value in row["steps"]], dtype=np.int64)
-        epochs = np.array([value for row in rows for value in row["epochs"]], dtype=np.int64)
-        times = StepTimes(steps, parts, epochs, ends, phases[-1]["seconds"] if phases else {})
-        recording.inputs["step_times"] = times
-        recording.inputs["heartbeats"] = ends
-    for row in phases:
-        recording.inputs.setdefault("settings", {}).update(row.get("settings", {}))
+    sessions = _sessions(_lines(path, recording.problems))
+    phases: Counter[str] = Counter()  # of seconds
+    heartbeats: NDArray[np.float64] = np.empty(0)
+    for session in sessions:
+        times = _step_times(session.steps)
+        if len(heartbeats) and session.steps:  # the pause before a training was resumed is no time without a step
+            heartbeats += times.ends_s[0] - times.total[0] - heartbeats[-1]
+        heartbeats = np.concatenate([heartbeats, times.ends_s])
+        for row in session.phases:
+            recording.inputs.setdefault("settings", {}).update(row.get("settings", {}))
+        # A session that was killed has no phases.
+        phases.update(session.phases[-1]["seconds"] if session.phases else {"train": float(times.total.sum())})
+    if len(heartbeats):
+        times = _step_times([row for session in sessions for row in session.steps])
+        recording.inputs["step_times"] = replace(times, phases_s=dict(phases))
+        recording.inputs["heartbeats"] = heartbeats
+
+
+class _Session(NamedTuple):
+    """What one process wrote about its time."""
+
+    steps: list[Row]
+    phases: list[Row]
+    """Seconds since the process began; the last one counts."""
+
+
+def _sessions(rows: Sequence[Row]) -> list[_Session]:
+    """Returns the rows of each process that trained: one that resumes counts steps and seconds from 0 again."""
+    sessions: list[_Session] = []
+    for row in rows:
+        steps, phases = sessions[-1] if sessions else ([], [])
+        if row.get("kind") == "steps":
+            again = bool(steps) and row["steps"][0] <= steps[-1]["steps"][-1]
+        elif row.get("kind") == "phases":
+            again = bool(phases) and any(row["seconds"].get(k, 0) < s for k, s in phases[-1]["seconds"].items())
+        else:
+            continue
+        if again or not sessions:
+            sessions.append(_Session([], []))
+        getattr(sessions[-1], row["kind"]).append(row)
+    return sessions
+
+
+def _step_times(rows: Sequence[Row]) -> StepTimes:
+    parts = {name: np.array([v for row in rows for v in row["parts"].get(name, ())]) for name in PARTS}
+    steps, epochs = (np.array([v for row in rows for v in row[k]], dtype=np.int64) for k in ("steps", "epochs"))
+    return StepTimes(steps, parts, epochs, np.array([value for row in rows for value in row["ends"]]))
 
 
 def add_system(recording: Recording, folder: Path) -> None:

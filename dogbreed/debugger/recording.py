@@ -52,7 +52,8 @@ INPUTS: Mapping[str, Missing] = {
 - `class_counts`: class name to number of training pictures
 - `predictions`: `Predictions`; `input_images`: `ImageStatistics`; `pictures`: `PictureHashes`
 - `other_runs`: run name to its `tensors`
-- `heartbeats`: (S,) seconds since the epoch, the last one being when the run was last known alive
+- `heartbeats`: (S,) seconds since the epoch, the last one being when the run was last known alive;
+  those before a pause are moved up to where the training was resumed
 - `step_times`: `StepTimes`; `system` and, where there is a GPU, `gpus`: `SystemSeries`
 - `settings`: what the run was started with and what is known of the machine (`settings.py` of the recorders)
 """

@@ -69,26 +69,56 @@ def test_parts_of_the_steps_add_up_to_the_time_that_passed(profiled: Path):
     assert times.phases_s["validation"] > 0 and times.phases_s["test"] > 0
 
 
-@pytest.mark.parametrize("interval", [0.25, 1.0])
-def test_a_validation_within_an_epoch_is_no_part_of_a_step(interval: float, tmp_path: Path, monkeypatch):
-    now = [time.time()]
-
-    class Slow(TinyModel):
-        def training_step(self, batch, number):
-            now[0] += 1
-            return super().training_step(batch, number)
-
-        def validation_step(self, batch, number):
-            now[0] += 100
-
+@pytest.fixture
+def now(monkeypatch) -> list[float]:
+    """The profiler's clock, which stands still."""
+    now = [float(int(time.time()))]
     monkeypatch.setattr("dogbreed.debugger.profiler.time", SimpleNamespace(time=lambda: now[0]))
     monkeypatch.setattr("dogbreed.debugger.profiler.StepTimer", lambda inner: StepTimer(inner, clock=lambda: now[0]))
-    train(tmp_path, Slow(network(2)), SMALL, 2, PROFILE, test=False, val_check_interval=interval)
+    return now
+
+
+class Slow(TinyModel):
+    """A step of training takes 1 s of the clock, a batch of validation 100 s."""
+
+    def __init__(self, now: list[float]) -> None:
+        super().__init__(network(2))
+        self.now = now
+
+    def training_step(self, batch, number):
+        self.now[0] += 1
+        return super().training_step(batch, number)
+
+    def validation_step(self, batch, number):
+        self.now[0] += 100
+
+
+@pytest.mark.parametrize("interval", [0.25, 1.0])
+def test_a_validation_within_an_epoch_is_no_part_of_a_step(interval: float, tmp_path: Path, now):
+    train(tmp_path, Slow(now), SMALL, 2, PROFILE, test=False, val_check_interval=interval)
     times = read_run(tmp_path).inputs["step_times"]
     assert times.total.tolist() == [1.0] * 8
     validations = 2 / interval + 1  # one of them before the training
     phases = {name: pytest.approx(seconds, abs=1e-3) for name, seconds in times.phases_s.items()}
     assert phases == {"train": 8, "validation": validations * 100, "test": 0, "other": 0}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_pause_before_a_training_is_resumed_is_no_stall(killed: bool, tmp_path: Path, now):
+    last = tmp_path / "last.ckpt"
+    quiet = {"limit_val_batches": 0, "num_sanity_val_steps": 0}
+    train(tmp_path, Slow(now), SMALL, 2, PROFILE, test=False, **quiet).save_checkpoint(last)
+    if killed:
+        timings = tmp_path / "debug" / "timings.jsonl"
+        timings.write_text(timings.read_text().splitlines()[0])
+    now[0] += 7200
+    train(tmp_path, Slow(now), SMALL, 5, PROFILE, ckpt_path=last, **quiet)
+    recording = read_run(tmp_path)
+    assert recording.problems == []
+    assert recording.inputs["heartbeats"] == pytest.approx(now[0] - 19 + np.arange(20))
+    assert sum(recording.inputs["step_times"].phases_s.values()) == pytest.approx(20)
+    [finding] = evaluate(recording, only=["StalledTraining"])
+    assert (finding.status, finding.outcome.summary) == (Status.OK, "the longest wait was 1.0 s")
 
 
 class Listening(Profiler):

@@ -146,7 +146,8 @@ def train(
     test: bool = True,
     **settings: Any,
 ) -> pl.Trainer:
-    """Fits and tests with the debugger's callbacks (none for a config of {})."""
+    """Fits and tests with the debugger's callbacks (none for a config of {}); resumes from a `ckpt_path`."""
+    ckpt_path = settings.pop("ckpt_path", None)
     callbacks = debugger_callbacks(CONFIG if config is None else config, folder)
     settings = {
         "accelerator": "cpu",
@@ -161,7 +162,7 @@ def train(
         "enable_model_summary": False,
     }
     trainer = pl.Trainer(**quiet, **settings)
-    trainer.fit(model, data)
+    trainer.fit(model, data, ckpt_path=ckpt_path)
     if test:
         trainer.test(model, data, verbose=False)
     return trainer
