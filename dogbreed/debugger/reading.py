@@ -22,8 +22,8 @@ _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFE
 """What reading a damaged file of ours can raise."""
 
 
-def read_run(folder: Path, other_trials: Sequence[str] = ()) -> Recording:
-    """Returns what was recorded in a run's folder; `other_trials` are folders of runs to compare with."""
+def read_run(folder: Path) -> Recording:
+    """Returns what was recorded in a run's folder."""
     recording = Recording(name=files.run_name(folder))
     problems = recording.problems
     debug = folder / files.DEBUG
@@ -41,10 +41,6 @@ def read_run(folder: Path, other_trials: Sequence[str] = ()) -> Recording:
     _guarded(debug / files.TIMINGS, lambda path: _add_times(recording, path), problems)
     add_system(recording, folder / files.PROFILER_OUTPUT)
     _explain_missing(recording)
-    others = {Path(other).name: read_run(Path(other)) for other in other_trials}
-    if others:
-        recording.inputs["other_runs"] = {name: other.get("tensors") for name, other in others.items()}
-        problems += [f"{name}: {problem}" for name, other in others.items() for problem in other.problems]
     return recording
 
 

@@ -93,6 +93,19 @@ def all_rules() -> dict[str, Rule]:
     return RULES
 
 
+def merged_rules(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns both of what `configured_rules` takes as one; of a rule in both, settings of `second` count."""
+    merged = dict(first or {})
+    for name, given in (second or {}).items():
+        before = merged.get(name)
+        before = {"_target_": before} if isinstance(before, str) else before
+        if isinstance(before, Mapping) and (given is True or isinstance(given, Mapping)):
+            merged[name] = {**before, **({} if given is True else given)}
+        else:
+            merged[name] = given
+    return merged
+
+
 def configured_rules(config: Mapping[str, Any] | None) -> list[tuple[Rule, dict[str, Any]]]:
     """Returns the rules to run with their settings.
 

@@ -22,9 +22,10 @@ from dogbreed.debugger.charts import number
 from dogbreed.debugger.findings import Finding, Status, plain
 from dogbreed.debugger.mlflow import send_findings
 from dogbreed.debugger.recording import Recording
-from dogbreed.debugger.registry import all_rules, evaluate
+from dogbreed.debugger.registry import all_rules, evaluate, merged_rules
+from dogbreed.debugger.rules.selection import listed
 from dogbreed.debugger.sections import absent, all_sections, ending
-from dogbreed.debugger.sources import read_any
+from dogbreed.debugger.sources import add_other_runs, read_any
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -73,7 +74,7 @@ def write_report(
 
     Args:
         folder: The run's folder.
-        rules: Rules and settings (see `registry.configured_rules`) besides those the run was started with.
+        rules: Rules and settings (see `registry.configured_rules`), over those the run was started with.
         recording: What was recorded, where it is not in our own files (an smdebug folder).
         output: Where to write; None: the folder itself.
         mlflow: `tracking_uri`, `experiment`, `run_id` of the server to send the findings to; None or no uri: none.
@@ -83,11 +84,12 @@ def write_report(
         UserError: an unknown rule or setting.
     """
     folder = Path(folder)
-    if recording is None:
-        config = dict(rules or {})
-        others = (config.get("SimilarAcrossRuns") or {}).get("other_trials", ())
-        recording = read_any(folder, tuple(others))
-    findings = evaluate(recording, {**(recording.settings.get("rules") or {}), **(rules or {})})
+    recording = recording or read_any(folder)
+    config = merged_rules(recording.settings.get("rules"), rules)
+    similar = config.get("SimilarAcrossRuns")
+    if isinstance(similar, Mapping):
+        add_other_runs(recording, listed(similar.get("other_trials")))
+    findings = evaluate(recording, config)
     output = output or folder
     output.mkdir(parents=True, exist_ok=True)
     report = Report(output / HTML, output / JSON, tuple(findings))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dogbreed.debugger import files
 from dogbreed.debugger.reading import add_system, read_run
-from dogbreed.debugger.recording import Recording
+from dogbreed.debugger.recording import Missing, Recording
 from dogbreed.debugger.smdebug_trial import is_smdebug, read_smdebug
 from dogbreed.errors import UserError
 
@@ -35,14 +36,14 @@ def is_old_job(folder: Path) -> bool:
     return is_smdebug(folder / files.DEBUG_OUTPUT) or (folder / files.PROFILER_OUTPUT).is_dir()
 
 
-def read_any(folder: Path, other_trials: tuple[str, ...] = ()) -> Recording:
+def read_any(folder: Path) -> Recording:
     """Returns what was recorded in `folder`, by whichever recorder.
 
     Raises:
         UserError: there is nothing to read, or smdebug is needed and not installed.
     """
     if is_run(folder):
-        return read_run(folder, other_trials)
+        return read_run(folder)
     if is_smdebug(folder):
         return read_smdebug(folder)
     if not is_old_job(folder):
@@ -58,6 +59,28 @@ def read_any(folder: Path, other_trials: tuple[str, ...] = ()) -> Recording:
         recording.problems.append("no debug-output: what happened in the network was not recorded")
     add_system(recording, folder / files.PROFILER_OUTPUT)
     return recording
+
+
+def add_other_runs(recording: Recording, folders: Sequence[str]) -> None:
+    """Adds the tensors of other runs to compare with; one that has none is a problem that is named."""
+    runs, reasons = {}, []
+    for folder in folders:
+        try:
+            other = read_any(Path(folder))
+        except UserError as error:
+            reasons.append(str(error))
+            continue
+        recording.problems += [f"{folder}: {problem}" for problem in other.problems]
+        tensors = other.get("tensors")
+        if isinstance(tensors, Missing):
+            reasons.append(f"{folder}: {tensors.reason}")
+        else:
+            runs[Path(folder).name] = tensors
+    recording.problems += reasons
+    if runs:
+        recording.inputs["other_runs"] = runs
+    elif reasons:
+        recording.missing["other_runs"] = Missing("; ".join(reasons))
 
 
 _RECORDED = (

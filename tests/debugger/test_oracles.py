@@ -16,6 +16,7 @@ from dogbreed.debugger.reading import read_run
 from dogbreed.debugger.recording import Recording
 from dogbreed.debugger.registry import evaluate
 from dogbreed.debugger.series import PARTS, StepTimes, SystemSeries
+from dogbreed.debugger.sources import add_other_runs
 
 TENSORS = {"tensors": {"enabled": True}}
 DATA = TinyData((64, 64), batch_size=16, val=120)
@@ -128,7 +129,8 @@ def test_runs_of_two_seeds_differ_and_of_one_seed_do_not(tmp_path: Path):
         pl.seed_everything(seed, verbose=False)
         recorded(tmp_path / name, network(2), seed=seed, steps=3)
     for other, expected in (("again", Status.OK), ("other", Status.ISSUE)):
-        recording = read_run(tmp_path / "first", [str(tmp_path / other)])
+        recording = read_run(tmp_path / "first")
+        add_other_runs(recording, [str(tmp_path / other)])
         assert status(recording, "SimilarAcrossRuns") is expected
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from dogbreed.debugger.findings import Evidence, Status, issue, ok, plain
 from dogbreed.debugger.recording import INPUTS, Recording
-from dogbreed.debugger.registry import all_rules, configured_rules, evaluate
+from dogbreed.debugger.registry import all_rules, configured_rules, evaluate, merged_rules
 from dogbreed.debugger.series import Series
 from dogbreed.errors import UserError
 
@@ -127,6 +127,19 @@ def test_rules_can_be_switched_off_and_set():
     }
     assert "Overfit" not in chosen
     assert chosen["AllZero"] == {"collection_names": ["weights"], "threshold": 50}
+
+
+def test_settings_given_later_leave_a_rules_other_settings_alone():
+    run = {"Overfit": {"ratio_threshold": 0.1, "patience": 1}, "Mine": "my.rule", "AllZero": {"threshold": 5}}
+    later = {"Overfit": {"patience": 2}, "Mine": {"limit": 3}, "AllZero": True, "DeadRelu": False}
+    assert merged_rules(run, later) == {
+        "Overfit": {"ratio_threshold": 0.1, "patience": 2},
+        "Mine": {"_target_": "my.rule", "limit": 3},
+        "AllZero": {"threshold": 5},
+        "DeadRelu": False,
+    }
+    assert merged_rules(run, {"Overfit": None})["Overfit"] is None
+    assert merged_rules(None, None) == {}
 
 
 def test_an_issue_without_evidence_or_override_can_not_be_made():

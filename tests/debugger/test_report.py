@@ -212,6 +212,33 @@ class TestBadInput:
             write_report(tmp_path)
 
 
+def configure(run: Path, rules: dict) -> None:
+    path = run / "debug" / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rules": rules}))
+
+
+def compared(run: Path, rules: dict | None = None) -> tuple[Status, str]:
+    found = {finding.rule: finding for finding in write_report(run, rules=rules, say=False).findings}
+    return found["SimilarAcrossRuns"].status, found["SimilarAcrossRuns"].outcome.summary
+
+
+def test_other_runs_that_the_training_itself_names_are_compared(copy: Path, run: Path, tmp_path: Path):
+    again = shutil.copytree(run, tmp_path / "again")
+    configure(copy, {"SimilarAcrossRuns": {"other_trials": f"{run}, {again}"}})  # as text, as AWS sends it
+    assert compared(copy) == (Status.OK, "the runs are the same")
+    assert compared(copy, {"SimilarAcrossRuns": {"other_trials": [str(again)]}})[0] is Status.OK
+    assert compared(copy, {"SimilarAcrossRuns": {"rtol": 1e-3}})[0] is Status.OK
+
+
+def test_another_run_that_is_not_there_is_said(copy: Path, run: Path, tmp_path: Path):
+    nothing = str(tmp_path / "nothing")
+    assert compared(copy, {"SimilarAcrossRuns": True})[0] is Status.NOT_APPLICABLE
+    status, said = compared(copy, {"SimilarAcrossRuns": {"other_trials": [nothing]}})
+    assert (status, f"nothing recorded in {nothing}" in said) == (Status.INSUFFICIENT_DATA, True)
+    assert compared(copy, {"SimilarAcrossRuns": {"other_trials": [nothing, str(run)]}})[0] is Status.OK
+    assert f"nothing recorded in {nothing}" in (copy / "report.html").read_text()
+
+
 def test_runs_are_found_below_a_sweeps_folder(run: Path, tmp_path: Path):
     for trial in ("sweep-001", "sweep-002"):
         shutil.copytree(run, tmp_path / "sweep" / trial / "ml" / "output" / "data")

@@ -41,8 +41,8 @@ def chosen_tensors(
     Raises:
         ValueError: a collection that does not exist.
     """
-    names = _listed(collection_names)
-    patterns = [re.compile(pattern) for pattern in _listed(tensor_regex)]
+    names = listed(collection_names)
+    patterns = [re.compile(pattern) for pattern in listed(tensor_regex)]
     unknown = sorted(set(names) - {"weights", "biases", "gradients", "updates", "activation_inputs", *tensors})
     if unknown:
         raise ValueError(f"no collection is named {unknown[0]!r}; there are {', '.join(sorted(tensors))}, biases")
@@ -59,7 +59,8 @@ def chosen_tensors(
     return result
 
 
-def _listed(given: Any) -> list[str]:
+def listed(given: Any) -> list[str]:
+    """Returns the parts of a list, or of text with commas; [] for None."""
     if given is None:
         return []
     return [part.strip() for part in given.split(",")] if isinstance(given, str) else [str(part) for part in given]
