@@ -77,17 +77,20 @@ class Endpoint:
 
     async def invocations(self, request: WebRequest) -> Response:
         """Answers with what the network says of the pictures in the body."""
-        pictures, held = self._admit(0, 1), 0
+        pictures, held, body = self._admit(0, 1), 0, bytearray()
+
+        def take(chunk: bytes) -> None:
+            nonlocal held
+            held += len(chunk)
+            self._held_bytes += len(chunk)
+            if held > MAX_BODY_BYTES:
+                raise too_large(held)
+            if self._held_bytes > MAX_HELD_BYTES:
+                raise _busy(f"requests of {self._held_bytes:,} bytes are inside")
+            body.extend(chunk)
+
         try:
-            body = bytearray()
-            async for chunk in _chunks(request):
-                held += len(chunk)
-                self._held_bytes += len(chunk)
-                if held > MAX_BODY_BYTES:
-                    raise too_large(held)
-                if self._held_bytes > MAX_HELD_BYTES:
-                    raise _busy(f"requests of {self._held_bytes:,} bytes are inside")
-                body += chunk
+            await _receive(request, take)
             self._begun[id(request)] = time.monotonic()
             asked = await self._in_thread(partial(read_body, bytes(body), request.headers.get("content-type")))
             pictures = self._admit(pictures, len(asked.pictures))
@@ -115,8 +118,10 @@ class Endpoint:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
 
-async def _chunks(request: WebRequest) -> AsyncIterator[bytes]:
-    """Yields the body as it comes.
+async def _receive(request: WebRequest, take: Callable[[bytes], None]) -> None:
+    """Hands the body to `take` as it comes.
+
+    No generator: one that is left with its time limit still running is closed in another task, which asyncio minds.
 
     Raises:
         RequestError: 413 its head says that it is too large, 408 it does not come.
@@ -127,7 +132,7 @@ async def _chunks(request: WebRequest) -> AsyncIterator[bytes]:
     try:
         with anyio.fail_after(BODY_S):
             async for chunk in request.stream():
-                yield chunk
+                take(chunk)
     except TimeoutError:
         raise RequestError(408, f"the body did not come within {BODY_S} s") from None
 

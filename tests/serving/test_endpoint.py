@@ -4,6 +4,7 @@ import asyncio
 import base64
 import csv
 import errno
+import gc
 import io
 import itertools
 import json
@@ -20,11 +21,12 @@ import numpy as np
 import pytest
 from endpoints import CLASSES, ROOT, serving
 from sample_pictures import as_json, encoded, forms, jpeg, png_of_size, scene
+from starlette.requests import Request
 
 from dogbreed.errors import UserError
 from dogbreed.serving.app import Endpoint
 from dogbreed.serving.classifier import Classifier
-from dogbreed.serving.pictures import read_picture
+from dogbreed.serving.pictures import RequestError, read_picture
 from dogbreed.serving.server import listen
 from dogbreed.serving.settings import Settings
 
@@ -105,6 +107,29 @@ def test_a_body_that_grows_too_large_is_cut_off_and_a_client_that_goes_away_harm
     assert endpoint.ask("GET", "/nothing").json == {"error": "Not Found"}
     assert endpoint.ask("GET", "/invocations").status == 405
     assert endpoint.invoke(jpeg()).status == 200
+
+
+@pytest.mark.parametrize(("status", "limit", "value"), [(413, "MAX_BODY_BYTES", 5), (408, "BODY_S", 0)])
+def test_a_body_that_is_not_read_to_its_end_leaves_nothing_in_the_log(
+    model_folder, monkeypatch, caplog, status, limit, value
+):
+    monkeypatch.setattr(f"dogbreed.serving.app.{limit}", value)
+    endpoint = Endpoint(Classifier(model_folder), Settings())
+
+    async def receive():
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": b"abc", "more_body": True}
+
+    async def ask():
+        request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+        with pytest.raises(RequestError) as refused:
+            await endpoint.invocations(request)
+        return refused.value.status
+
+    assert asyncio.run(ask()) == status
+    gc.collect()
+    assert "Traceback" not in caplog.text and endpoint._held_bytes == 0
+    endpoint.close()
 
 
 def test_the_page_is_one_file_that_asks_nobody_else(endpoint):
