@@ -19,8 +19,8 @@ import numpy as np
 from dogbreed.debugger.files import JsonLines
 from dogbreed.debugger.series import Array, SystemSeries
 
-_STEP_S = 0.1
-"""Rows closer than this belong to one snapshot."""
+_STEP_S = 0.05
+"""Rows closer than this belong to one snapshot: half the shortest interval between two."""
 
 
 class SystemFiles:

@@ -230,6 +230,15 @@ def test_under_a_quota_utilisation_is_that_of_the_quota(tmp_path: Path):
     assert rows[0][3] == pytest.approx(50, rel=0.01)  # 250 s of CPU time in 1000 s, of half a core
 
 
+def test_every_snapshot_of_the_shortest_interval_is_read(tmp_path: Path):
+    files = SystemFiles(tmp_path)
+    for tenth in range(600):  # a timer is now early, now late
+        files.write(60_000_000 + tenth / 10 + tenth % 3 / 100, [("cpu", "CPUUtilization", "cpu0", 10.0)])
+    files.close()
+    system, _ = read_system(tmp_path)
+    assert system is not None and len(system.times_s) == 600
+
+
 def test_damaged_lines_are_counted_and_the_rest_is_read(tmp_path: Path):
     files = SystemFiles(tmp_path)
     for second in range(3):
