@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -114,26 +114,50 @@ _BITS = np.array([bin(value).count("1") for value in range(256)], dtype=np.uint8
 
 def close_pairs(
     first: Mapping[str, int], second: Mapping[str, int] | None, max_distance: int
-) -> Iterator[tuple[str, str, int]]:
-    """Yields (name, name, Hamming distance) of pictures whose hashes differ in at most `max_distance` bits.
+) -> list[tuple[str, str, int]]:
+    """Returns (name, name, Hamming distance) for each picture of `second` that has a close one in `first`.
 
-    With `second` None: pairs within `first`, each once. Compared by brute force in blocks: 6000 pictures with
+    Close are pictures whose hashes differ in at most `max_distance` bits; the closest is named. With `second` None:
+    each picture of `first` that has a close one before it. Compared by brute force in blocks: 6000 pictures with
     themselves take about 2 s on one core.
     """
     names_a, names_b = list(first), list(first if second is None else second)
     if not names_a or not names_b:
-        return
+        return []
     a, b = _table(names_a, first), _table(names_b, first if second is None else second)
+    closest, partner = np.full(len(b), HASH_BITS + 1), np.zeros(len(b), dtype=np.int64)
     for start in range(0, len(a), 256):
-        later = start if second is None else 0
-        mixed = a[start : start + 256, None, :] ^ b[None, later:, :]
+        mixed = a[start : start + 256, None, :] ^ b[None, :, :]
         # The first 64 bits rule out nearly every pair before the whole hash is counted.
-        near = _BITS[mixed[..., 0].copy().view(np.uint8).reshape(*mixed.shape[:2], 8)].sum(axis=2) <= max_distance
-        for row, column in np.argwhere(near):
-            i, j = start + int(row), later + int(column)
-            distance = int(_BITS[mixed[row, column].copy().view(np.uint8)].sum())
-            if distance <= max_distance and (second is not None or j > i):
-                yield names_a[i], names_b[j], distance
+        near = _ones(mixed[..., :1]) <= max_distance
+        if second is None:
+            near = np.triu(near, start + 1)
+        distances = np.full(near.shape, HASH_BITS + 1)
+        distances[near] = _ones(mixed[near])
+        nearest = distances.argmin(axis=0)
+        found = distances[nearest, np.arange(len(b))]
+        closer = found < closest
+        closest[closer], partner[closer] = found[closer], start + nearest[closer]
+    return [(names_a[partner[j]], names_b[j], int(closest[j])) for j in np.flatnonzero(closest <= max_distance)]
+
+
+def _ones(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Returns the number of bits that are 1 in each row of (..., W) words."""
+    octets = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape[:-1], 8 * words.shape[-1])
+    return _BITS[octets].sum(axis=-1, dtype=np.int64)
+
+
+def _telling(pictures: PictureHashes, max_distance: int) -> tuple[dict[str, dict[str, int]], str]:
+    """Returns the hashes of each split that are not those of a flat picture, and what to say of those left out.
+
+    A hash as close to that of a flat picture (all bits equal) as to a copy's would be a copy of every such picture.
+    """
+    telling = {
+        split: {n: h for n, h in hashes.items() if max_distance < bin(h).count("1") < HASH_BITS - max_distance}
+        for split, hashes in pictures.hashes.items()
+    }
+    count = sum(len(hashes) - len(telling[split]) for split, hashes in pictures.hashes.items())
+    return telling, f"; {count} are too flat to be compared" if count else ""
 
 
 def _hashed(pictures: PictureHashes) -> tuple[int, str]:
@@ -153,17 +177,19 @@ def train_val_overlap(pictures: PictureHashes, *, max_distance: int = 12) -> Out
     Source: OURS.
     """
     count, part = _hashed(pictures)
-    train = pictures.hashes.get("train", {})
-    others = {split: hashes for split, hashes in pictures.hashes.items() if split != "train" and hashes}
+    hashes, flat = _telling(pictures, max_distance)
+    train = hashes.pop("train", {})
+    others = {split: found for split, found in hashes.items() if found}
+    part += flat
     if not train or not others:
-        return insufficient("hashes of the training split and of another one are needed", datapoints=count)
+        return insufficient(f"hashes of the training split and of another one are needed{part}", datapoints=count)
     evidence = [
         Evidence(f"in train and in {split} (bits that differ): {theirs}", mine, None, distance, max_distance)
-        for split, hashes in others.items()
-        for mine, theirs, distance in close_pairs(train, hashes, max_distance)
+        for split, found in others.items()
+        for mine, theirs, distance in close_pairs(train, found, max_distance)
     ]
     if evidence:
-        summary = f"{len(evidence)} pictures are in the training split and in another one{part}"
+        summary = f"{len(evidence)} pictures of other splits are in the training split too{part}"
         return issue(summary, "+debugger.rules.TrainValOverlap.max_distance=0", evidence, datapoints=count)
     return ok(f"no picture is in two splits{part}", datapoints=count)
 
@@ -180,11 +206,13 @@ def near_duplicates(pictures: PictureHashes, *, max_distance: int = 12, threshol
     Source: OURS.
     """
     count, part = _hashed(pictures)
-    train = pictures.hashes.get("train", {})
+    hashes, flat = _telling(PictureHashes({"train": pictures.hashes.get("train", {})}), max_distance)
+    train = hashes["train"]
+    part += flat
     if len(train) < 2:
-        return insufficient("hashes of two training pictures at least are needed", datapoints=count)
-    pairs = list(close_pairs(train, None, max_distance))
-    percent = 100 * len({b for _, b, _ in pairs}) / len(train)
+        return insufficient(f"hashes of two training pictures at least are needed{part}", datapoints=count)
+    pairs = close_pairs(train, None, max_distance)
+    percent = 100 * len(pairs) / len(train)
     evidence = [Evidence(f"nearly the same as {b} (bits)", a, None, d, max_distance) for a, b, d in pairs]
     if percent > threshold_percent:
         summary = f"{percent:.1f} % of the training pictures have a double{part}"

@@ -64,7 +64,33 @@ def test_overlap_needs_two_splits():
 def test_pairs_within_a_split_come_once_each():
     hashes = random_hashes("t", 300, 0)
     hashes["double"] = hashes["t0"]
-    assert list(close_pairs(hashes, None, 12)) == [("t0", "double", 0)]
+    assert close_pairs(hashes, None, 12) == [("t0", "double", 0)]
+
+
+def test_copies_are_counted_once_however_many_pairs_they_make():
+    [same] = random_hashes("", 1, 0).values()
+    splits = {"train": 300, "valid": 40, "test": 5}
+    pictures = PictureHashes({s: {f"{s}/{i}": same ^ (i == 7) for i in range(n)} for s, n in splits.items()})
+    outcome = train_val_overlap(pictures)
+    assert outcome.summary == "45 pictures of other splits are in the training split too"
+    assert outcome.violations == 45
+    assert {item.value for item in outcome.evidence} == {0}  # the closest is named
+    outcome = near_duplicates(pictures)
+    assert (outcome.status, outcome.violations) == (Status.ISSUE, 299)
+    assert outcome.summary == "99.7 % of the training pictures have a double"
+
+
+def test_flat_pictures_are_no_copies_of_each_other():
+    white, shaded, nearly = 0, 2**256 - 1, 0b1011 << 100
+    flat = {"white": white, "shaded": shaded, "nearly": nearly}
+    train, val = random_hashes("t", 20, 0), random_hashes("v", 5, 1)
+    pictures = PictureHashes({"train": {**train, **flat}, "valid": {**val, **flat}})
+    outcome = train_val_overlap(pictures)
+    assert (outcome.status, outcome.datapoints) == (Status.OK, 31)
+    assert outcome.summary == "no picture is in two splits; 6 are too flat to be compared"
+    assert near_duplicates(pictures).summary == "0 near duplicates among 20; 3 are too flat to be compared"
+    outcome = train_val_overlap(PictureHashes({"train": flat, "valid": flat}))
+    assert outcome.status is Status.INSUFFICIENT_DATA and "6 are too flat" in outcome.summary
 
 
 def test_near_duplicates_count_against_a_share():
