@@ -36,7 +36,7 @@ def step_outlier(
             workers and compile).
         settings: The run's settings, for the suggestion.
         stddev: Standard deviations above the mean from which on a step is an outlier (DOC 5, CFG 3).
-        mode: Kept for AWS's parameter list; only training steps are timed.
+        mode: Kept for AWS's parameter list: TRAIN or None; only training steps are timed.
         n_outliers: Outliers above which it fires (10).
         min_steps: Steps that it takes (SRC: more than 100).
         min_ratio: An outlier takes this many times the median at least (OURS: with a steady step a deviation of
@@ -44,6 +44,8 @@ def step_outlier(
 
     Source: DOC, CFG, SRC 3; upper side only, as SRC.
     """
+    if mode is not None and str(mode).upper() != "TRAIN":
+        return insufficient(f"training steps are timed, not those of mode={mode}")
     total = step_times.total
     first_of_epoch = np.r_[True, np.diff(step_times.epochs) != 0]
     keep = (np.arange(len(total)) >= WARM_UP) & ~first_of_epoch

@@ -121,6 +121,12 @@ def test_step_outlier():
     assert step_outlier(steps(with_outliers(12)), stddev=5).status is Status.ISSUE
     assert step_outlier(steps(with_outliers(5)), stddev=5).status is Status.OK
     assert step_outlier(steps(np.full(100, 0.01))).status is Status.INSUFFICIENT_DATA
+    assert step_outlier(steps(with_outliers(12)), stddev=5, mode="TRAIN").status is Status.ISSUE
+    validation = step_outlier(steps(with_outliers(12)), mode="EVAL")
+    assert (validation.status, validation.summary) == (
+        Status.INSUFFICIENT_DATA,
+        "training steps are timed, not those of mode=EVAL",
+    )
 
 
 def test_first_steps_of_epochs_are_no_outliers():
