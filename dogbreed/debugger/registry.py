@@ -54,6 +54,9 @@ class Rule:
         return (inspect.getdoc(self.function) or self.name).splitlines()[0]
 
 
+_ALIASES = {"StalledTrainingRule": "StalledTraining"}
+"""A name of AWS's to ours, where they differ."""
+
 RULES: dict[str, Rule] = {}
 """Every rule of ours, by the name that reports and configuration use."""
 
@@ -116,7 +119,7 @@ def configured_rules(config: Mapping[str, Any] | None) -> list[tuple[Rule, dict[
     Raises:
         UserError: an unknown rule or setting, or a path that does not lead to a function.
     """
-    config = config or {}
+    config = {_ALIASES.get(name, name): given for name, given in (config or {}).items()}
     known = all_rules()
     chosen: list[tuple[Rule, dict[str, Any]]] = [
         (item, dict(OURS.get(name, {}))) for name, item in known.items() if name not in config

@@ -129,6 +129,12 @@ def test_rules_can_be_switched_off_and_set():
     assert chosen["AllZero"] == {"collection_names": ["weights"], "threshold": 50}
 
 
+def test_a_rule_is_set_by_awss_name_for_it_too():
+    chosen = {rule.name: settings for rule, settings in configured_rules({"StalledTrainingRule": {"threshold": 60}})}
+    assert set(chosen) == set(all_rules())
+    assert chosen["StalledTraining"] == {"threshold": 60}
+
+
 def test_settings_given_later_leave_a_rules_other_settings_alone():
     run = {"Overfit": {"ratio_threshold": 0.1, "patience": 1}, "Mine": "my.rule", "AllZero": {"threshold": 5}}
     later = {"Overfit": {"patience": 2}, "Mine": {"limit": 3}, "AllZero": True, "DeadRelu": False}
