@@ -136,12 +136,15 @@ def _index(pictures: Sequence[Checked], url: str) -> Index:
 
 
 def _without_root(pictures: list[Checked]) -> list[Checked]:
-    """Returns the pictures without the one folder that an archive often has around all: `dogImages/train/...`."""
+    """Returns the pictures without the one folder that an archive often has around all: `dogImages/train/...`.
+
+    A picture that lies loose beside it or in it (a logo) does not keep it.
+    """
     parts = [item.name.split("/") for item in pictures]
-    tops = {part[0] for part in parts}
-    if len(tops) != 1 or min(map(len, parts)) < 3 or tops.pop().lower() in _SPLIT_FOLDERS:
+    tops = {part[0] for part in parts if len(part) > 1}
+    if len(tops) != 1 or max(map(len, parts)) < 3 or (top := tops.pop()).lower() in _SPLIT_FOLDERS:
         return pictures
-    return _without_root([replace(item, name=item.name.partition("/")[2]) for item in pictures])
+    return _without_root([replace(item, name=item.name.removeprefix(f"{top}/")) for item in pictures])
 
 
 def _distinct(pictures: list[Checked]) -> list[Checked]:

@@ -39,6 +39,20 @@ def test_folders_around_all_are_taken_off(around):
     assert names(make_plan(pictures(*(around + key for key in SPLIT)), "pets")) == sorted(SPLIT)
 
 
+@pytest.mark.parametrize("around", ["dogImages", "a/b"])
+def test_loose_pictures_beside_that_folder_or_in_it_are_left_out_and_named(around):
+    loose = ("logo", f"{around}/logo", *([] if around == "dogImages" else ["a/logo"]))
+    plan = make_plan(pictures(*(f"{around}/{key}" for key in SPLIT), *loose), "pets")
+    assert names(plan) == sorted(SPLIT)
+    assert sorted(told(plan)) == sorted(("left out", f"{key}.jpg", "not in a class folder of a split") for key in loose)
+    plan = make_plan(pictures("pets/a/1", "pets/b/2", "pets/logo"), "pets")
+    assert names(plan) == ["a/1", "b/2"]
+
+
+def test_a_class_with_a_folder_in_it_is_not_taken_for_one_around_all():
+    assert names(make_plan(pictures("a/1", "b/2", "b/more/3"), "pets"))[:2] == ["a/1", "b/2"]
+
+
 def test_a_class_folder_is_not_taken_off():
     plan = make_plan(pictures("train/a/1", "train/b/2"), "pets")
     assert names(plan) == ["train/a/1", "train/b/2"]
