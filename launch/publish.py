@@ -173,10 +173,11 @@ def _bar(title: str, total: int, out: Console) -> Iterator[Callable[..., None]]:
 
 def _write_report(plan: Plan, target_url: str) -> Path | None:
     """Writes a line for everything that was left out, mended or is worth knowing; None where there is nothing."""
-    if not plan.remarks:
-        return None
     name = "-".join(re.findall(r"[\w.]+", target_url.removeprefix("s3://"))) or "data"
     path = OUTPUTS / "published" / f"{name}.csv"
+    if not plan.remarks:
+        path.unlink(missing_ok=True)  # what the last time was wrong is mended
+        return None
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         csv.writer(file).writerows([("what", "file", "why"), *plan.remarks])

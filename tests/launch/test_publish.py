@@ -162,6 +162,17 @@ def test_what_should_not_be_there_is_deleted_only_when_told(pets, place, uploade
     assert uploaded == [MANIFEST]
 
 
+def test_what_was_wrong_and_is_mended_is_told_no_more(pets, place):
+    sound = files(pets)
+    spoil(pets)
+    assert publish.main([str(pets), str(place / "out")]) == 0
+    assert list(Path("outputs/published").glob("*.csv"))
+    for key in set(files(pets)) - set(sound):
+        (pets / key).unlink()
+    assert publish.main([str(pets), str(place / "out"), "delete=true"]) == 0
+    assert not list(Path("outputs/published").glob("*.csv"))
+
+
 def test_a_connection_that_drops_is_borne_and_one_that_is_lost_is_said(pets, bucket, s3_server, monkeypatch, capsys):
     real, calls = targets.S3Target.put, []
 
