@@ -118,6 +118,8 @@ class ZipSource:
         except (OSError, NotImplementedError) as error:
             raise UserError(f"{path} can not be read: {error}") from error
         infos = self._archive.infolist()
+        for info in infos:  # old tools of Windows write their own separator
+            info.filename = info.filename.replace("\\", "/")
         if reason := refusal(infos, path.stat().st_size):
             self._archive.close()
             raise UserError(f"{path} is refused: {reason}; nothing was read from it")

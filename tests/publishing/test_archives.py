@@ -30,6 +30,14 @@ def test_an_archive_is_read_without_unpacking(pack, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["pets.zip"]
 
 
+def test_an_archive_with_the_separators_of_windows(pack):
+    source = open_source(str(pack([("pets\\", b""), ("pets\\a\\1.jpg", b"one"), ("pets/b/2.jpg", b"three")])))
+    assert sorted(entry.key for entry in source.entries()) == ["pets/a/1.jpg", "pets/b/2.jpg"]
+    assert source.read("pets/a/1.jpg") == b"one"
+    with pytest.raises(UserError, match=r"'a/1.jpg' is in it 2 times"):
+        open_source(str(pack([("a/1.jpg", b"one"), ("a\\1.jpg", b"two")])))
+
+
 def link(name):
     info = zipfile.ZipInfo(name)
     info.create_system = 3
