@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from dogbreed.data.classes import parse_class
+from dogbreed.data.classes import ClassName, parse_class
 from dogbreed.data.listing import pack
 from dogbreed.data.patience import Patience
 from dogbreed.data.store import PictureError, Store
@@ -175,10 +175,16 @@ def accuracy(rows: Sequence[dict[str, str]]) -> tuple[int, int] | None:
     None where the folders are not classes of the model: where fewer than half of them were ever among its answers.
     """
     readable = [row for row in rows if row["label"] and "/" in row["key"]]
-    answered = [(parse_class(row["key"].split("/")[-2]).label, row) for row in readable]
+    answered = [(parse_class(row["key"].split("/")[-2]), row) for row in readable]
     folders = {folder for folder, _ in answered}
-    said = {row["label"] for _, row in answered}
-    said |= {str(label) for _, row in answered if row["top_k"] for label, _ in json.loads(row["top_k"])}
-    if not folders or 2 * len(folders & said) < len(folders):
+    said = {str(label): "" for row in readable if row["top_k"] for label, _ in json.loads(row["top_k"])}
+    said |= {row["label"]: row["class_name"] for row in readable}
+    known = [folder for folder in folders if folder.label in said and _is(folder, folder.label, said[folder.label])]
+    if not folders or 2 * len(known) < len(folders):
         return None
-    return sum(folder == row["label"] for folder, row in answered), len(answered)
+    return sum(_is(folder, row["label"], row["class_name"]) for folder, row in answered), len(answered)
+
+
+def _is(folder: ClassName, label: str, name: str) -> bool:
+    """Returns whether a folder is that of a class; two data sets may number theirs alike, so names count too."""
+    return folder.label == label and (name in ("", folder.name) or folder.name == folder.label)

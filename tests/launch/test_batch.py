@@ -1,11 +1,12 @@
 """The CSV file of answers: what is not its own stays as it is, and its own goes on where it was cut off."""
 
+import json
 import re
 
 import pytest
 
 from dogbreed.errors import UserError
-from launch.hosting.batch import COLUMNS, open_csv
+from launch.hosting.batch import COLUMNS, accuracy, open_csv
 
 HEADER = ",".join(COLUMNS)
 
@@ -44,3 +45,25 @@ def test_what_a_crash_left_is_gone_on_with(tmp_path, left):
     assert done == set()
     assert path.read_bytes().decode() == f"{HEADER}\r\na.jpg,1,a,,,,dogs\r\n"
     assert open_csv(path, "dogs")[1] == {"a.jpg"}
+
+
+def answers(*rows, top=("002", "003")):
+    """Rows of (folder, label, class name) that were answered."""
+    more = json.dumps([[label, 0.1] for label in top])
+    return [
+        {"key": f"x/{folder}/{number}.jpg", "label": label, "class_name": name, "top_k": more}
+        for number, (folder, label, name) in enumerate(rows)
+    ]
+
+
+def test_folders_are_classes_by_their_names_too():
+    dogs = answers(("001.Pug", "001", "Pug"), ("001.Pug", "002", "Collie"), ("002.Collie", "002", "Collie"))
+    assert accuracy(dogs) == (2, 3)
+    cats = answers(("001.Persian", "001", "Pug"), ("002.Siamese", "002", "Collie"))
+    assert accuracy(cats) is None
+    mixed = answers(("001.Pug", "001", "Pug"), ("002.Siamese", "002", "Collie"))
+    assert accuracy(mixed) == (1, 2)
+    bare = answers(("001", "001", "Pug"), ("002", "001", "Pug"))
+    assert accuracy(bare) == (1, 2)
+    only_numbers = answers(("001.Pug", "001", ""), ("003.Husky", "002", ""))
+    assert accuracy(only_numbers) == (1, 2)
