@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ CSV_TYPE, NUMPY_TYPE = "text/csv", "application/x-npy"
 ACCEPTED = (JSON_TYPE, CSV_TYPE, NUMPY_TYPE)
 """In the order in which they are chosen where a client takes anything."""
 
+_QUALITY = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
+
 
 class Prediction(NamedTuple):
     """What the network says of a request's pictures."""
@@ -31,21 +34,25 @@ class Prediction(NamedTuple):
 
 
 def choose_type(accept: str) -> str:
-    """Returns the content type of the answer for an Accept header.
+    """Returns the content type of the answer for an Accept header: of equal q, what it names first.
 
     Raises:
         RequestError: 406, nothing that it names can be made.
     """
-    wanted = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
-    for kind in wanted:
-        if kind in ACCEPTED:
-            return kind
-        family = kind.removesuffix("*")
-        if kind.endswith("/*"):
-            for known in ACCEPTED:
-                if kind == "*/*" or known.startswith(family):
-                    return known
-    raise RequestError(406, f"accept {accept!r}; possible: {', '.join(ACCEPTED)}")
+    wanted: dict[str, tuple[float, int]] = {}
+    for position, part in enumerate(accept.lower().split(",")):
+        kind, *parameters = (word.strip() for word in part.split(";"))
+        given = [match[1] for match in map(_QUALITY.fullmatch, parameters) if match]
+        wanted[kind] = (float(given[0]) if given else 1.0, -position)
+
+    def quality(kind: str) -> tuple[float, int]:
+        names = (kind, kind.partition("/")[0] + "/*", "*/*")  # the most exact one counts
+        return next((wanted[name] for name in names if name in wanted), (0.0, 0))
+
+    best = max(ACCEPTED, key=quality)
+    if not quality(best)[0]:
+        raise RequestError(406, f"accept {accept!r}; possible: {', '.join(ACCEPTED)}")
+    return best
 
 
 def write_answer(prediction: Prediction, accept: str | None, settings: Settings) -> tuple[bytes, str]:
