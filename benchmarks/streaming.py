@@ -198,7 +198,7 @@ def show(results: list[Result], conversions: dict[str, float], chosen: list[str]
     for peer in peers:
         took = conversions.get(peer.partition("+")[0])
         table.add_row(peer, f"{took:.1f} s" if took else "no", *(cell(results, peer, name) for name in columns))
-    Console(width=40 + 24 * len(columns)).print(table)
+    Console(width=40 + 24 * len(columns), markup=False).print(table)
     draw(results, peers, columns, path)
 
 

@@ -47,7 +47,8 @@ def _print_table(results: dict[str, Any], output_dir: Path) -> None:
     for kind in [kind for kind in ("accuracy", "top5_accuracy", "f1", "loss") if kind in kinds]:
         cells = [metrics.get(f"val/{kind}", metrics.get(f"test/{kind}")) for metrics in columns.values()]
         table.add_row(kind, *("-" if value is None else f"{value:.4f}" for value in cells))
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    width = None if sys.stdout.isatty() else 100
+    console = Console(width=width, highlight=False, markup=False, emoji=False)  # brackets are people's own
     console.print(f"\n{results['name']}: {results['model']} on {results['data']}", style="bold", soft_wrap=True)
     console.print(table)
     if results["bad_images"]:

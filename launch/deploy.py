@@ -48,7 +48,7 @@ def main(words: list[str]) -> int:
     check_settings(cfg)
     if OmegaConf.is_missing(cfg, "from_training"):
         raise UserError("from_training is not set: type from_training=NAME; python -m launch.status lists trainings")
-    out = Console(stderr=True, highlight=False) if cfg.dry_run else console()
+    out = console(stderr=cfg.dry_run)
     wanted = str(cfg.from_training)
     with api_errors(cfg):
         client = make_client(cfg.backend)

@@ -32,7 +32,7 @@ def main(words: list[str]) -> int:
                 raise unknown_endpoint(client, names[0])
             out.print(details(cfg, endpoint, read_standing(client, endpoint)))
             for line in tail(cfg.backend, names[0]):
-                out.print(f"  {line}", soft_wrap=True, markup=False)
+                out.print(f"  {line}", soft_wrap=True)
             return 0
         names = [summary["EndpointName"] for summary in list_endpoints(client)]
         with ThreadPoolExecutor(8) as threads:  # at AWS four requests for each

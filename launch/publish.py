@@ -77,7 +77,7 @@ def main(words: list[str]) -> int:
         return 130
     except TransferError as error:
         after = f"{_told(uploaded)} in {duration(time.monotonic() - started)}"
-        Console(stderr=True).print(f"error: {error}; {after}, the same command goes on", soft_wrap=True, markup=False)
+        console(stderr=True).print(f"error: {error}; {after}, the same command goes on", soft_wrap=True)
         return 1
     except (BotoCoreError, ClientError) as error:
         raise UserError(f"{places[1]}: {advice(error)}") from error
@@ -197,7 +197,7 @@ def _show(plan: Plan, report: Path | None, out: Console) -> None:
         out.print(table)
         out.print(f"all of them: {report}", soft_wrap=True)
     for note in plan.notes:
-        out.print(f"note: {note}", soft_wrap=True, markup=False)
+        out.print(f"note: {note}", soft_wrap=True)
     out.print(counts(plan))
 
 

@@ -20,9 +20,14 @@ STYLES = {"Completed": "green", "Failed": "red", "Stopped": "yellow", "Stopping"
 """Colour of each status."""
 
 
-def console() -> Console:
-    """Returns the console to print on; a file or a pipe gets lines of 120 characters, no colours."""
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+def console(stderr: bool = False) -> Console:
+    """Returns the console to print on; a file or a pipe gets lines of 120 characters, no colours.
+
+    What it prints is people's own text (paths, reasons of failures), so brackets and colons mean nothing in it.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 120
+    return Console(width=width, stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def plan_table(plan: Plan) -> Table:

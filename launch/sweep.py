@@ -84,7 +84,7 @@ def _submit(cfg: DictConfig, request: dict[str, Any], upload: Callable[[], None]
 def _print_plan(plan: Plan, out: Console) -> None:
     """Shows the plan; with dry_run the request alone goes to standard output, so that it can be piped."""
     if plan.cfg.dry_run:
-        out = Console(stderr=True, highlight=False)
+        out = console(stderr=True)
     out.print(plan_table(plan))
 
 

@@ -49,7 +49,7 @@ def main(overrides: list[str]) -> int:
     fixed = for_the_job(chosen) + absolute_paths(cfg)
     site, upload = find_site(cfg)
     request = training_request(cfg, fixed, site)
-    (Console(stderr=True, highlight=False) if cfg.dry_run else out).print(_plan_table(cfg, fixed))
+    (console(stderr=True) if cfg.dry_run else out).print(_plan_table(cfg, fixed))
     if not cfg.dry_run:
         check_files(cfg, out)
     return submit(cfg, {OPERATION: request}, lambda client: _run(client, cfg, request, out), upload)

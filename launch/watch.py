@@ -103,7 +103,7 @@ class SweepWatch:
     def _read(self, trial: Trial, metric: str) -> None:
         for line in self._tails.read(trial.name):
             if self._logs:
-                self._out.print(f"{short_name(trial.name):>7} | {line}", soft_wrap=True, markup=False)
+                self._out.print(f"{short_name(trial.name):>7} | {line}", soft_wrap=True)
             self._last_line[trial.name] = line
             found = read_metrics(line)
             if metric in found:
@@ -149,11 +149,11 @@ class TrainingWatch:
         """Asks for the job, then for its log, so that the last lines of an ended one are there; tells what is new."""
         self.job = self._ask(lambda: self._client.describe_training_job(TrainingJobName=self._name)) or self.job
         for line in self._tails.read(self._name):
-            self._out.print(line, soft_wrap=True, markup=False)
+            self._out.print(line, soft_wrap=True)
         transitions = self.job.get("SecondaryStatusTransitions", [])
         for entry in transitions[self._told :]:
             said = f"[{entry['Status']}] {entry.get('StatusMessage', '')}".rstrip()
-            self._out.print(said, soft_wrap=True, markup=False)
+            self._out.print(said, soft_wrap=True)
         self._told = len(transitions)
         return self.ended
 

@@ -37,13 +37,13 @@ def without_times(results):
 
 
 def test_what_a_training_leaves(tmp_path, capsys):
-    results = run(tmp_path, "epochs=2", "name=first")
+    results = run(tmp_path, "epochs=2", "name='the [/first]'")
     printed = capsys.readouterr().out
     lines = [read_metrics(line) for line in printed.splitlines() if line.startswith("metrics ")]
     assert [line["epoch"] for line in lines] == [0, 1, results["best_epoch"]]
     assert lines[-1]["val/accuracy"] == max(line["val/accuracy"] for line in lines)
     assert lines[-1]["test/accuracy"] == pytest.approx(results["test"]["test/accuracy"], rel=1e-5)
-    assert "top5_accuracy" in printed and "first: test_resnet on demo://" in printed
+    assert "top5_accuracy" in printed and "the [/first]: test_resnet on demo://" in printed
     assert json.loads((tmp_path / "results.json").read_text())["epochs"].keys() == {"0", "1"}
     assert all(row["class"].endswith(f".{row['name']}") and 0 <= row["accuracy"] <= 1 for row in results["classes"])
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["name"] == "test_resnet"

@@ -126,10 +126,10 @@ def say_in_service(cfg: DictConfig, name: str, out: Console) -> None:
 def say_failed(cfg: DictConfig, name: str, endpoint: Json | None, out: Console) -> None:
     """Shows the end of an endpoint's log, why it failed, and what to do."""
     for line in tail(cfg.backend, name):
-        out.print(f"  {line}", soft_wrap=True, markup=False)
+        out.print(f"  {line}", soft_wrap=True)
     status = GONE if endpoint is None else endpoint["EndpointStatus"]
     reason = explain_failure((endpoint or {}).get("FailureReason", "no reason is given"))
-    out.print(f"endpoint {name} is {status}: {reason}", soft_wrap=True, markup=False)
+    out.print(f"endpoint {name} is {status}: {reason}", soft_wrap=True)
     if endpoint is not None and status != "InService":
         out.print(f"remove it: {shlex.join(command(cfg, 'undeploy', name))}", soft_wrap=True)
 

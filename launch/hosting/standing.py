@@ -137,7 +137,7 @@ class EndpointWatch:
             self.ended = self._status in self._rest
             if self._status != self._said:
                 self._said = self._status
-                self._out.print(f"[{self._status}] {duration(time.monotonic() - self._began)}", markup=False)
+                self._out.print(f"[{self._status}] {duration(time.monotonic() - self._began)}")
         return self.ended
 
     def picture(self) -> Text:

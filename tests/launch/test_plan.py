@@ -4,6 +4,7 @@ import pytest
 
 from dogbreed.errors import UserError
 from launch.plan import make_plan
+from launch.show import console, plan_table
 
 
 def test_the_readme_command():
@@ -97,6 +98,13 @@ def test_searched_paths_are_made_absolute_too(tmp_path, monkeypatch):
     plan = make_plan(["data=folder", "data.url=pics1,/there/pics2"])
     assert plan.ranges[0].values == (encode_path(tmp_path / "pics1"), encode_path("/there/pics2"))
     assert plan.fixed == ("data=folder",)
+
+
+def test_the_plan_is_shown_as_it_was_typed(capsys):
+    typed = ["model.name='[bold]'", "+model.kwargs.files=[/tmp/a,/tmp/b]", "data.url='/my [small] dogs/:dog:/[/x]'"]
+    console().print(plan_table(make_plan([*typed, "lr=range"])))
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in (*typed, "│ /my [small] dogs/:dog:/[/x] "))
 
 
 def encode_path(path):

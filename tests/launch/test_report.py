@@ -63,7 +63,7 @@ def test_a_sweeps_table_shows_each_trials_findings_as_its_log_names_them():
     log = [f"{before}finding={rule} status={status} count=3" for before, rule, status in said]
     trial = Trial("dogs-001-ab", "Completed", {"lr": "30"}, 0.2, 9.0, findings=found_issues(log))
     assert trial.findings == ("DeadRelu",)
-    written = Console(width=120, file=io.StringIO())
+    written = Console(width=120, file=io.StringIO(), markup=False)
     trials = (trial, replace(trial, findings=()))
     written.print(sweep_table(Sweep("dogs", "Completed", "val/accuracy", True, 2, trials, 9.0)))
     lines = written.file.getvalue().splitlines()

@@ -34,7 +34,7 @@ hp = json.loads((base / "input/config/hyperparameters.json").read_text())
 fixed = json.loads(hp["overrides"])
 lr = float(hp["lr"])
 if "seed=13" in fixed and lr > 0.01:
-    (base / "output/failure").write_text("this lr is too large for seed 13")
+    (base / "output/failure").write_text("this lr is too large for seed 13, see [/data/x]")
     sys.exit(1)
 if "seed=14" in fixed:
     sys.exit("nothing works with seed 14")
@@ -118,7 +118,7 @@ def test_one_failed_trial_is_shown_with_its_reason_and_the_sweep_goes_on(sweep, 
     assert trials["0.001"]["status"] == "Completed"
     assert (trials["0.1"]["status"], trials["0.1"]["objective"]) == ("Failed", None)
     assert "too large for seed 13" in trials["0.1"]["reason"]
-    assert "too large for seed 13" in capsys.readouterr().out
+    assert "too large for seed 13, see [/data/x]" in capsys.readouterr().out
 
 
 def test_when_all_fail_the_exit_status_is_1(sweep, tmp_path, capsys):

@@ -50,10 +50,9 @@ def cloudwatch(aws, tmp_path):
 def terminal(monkeypatch):
     """A terminal of 110 columns, as text: what does not fit is the end of the last line."""
     screen = io.StringIO()
+    options = {"force_terminal": True, "width": 110, "highlight": False, "markup": False}
     for module in (launch.sweep, train, status):
-        monkeypatch.setattr(
-            module, "console", lambda: Console(file=screen, force_terminal=True, width=110, highlight=False)
-        )
+        monkeypatch.setattr(module, "console", lambda: Console(file=screen, **options))
     return screen
 
 
