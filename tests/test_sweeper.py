@@ -62,6 +62,23 @@ def test_at_aws_the_application_travels_in_the_archive(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["tuner=random", "tuner.max_jobs=3"], ("Random", 3, "mine")),
+        (["tuner=random", "name=${hydra.job.name}-1"], ("Random", 4, "quadratic-1")),  # max_jobs of quadratic.yaml
+        (["tuner.max_parallel_jobs=1", "tuner.early_stopping=false"], ("Bayesian", 4, "mine")),
+    ],
+)
+def test_a_choice_and_a_key_of_its_group_hold_both(tmp_path, typed, expected):
+    done = run(tmp_path, "x=interval(-4.0,4.0)", *given("dry_run=true", "name=mine", *typed))
+    assert done.returncode == 0, done.stderr
+    request = json.loads(done.stdout)
+    config = request["HyperParameterTuningJobConfig"]
+    jobs = config["ResourceLimits"]["MaxNumberOfTrainingJobs"]
+    assert (config["Strategy"], jobs, request["HyperParameterTuningJobName"]) == expected
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["x=interval(2.0,1.0)"], "has its ends the wrong way round"),

@@ -17,7 +17,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 
@@ -34,6 +34,9 @@ class SageMakerSweeperConf:
     """What `KEY=range` searches, in Hydra's sweep grammar."""
 
 
+TYPED = "hydra.sweeper.launch."
+"""What the launcher's settings begin with where they are typed."""
+
 ConfigStore.instance().store(group="hydra/sweeper", name="sagemaker", node=SageMakerSweeperConf, provider="dogbreed")
 
 
@@ -42,7 +45,6 @@ class SageMakerSweeper(Sweeper):
 
     def __init__(self, goal: str, launch: DictConfig, search: DictConfig) -> None:
         self.goal = goal
-        self.launch = launch
         self.search = {str(key): str(value) for key, value in search.items()}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -72,12 +74,28 @@ class SageMakerSweeper(Sweeper):
         loader, config = self.hydra_context.config_loader, self.config
         return make_app_plan(
             arguments,
-            [*_overrides(self.launch), f"objective.goal={self.goal}"],
+            [*self._settings(), f"objective.goal={self.goal}"],
             str(script),
             declared=self.search,
             options=loader.get_group_options,
             value=lambda key: OmegaConf.select(config, key),
         )
+
+    def _settings(self) -> list[str]:
+        """Returns the launcher's settings as overrides: those of the YAML files, then those typed, as they were typed.
+
+        In one tree of settings `tuner.max_jobs=3` would take the place of the choice `tuner=random`.
+        """
+        assert self.hydra_context is not None and self.config is not None
+        words, typed = self.config.hydra.overrides, {}
+        for word in words.hydra:
+            bare = word.lstrip("+")
+            if bare.startswith(TYPED) and "${" not in bare:  # only Hydra knows what that stands for
+                typed[word] = bare.removeprefix(TYPED)
+        others = [word for word in [*words.hydra, *words.task] if word not in typed]
+        loader, name = self.hydra_context.config_loader, self.config.hydra.job.config_name
+        plain = loader.load_configuration(name, others, RunMode.MULTIRUN)
+        return [*_overrides(plain.hydra.sweeper.launch), *typed.values()]
 
 
 def _overrides(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
