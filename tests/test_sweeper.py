@@ -43,6 +43,29 @@ def test_the_readmes_command_runs(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_trials_have_the_config_that_was_chosen(tmp_path):
+    app = tmp_path / "app.py"
+    app.write_text(APP.read_text().replace("return (cfg.x - 1) ** 2 + cfg.shift", "print(cfg.shift + cfg.more.by)"))
+    config = APP.with_suffix(".yaml").read_text()
+    (tmp_path / "quadratic.yaml").write_text(config)
+    (tmp_path / "other.yaml").write_text(config.replace("shift: 0", "shift: 10"))
+    (tmp_path / "extra" / "more").mkdir(parents=True)
+    (tmp_path / "extra" / "more" / "much.yaml").write_text("by: 100\n")
+    flags = ["--config-name", "other", "-cd", "extra", "+more=much"]
+    done = run(tmp_path, *flags, "x=1.0,2.0", *given("dry_run=true"), app=app)
+    assert done.returncode == 0, done.stderr
+    words = json.loads(json.loads(done.stdout)["TrainingJobDefinition"]["StaticHyperParameters"]["overrides"])
+    (job := tmp_path / "job").mkdir()
+    trial = subprocess.run([sys.executable, app, *words, "x=1.0"], capture_output=True, text=True, check=True, cwd=job)
+    assert trial.stdout == "110\n"
+
+
+def test_a_config_that_would_not_travel_to_aws_is_refused(tmp_path):
+    done = run(tmp_path, "-cd", str(tmp_path), "x=1.0,2.0", *given("backend=sagemaker"))
+    assert done.returncode == 2
+    assert f"--config-dir={tmp_path}: only what lies beside the script" in done.stderr
+
+
 def test_at_aws_the_application_travels_in_the_archive(tmp_path):
     app = tmp_path / "quadratic.py"
     app.write_text(APP.read_text())

@@ -11,10 +11,11 @@ What the task function returns is the objective. Under `hydra.sweeper.launch` st
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
@@ -72,7 +73,7 @@ class SageMakerSweeper(Sweeper):
 
         assert self.hydra_context is not None and self.config is not None
         loader, config = self.hydra_context.config_loader, self.config
-        return make_app_plan(
+        plan = make_app_plan(
             arguments,
             [*self._settings(), f"objective.goal={self.goal}"],
             str(script),
@@ -80,6 +81,7 @@ class SageMakerSweeper(Sweeper):
             options=loader.get_group_options,
             value=lambda key: OmegaConf.select(config, key),
         )
+        return replace(plan, fixed=(*_flags(plan.cfg.backend.name == "local"), *plan.fixed))
 
     def _settings(self) -> list[str]:
         """Returns the launcher's settings as overrides: those of the YAML files, then those typed, as they were typed.
@@ -96,6 +98,23 @@ class SageMakerSweeper(Sweeper):
         loader, name = self.hydra_context.config_loader, self.config.hydra.job.config_name
         plain = loader.load_configuration(name, others, RunMode.MULTIRUN)
         return [*_overrides(plain.hydra.sweeper.launch), *typed.values()]
+
+
+def _flags(local: bool) -> list[str]:
+    """Returns those of Hydra's flags that choose the application's config, for its trials, which run elsewhere.
+
+    Raises:
+        UserError: a folder that does not travel to AWS.
+    """
+    from dogbreed.errors import UserError
+
+    args = get_args()
+    config_dir = args.config_dir and str(Path(args.config_dir).absolute())
+    given = {"--config-name": args.config_name, "--config-path": args.config_path, "--config-dir": config_dir}
+    found = [f"{flag}={value}" for flag, value in given.items() if value]
+    if not local and (far := [flag for flag in found if Path(flag.partition("=")[2]).is_absolute()]):
+        raise UserError(f"{far[0]}: only what lies beside the script goes to AWS: put the config there (--config-name)")
+    return found
 
 
 def _overrides(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
