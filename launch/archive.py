@@ -50,11 +50,11 @@ def code_archive(requirements: bool = True, extra: str = "", app: Path | None = 
     files = {f"{name}/{path}": data for name in packages for path, data in _files(home / name)}
     files = {path: data for path, data in files.items() if not path.startswith("dogbreed/conf/")}
     files |= {f"conf/{path}": data for path, data in _files(conf_dir())}
-    files |= {path: data for path, data in _files(app) if path.endswith(_APP_SUFFIXES)} if app else {}
+    files |= dict(_files(app, _APP_SUFFIXES)) if app else {}
     files[PROGRAM] = _PROGRAM
     if requirements:
         own = (app / "requirements.txt").read_text() if app and (app / "requirements.txt").is_file() else ""
-        files["requirements.txt"] = (own + "\n".join(job_requirements(extra)) + "\n").encode()
+        files["requirements.txt"] = "\n".join([*own.splitlines(), *job_requirements(extra), ""]).encode()
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for path in sorted(files):
@@ -109,9 +109,13 @@ def _declared(extra: str) -> list[str]:
     ]
 
 
-def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Yields path below `folder` and content of each file in it, but for what the code left behind when it ran."""
+def _files(folder: Path, suffixes: tuple[str, ...] = ("",)) -> Iterator[tuple[str, bytes]]:
+    """Yields path below `folder` and content of each file in it, but for what the code left behind when it ran.
+
+    Nothing is read of files with other `suffixes`: beside a script there may lie gigabytes of data.
+    """
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") or part in _LEFT_BEHIND for part in below.parts):
+        left = any(part.startswith(".") or part in _LEFT_BEHIND for part in below.parts)
+        if path.name.endswith(suffixes) and path.is_file() and not left:
             yield below.as_posix(), path.read_bytes()

@@ -43,14 +43,18 @@ def test_an_extra_is_required_where_the_job_needs_it():
     assert any(line.startswith("smdebug==") for line in more)
 
 
-def test_another_application_lies_beside_it(tmp_path):
+def test_another_application_lies_beside_it_and_its_data_is_not_even_read(tmp_path, monkeypatch):
     (tmp_path / "my_app.py").write_text("print('hello')")
-    (tmp_path / "requirements.txt").write_text("numpy==1.0\n")
+    (tmp_path / "requirements.txt").write_text("# mine\nnumpy==1.0")
+    (tmp_path / "pictures.bin").touch()
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "old.yaml").touch()
+    read, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
     files = members(code_archive(app=tmp_path))
+    assert "my_app.py" in read and "pictures.bin" not in read
     assert {"my_app.py", "launch/entry.py"} <= set(files) and "outputs/old.yaml" not in files
-    assert files["requirements.txt"].startswith(b"numpy==1.0\n")
+    assert files["requirements.txt"].startswith(b"# mine\nnumpy==1.0\n")
 
 
 def test_the_archive_alone_composes_a_job(tmp_path):
