@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dogbreed.errors import UserError, did_you_mean
+from dogbreed.objective import METRICS
 
 NUMBERS: dict[str, tuple[type, float, float]] = {
     "epochs": (int, 1, float("inf")),
@@ -56,6 +57,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "head_start": (None, "solved", "pretrained"),
     "averaging": (None, "ema", "swa"),
     "lr_scaling": ("none", "linear", "sqrt"),
+    "objective.metric": METRICS,
     "objective.goal": ("maximize", "minimize"),
     "data.randaugment_on": ("worker", "device"),
     "data.bad_images": ("skip", "raise"),

@@ -12,6 +12,9 @@ import math
 import re
 from collections.abc import Mapping
 
+METRICS = ("val/accuracy", "val/loss", "val/f1", "val/top5_accuracy", "train/loss", "train/accuracy")
+"""What a training prints of each epoch: what can be its objective."""
+
 PREFIX = "metrics"
 """First word of a metric line."""
 

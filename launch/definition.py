@@ -7,12 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dogbreed.objective import metric_regex
+from dogbreed.objective import METRICS, metric_regex
 from launch.plan import RETURNED
 
-METRICS = ("val/accuracy", "val/loss", "val/f1", "val/top5_accuracy", "train/loss", "train/accuracy")
 METRICS_AT_END = ("test/accuracy", "test/loss")
-"""Metrics that SageMaker is told to read from a job's log."""
+"""Metrics that SageMaker is told to read from a job's log, beside those of each epoch."""
 
 DATA, WEIGHTS, CODE = "data", "weights", "code"
 """Channels: the pictures, the pretrained weights, and the code where the job can not download it itself."""

@@ -114,7 +114,8 @@ def make_app_plan(
     Raises:
         UserError: nothing is searched, or a range or a setting of the launcher is not allowed.
     """
-    cfg = compose("tune", [f"objective.metric={RETURNED}", *launcher])
+    cfg = compose("tune", launcher)
+    cfg.objective.metric = RETURNED
     check_settings(cfg)
     if cfg.name is None:
         cfg.name = fresh_name(Path(app).stem)

@@ -24,6 +24,7 @@ from dogbreed.errors import UserError
         ("effective_batch_size=0", "must be a whole number of at least 1"),
         ("data.randaugment=31", "must be a whole number from 0 to 30"),
         ("objective.goal=max", "objective.goal=max: not allowed"),
+        ("objective.metric=val/acuracy", "objective.metric=val/acuracy: not allowed; did you mean val/accuracy?"),
         ("data=folder", "data.url is not set: type data.url=VALUE"),
         ("model=timm", "model.name is not set"),
         ("lr=interval(", "can not read 'lr=interval('"),

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dogbreed import ImageClassifier
 from dogbreed.config import compose, settle
 from dogbreed.errors import UserError
-from dogbreed.objective import read_metrics
+from dogbreed.objective import METRICS, read_metrics
 from dogbreed.train import main
 from dogbreed.training import train
 
@@ -40,6 +40,7 @@ def test_what_a_training_leaves(tmp_path, capsys):
     results = run(tmp_path, "epochs=2", "name='the [/first]'")
     printed = capsys.readouterr().out
     lines = [read_metrics(line) for line in printed.splitlines() if line.startswith("metrics ")]
+    assert set(lines[0]) == {"epoch", *METRICS}
     assert [line["epoch"] for line in lines] == [0, 1, results["best_epoch"]]
     assert lines[-1]["val/accuracy"] == max(line["val/accuracy"] for line in lines)
     assert lines[-1]["test/accuracy"] == pytest.approx(results["test"]["test/accuracy"], rel=1e-5)
