@@ -52,6 +52,14 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
 OPTIONAL = ("data.crop_area", "features.views", "features.max_gb", "averaging_start", "effective_batch_size")
 """Those of them that may be null, or not there at all."""
 
+BOOLEANS = (
+    "tta", "freeze_norms", "channels_last", "compile", "checkpoint_at_end",
+    "data.augment", "data.balanced", "data.cache_scaled", "data.request_payer",
+    "debugger.tensors.enabled", "debugger.tensors.activations", "debugger.predictions.enabled",
+    "debugger.profiler.enabled", "debugger.pictures.enabled", "debugger.smdebug.enabled", "debugger.managed_rules",
+)  # fmt: skip
+"""Keys that are true or false, where they are there."""
+
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "finetune": (None, "head", "full", "gradual"),
     "head_start": (None, "solved", "pretrained"),
@@ -154,6 +162,10 @@ def check(cfg: DictConfig) -> None:
         if not low <= number <= high or (kind is int and number != int(number)):
             bounds = f"of at least {low}" if high == float("inf") else f"from {low} to {high}"
             raise UserError(f"{key}={value}: must be a {'whole ' if kind is int else ''}number {bounds}")
+    for key in BOOLEANS:
+        value = _select(cfg, key)
+        if value is not None and not isinstance(value, bool):
+            raise UserError(f"{key}={value}: must be true or false")
     for key, allowed in CHOICES.items():
         value = _select(cfg, key)
         if value not in allowed:
