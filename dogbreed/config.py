@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
 from dogbreed.errors import UserError, did_you_mean
 from dogbreed.objective import METRICS
@@ -88,7 +88,7 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = hydra_compose(config_name, list(overrides))
+            cfg = hydra_compose(config_name, ["experiment=[]" if o == "experiment=null" else o for o in overrides])
     except MissingConfigException as error:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         known = bool(group and error.options)
@@ -96,6 +96,8 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     except HydraException as error:
         parse(overrides)  # Hydra does not say which of them it can not read
         raise UserError(_explain(config_name, error)) from None
+    except ValueError as error:
+        raise UserError(_no_word(overrides) or " ".join(str(error).split())) from None
     check(cfg)
     return cfg
 
@@ -131,6 +133,13 @@ def unknown_choice(group: str, name: str, options: Sequence[str]) -> str:
     return f"{group} '{name}' is unknown{did_you_mean(name, options)}{hint}"
 
 
+def _no_word(overrides: Sequence[str]) -> str:
+    """Returns the line about the first of `overrides` that gives a group null or a number; empty where none does."""
+    given = ((o.key_or_group, str(o.input_line).partition("=")[2], o.value()) for o in parse(overrides))
+    wrong = (item for item in given if choices(item[0]) and not isinstance(item[2], (str, list, dict)))
+    return next((unknown_choice(group, text, choices(group)) for group, text, _ in wrong), "")
+
+
 def _explain(config_name: str, error: HydraException) -> str:
     """Returns one line for Hydra's message, with a suggestion where a key is unknown."""
     first = str(error).splitlines()[0]
@@ -159,7 +168,7 @@ def check(cfg: DictConfig) -> None:
         if value is None and key in OPTIONAL:
             continue
         number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-        if not low <= number <= high or (kind is int and number != int(number)):
+        if not low <= number <= high or (kind is int and number % 1 != 0):
             bounds = f"of at least {low}" if high == float("inf") else f"from {low} to {high}"
             raise UserError(f"{key}={value}: must be a {'whole ' if kind is int else ''}number {bounds}")
     for key in BOOLEANS:
@@ -224,6 +233,9 @@ def run_cli(main: Callable[[list[str]], int | None], doc: str | None) -> None:
         sys.exit(main(overrides))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ConfigAttributeError as error:  # check() can not know what each command reads
+        print(f"error: key '{error.full_key}' is needed: leave out ~{error.full_key}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -19,11 +19,13 @@ def make_client(backend: DictConfig) -> Any:
             `region` at AWS.
 
     Raises:
-        UserError: no such backend, a root that is a file, or no AWS region is configured.
+        UserError: no such backend, a root that is no folder, or no AWS region is configured.
     """
     if backend.name == "local":
         from launch.local import local_client
 
+        if not isinstance(backend.root, str):
+            raise UserError(f"backend.root={backend.root}: give the folder of the jobs, as in backend.root=outputs")
         if os.path.isfile(backend.root):  # noqa: PTH113 - Path.is_file() raises where it may not look
             raise UserError(f"backend.root={backend.root} is a file: give a folder, or where one can be made")
         return local_client(Path(backend.root))

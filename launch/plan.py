@@ -150,6 +150,7 @@ def _with_experiment(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
     searched = [(o.key_or_group, o._value) for o in parse(overrides) if o.key_or_group in OPEN_KEYS]
     plain += [f"{key}={encode(sweep.list[0])}" for key, sweep in searched if isinstance(sweep, ChoiceSweep)]
     cfg = compose("tune", plain)
+    check_settings(cfg)
     typed = {o.key_or_group for o in parse(overrides)}
     added = [f"{key}={value}" for key, value in cfg.sweep.items() if key not in typed]
     single = [o for o in added if not _is_sweep(o)]

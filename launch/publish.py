@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+from yaml import YAMLError
 
 from dogbreed.config import run_cli
 from dogbreed.data.aws import advice
@@ -99,7 +100,7 @@ def read_settings(words: list[str]) -> Settings:
             raise UserError(f"key '{key}' is unknown{did_you_mean(key, allowed)}")
     try:
         return Settings(**OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.from_dotlist(words)))  # type: ignore[arg-type]
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"{' '.join(words)}: {str(error).partition(chr(10))[0]}") from None
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from dogbreed.config import run_cli
 from dogbreed.debugger.report import Report, write_report
@@ -39,14 +40,18 @@ def rule_settings(words: list[str]) -> dict[str, Any] | None:
     """Returns the rules' settings of `debugger.rules.NAME.SETTING=VALUE` words; None without any.
 
     Raises:
-        UserError: another key.
+        UserError: another key, or a value that is no YAML.
     """
     if not words:
         return None
     for word in words:
         if not word.lstrip("+").startswith(_PREFIX):
             raise UserError(f"{word.partition('=')[0]} has no meaning here; allowed: {_PREFIX}NAME.SETTING=VALUE")
-    config = OmegaConf.to_container(OmegaConf.from_dotlist([word.lstrip("+").removeprefix(_PREFIX) for word in words]))
+    try:
+        given = OmegaConf.from_dotlist([word.lstrip("+").removeprefix(_PREFIX) for word in words])
+    except YAMLError as error:
+        raise UserError(f"can not read {' '.join(words)}: {' '.join(str(error).split())}") from None
+    config = OmegaConf.to_container(given)
     return {str(key): value for key, value in config.items()} if isinstance(config, dict) else None
 
 

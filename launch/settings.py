@@ -23,6 +23,9 @@ NUMBERS: dict[str, tuple[type, float, float, bool]] = {
     "tuner.max_hours": (float, 1 / 30, 4380, True),
     "tuner.target": (float, -ANY, ANY, True),
     "tuner.patience": (int, 3, ANY, True),
+    "tuner.min_epochs": (int, 1, ANY, False),
+    "tuner.max_epochs": (int, 1, ANY, False),
+    "tuner.seed": (int, 0, ANY, True),
     "top_k": (int, 1, ANY, False),
     "serverless.memory_mb": (int, 1024, 6144, True),
     "serverless.max_concurrency": (int, 1, 200, False),
@@ -40,7 +43,7 @@ BOOLEANS = (
     "backend.network_isolation", "backend.encrypt_traffic",
 )  # fmt: skip
 LISTS = ("first_points", "instance.alternatives", "tuner.warm_start", "backend.subnets", "backend.security_groups")
-MAPS = ("backend.environment", "backend.tags", "environment")
+MAPS = ("sweep", "backend.environment", "backend.tags", "environment")
 RESERVED = ("endpoints",)
 """Names that no sweep or training may have: folders beside theirs."""
 
@@ -69,7 +72,7 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
         if value is None and (optional or not _has(cfg, key)):
             continue
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or (kind is int and value != int(value)) or not low <= value <= high:
+        if not number or (kind is int and value % 1 != 0) or not low <= value <= high:
             upper = "" if high == ANY else f" and at most {high:g}"
             lower = "" if low == -ANY else f" of at least {low:.4g}"
             yield f"{key}={value}: must be a {'whole ' if kind is int else ''}number{lower}{upper}"

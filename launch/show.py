@@ -183,7 +183,7 @@ def brief(text: str) -> str:
         number = float(text)
     except ValueError:
         return text
-    return text if number == int(number) and "e" not in text.lower() else f"{number:.4g}"
+    return text if number.is_integer() and "e" not in text.lower() else f"{number:.4g}"
 
 
 def decimal(value: float | None) -> str:

@@ -13,6 +13,7 @@ Values travel as text in Hydra's own grammar, so that `KEY=VALUE` in the job mea
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +103,13 @@ def _declared(override: Override, declared: Mapping[str, str]) -> Override:
 
 
 def _range(override: Override, options: Callable[[str], Sequence[str]], is_integer: Callable[[str], bool]) -> Range:
-    key, sweep = override.get_key_element(), override._value
+    key, sweep, text = override.get_key_element(), override._value, override.input_line
+    if isinstance(sweep, (IntervalSweep, RangeSweep)):
+        ends = (sweep.start, sweep.end if isinstance(sweep, IntervalSweep) else sweep.stop)
+        if not all(end is not None and abs(end) <= sys.float_info.max for end in ends):
+            raise UserError(f"'{text}': give two finite numbers as its ends, as in '{key}=interval(1,10)'")
+    if isinstance(sweep, RangeSweep) and not sweep.step:
+        raise UserError(f"'{text}': a step of 0 leads nowhere; type '{key}=range({sweep.start},{sweep.stop})'")
     if isinstance(sweep, IntervalSweep):
         return _interval(override, sweep, is_integer(override.key_or_group))
     if isinstance(sweep, Glob):
@@ -112,7 +119,6 @@ def _range(override: Override, options: Callable[[str], Sequence[str]], is_integ
     else:
         values = list(sweep.list)  # type: ignore[union-attr]
     texts = tuple(dict.fromkeys(encode(value) for value in values))
-    text = override.input_line or key
     if not texts:
         raise UserError(f"'{text}' matches nothing; choices: {', '.join(options(override.key_or_group)) or 'none'}")
     if len(texts) > MAX_VALUES:

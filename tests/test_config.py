@@ -72,6 +72,11 @@ def test_an_experiment_has_the_last_word_on_the_tuner_and_the_user_the_very_last
     assert compose("tune", ["experiment=course_b", "tuner.strategy=Random"]).tuner.strategy == "Random"
 
 
+def test_null_is_no_experiment():
+    assert compose("train", ["experiment=best", "experiment=null"]) == compose("train", [])
+    assert compose("train", ["experiment=null", "experiment=best"]) == compose("train", ["experiment=best"])
+
+
 def test_names_are_new_readable_and_short_enough():
     names = {fresh_name("Res Net/34_é" * 5) for _ in range(8)}
     assert len(names) == 8

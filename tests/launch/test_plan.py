@@ -4,7 +4,7 @@ import pytest
 
 from dogbreed.errors import UserError
 from launch.plan import make_plan
-from launch.show import console, plan_table
+from launch.show import brief, console, plan_table
 
 
 def test_the_readme_command():
@@ -105,6 +105,13 @@ def test_the_plan_is_shown_as_it_was_typed(capsys):
     console().print(plan_table(make_plan([*typed, "lr=range"])))
     shown = capsys.readouterr().out
     assert all(word in shown for word in (*typed, "│ /my [small] dogs/:dog:/[/x] "))
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"), [("0.0012345678", "0.001235"), ("16", "16"), ("1e3", "1000"), ("inf", "inf"), ("a b", "a b")]
+)
+def test_a_value_is_shown_briefly(typed, shown):
+    assert brief(typed) == shown
 
 
 def encode_path(path):

@@ -1,0 +1,67 @@
+"""Whatever is typed, a mistake is one line and exit status 2, before anything starts."""
+
+import sys
+
+import pytest
+
+from dogbreed.config import run_cli
+from launch import publish, report, status, tune
+
+
+def said(main, words, monkeypatch, capsys):
+    """Returns what a command that was typed wrongly says."""
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+    with pytest.raises(SystemExit) as left:
+        run_cli(main, "")
+    error = capsys.readouterr().err
+    assert left.value.code == 2
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("trainer=null", "trainer 'null' is unknown; allowed: auto, cpu"),
+        ("tuner=null", "tuner 'null' is unknown"),
+        ("backend=null", "backend 'null' is unknown; allowed: local, sagemaker"),
+        ("instance=null", "instance 'null' is unknown; allowed: cpu, gpu"),
+        ("search=3", "search '3' is unknown; allowed: default"),
+        ("tuner.max_jobs=inf", "tuner.max_jobs=inf: must be a whole number of at least 1"),
+        ("tuner.max_jobs=nan", "tuner.max_jobs=nan: must be a whole number"),
+        ("epochs=inf", "epochs=inf: must be a whole number of at least 1"),
+        ("batch_size=1e400", "batch_size=inf: must be a whole number"),
+        ("batch_size=interval(1,inf)", "'batch_size=interval(1,inf)': give two finite numbers as its ends"),
+        ("epochs=interval(nan,5)", "give two finite numbers"),
+        ("epochs=range(1,inf)", "give two finite numbers"),
+        ("batch_size=range(16,64,0)", "a step of 0 leads nowhere; type 'batch_size=range(16,64)'"),
+        ("tuner=hyperband tuner.min_epochs=abc", "tuner.min_epochs=abc: must be a whole number of at least 1"),
+        ("tuner=hyperband tuner.max_epochs=null", "tuner.max_epochs=None: must be a whole number"),
+        ("tuner.seed=abc", "tuner.seed=abc: must be a whole number of at least 0"),
+        ("sweep=3", "sweep=3: give each entry by its name"),
+        ("~first_points", "key 'first_points' is needed: leave out ~first_points"),
+        ("~search", "key 'search' is needed: leave out ~search"),
+        ("~tuner.strategy", "key 'tuner.strategy' is needed"),
+    ],
+)
+def test_of_a_sweep(typed, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    words = typed.split()
+    searched = [] if words[0].startswith(("batch_size=r", "batch_size=i", "epochs=r")) else ["lr=range"]
+    assert message in said(tune.main, [*searched, *words, "dry_run=true"], monkeypatch, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("main", [tune.main, status.main])
+def test_of_the_folder_of_jobs(main, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    error = said(main, ["backend.root=null", *(["lr=range"] if main is tune.main else [])], monkeypatch, capsys)
+    assert "backend.root=None: give the folder of the jobs" in error
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [(report.main, ["dogs", "debugger.rules.Overfit.patience=[1"]), (publish.main, ["a", "b", "endpoint_url=["])],
+)
+def test_of_a_value_that_is_no_yaml(main, words, monkeypatch, capsys):
+    assert words[-1] in said(main, words, monkeypatch, capsys)
