@@ -18,7 +18,6 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
-import boto3
 import urllib3
 from botocore.awsrequest import AWSResponse
 from botocore.config import Config
@@ -26,7 +25,7 @@ from botocore.config import Config
 from launch.local.endpoints import FOLDER, look
 from launch.local.folder import LOG
 from launch.local.state import ACCOUNT
-from launch.local.wire import NO_ACCOUNT
+from launch.local.wire import plain_client
 
 PATH = re.compile(r"/endpoints/([^/]+)/invocations")
 TIMEOUT_S = 60.0
@@ -43,7 +42,7 @@ def local_runtime(root: Path) -> Any:
         root: the folder that `local_client` was given.
     """
     config = Config(retries={"mode": "standard", "total_max_attempts": 1})
-    client = boto3.Session().client("sagemaker-runtime", config=config, **NO_ACCOUNT)
+    client = plain_client("sagemaker-runtime", config=config)
 
     def send(request: Any, **_: Any) -> Any:
         answer = forward(root, request.url, request.headers, request.body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 from collections.abc import Sequence
@@ -16,8 +17,9 @@ from launch.local.service import SERVE, STOP_GRACE_S, LocalSageMaker
 from launch.shapes import model_loader
 
 _PARAMETERS = "local_parameters"
-NO_ACCOUNT = {"region_name": "local", "aws_access_key_id": "local", "aws_secret_access_key": "local"}
+_NO_ACCOUNT = {"region_name": "local", "aws_access_key_id": "local", "aws_secret_access_key": "local"}
 """boto3 insists on a region and keys; nothing is signed for anybody here."""
+_NO_FILES = {"config_file": (None, None, os.devnull, None), "credentials_file": (None, None, os.devnull, None)}
 
 Json = dict[str, Any]
 
@@ -26,6 +28,23 @@ class _Http(NamedTuple):
     """As much of an HTTP response as botocore looks at."""
 
     status_code: int
+
+
+def plain_client(service: str, **options: Any) -> Any:
+    """Returns boto3's client of a SageMaker `service`, for requests that never leave this machine.
+
+    It is the same whatever this machine's AWS settings say: no variable and no file of theirs is looked at.
+
+    Args:
+        service: by boto3's name.
+        options: further arguments of boto3's `client`.
+    """
+    known = botocore.session.Session.SESSION_VARIABLES
+    unset = {name: (None, None, default, convert) for name, (_, _, default, convert) in known.items()}
+    session = botocore.session.Session(session_vars=unset | _NO_FILES)
+    session.register_component("data_loader", model_loader())
+    place = _NO_ACCOUNT | {"endpoint_url": "http://this-machine"}
+    return boto3.Session(botocore_session=session).client(service, **place, **options)
 
 
 def local_client(
@@ -43,9 +62,7 @@ def local_client(
         serve: what an endpoint runs: it serves the folder that --model-dir names.
     """
     service = LocalSageMaker(root, command, stop_grace_s, serve)
-    session = botocore.session.Session()
-    session.register_component("data_loader", model_loader())
-    client = boto3.Session(botocore_session=session).client("sagemaker", **NO_ACCOUNT)
+    client = plain_client("sagemaker")
 
     def keep_parameters(params: Json, context: Json, **_: Any) -> None:
         context[_PARAMETERS] = params

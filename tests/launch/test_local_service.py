@@ -29,6 +29,7 @@ from omegaconf import OmegaConf
 
 from dogbreed.errors import UserError
 from launch.client import make_client as make_any_client
+from launch.local import local_client, local_runtime
 from launch.local.folder import STATE, write_json
 from launch.local.service import LocalSageMaker
 
@@ -53,6 +54,21 @@ def training_names(client, **request):
 def tuning_names(client, **request):
     jobs = client.list_hyper_parameter_tuning_jobs(**request)["HyperParameterTuningJobSummaries"]
     return [job["HyperParameterTuningJobName"] for job in jobs]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_PROFILE", "nope"), ("AWS_RETRY_MODE", "x"), ("AWS_MAX_ATTEMPTS", "x"), ("AWS_DEFAULTS_MODE", "x"),
+        ("AWS_ENDPOINT_URL", "nonsense"), ("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", "nonsense"),
+        ("AWS_CONFIG_FILE", __file__), ("AWS_SHARED_CREDENTIALS_FILE", __file__),
+    ],
+)  # fmt: skip
+def test_no_aws_setting_of_the_user_matters_here(name, value, monkeypatch, tmp_path):
+    monkeypatch.setenv(name, value)
+    assert training_names(local_client(tmp_path)) == []
+    with pytest.raises(ClientError, match="dogs"):
+        local_runtime(tmp_path).invoke_endpoint(EndpointName="dogs", Body=b"")
 
 
 def test_the_same_name_twice_is_in_use(client):
