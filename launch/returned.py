@@ -5,7 +5,7 @@ Hydra's own sweepers take the return value; a tuning job reads it from the log, 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, SupportsFloat
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
@@ -23,9 +23,12 @@ class PrintReturned(Callback):
     """Prints what the task function returned, where it is a number; tells SageMaker why it failed, where it did."""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Prints the metric line of a task that completed, reports the error of one that did not."""
+        """Prints the metric line of a task that completed, reports the error of one that did not.
+
+        Whatever can be a float counts: numpy's numbers and tensors of one element too.
+        """
         if job_return.status is JobStatus.FAILED:
             error = job_return._return_value
             report_failure(base_dir(), f"{type(error).__name__}: {error}")
-        if job_return.status is JobStatus.COMPLETED and isinstance(job_return.return_value, (int, float)):
+        if job_return.status is JobStatus.COMPLETED and isinstance(job_return.return_value, SupportsFloat):
             print(metric_line(0, {RETURNED: float(job_return.return_value)}), flush=True)

@@ -8,8 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
+
+from launch.returned import PrintReturned
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = ROOT / "examples" / "quadratic.py"
@@ -41,6 +46,15 @@ def test_the_readmes_command_runs(tmp_path):
     (line,) = re.findall(r"^python examples/quadratic.py (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     done = run(tmp_path, *shlex.split(line)[1:])
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [(0.25, "0.25"), (1, "1"), (np.float32(0.25), "0.25"), (torch.tensor(0.25), "0.25"), ("word", ""), (None, "")],
+)
+def test_whatever_is_a_number_is_the_objective(value, printed, capsys):
+    PrintReturned().on_job_end(OmegaConf.create(), JobReturn(_return_value=value, status=JobStatus.COMPLETED))
+    assert capsys.readouterr().out == (f"metrics epoch=0 objective={printed}\n" if printed else "")
 
 
 def test_the_trials_have_the_config_that_was_chosen(tmp_path):
