@@ -24,8 +24,8 @@ from dogbreed.config import compose
 from dogbreed.errors import UserError
 from dogbreed.train import run
 from launch.definition import DATA, WEIGHTS
-from launch.request import APP, FIRST_POINTS, KEYS, OVERRIDES
-from launch.space import encode
+from launch.request import APP, KEYS, OVERRIDES
+from launch.space import RESERVED, SAGEMAKERS, encode
 
 RENDEZVOUS_PORT = 29500
 """Where the processes of the hosts find each other: torch's own default."""
@@ -45,7 +45,7 @@ def job_overrides(hyperparameters: Mapping[str, str]) -> list[str]:
     own = {
         name: value
         for name, value in hyperparameters.items()
-        if name not in (OVERRIDES, KEYS, APP, FIRST_POINTS) and not name.startswith(("sagemaker_", "_tuning_"))
+        if name not in RESERVED and not name.startswith(SAGEMAKERS)
     }
     return [*fixed, *(f"{keys.get(name, name)}={value}" for name, value in own.items())]
 

@@ -29,6 +29,12 @@ MAX_VALUES = 30
 MAX_VALUE_LENGTH = 256
 """Characters that one categorical value may have (AMT)."""
 
+RESERVED = frozenset({"app", "first_points", "keys", "overrides"})
+"""Hyperparameters in which the launcher tells a job of other things than the point that it tries."""
+
+SAGEMAKERS = ("sagemaker_", "_tuning_")
+"""What SageMaker's own hyperparameters begin with."""
+
 SCALINGS = {"linear": "Linear", "log": "Logarithmic", "reverse_log": "ReverseLogarithmic"}
 """Tag to the API's ScalingType; without a tag it is Auto."""
 
@@ -85,6 +91,9 @@ def split_overrides(
             ranges.append(_range(override, options, is_integer))
         else:
             fixed.append(str(override.input_line))
+    for r in ranges:
+        if r.name in RESERVED or r.name.startswith(SAGEMAKERS):
+            raise UserError(f"{r.key} can not be searched: a job has a hyperparameter {r.name} already; rename the key")
     for key in {r.key.lstrip("+") for r in ranges}:
         if sum(r.key.lstrip("+") == key for r in ranges) > 1:
             raise UserError(f"{key} is searched twice: keep one of the two")

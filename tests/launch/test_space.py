@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from dogbreed.config import parse
 from dogbreed.errors import UserError
-from launch.request import parameter_ranges
+from launch.request import APP, FIRST_POINTS, KEYS, OVERRIDES, parameter_ranges
 from launch.space import Range, encode, split_overrides
 
 DECLARED = {"lr": "tag(log,interval(1e-4,1e-1))", "model": "choice(resnet18,resnet34)"}
@@ -68,6 +68,11 @@ def test_override_to_range(override, kind, values, scaling):
         (["model=glob(foo*)"], "matches nothing"),
         (["lr=range", "lr=1,2"], "lr is searched twice"),
         (["lr=interval("], "can not read"),
+        ([f"{APP}=1,2"], "app can not be searched: a job has a hyperparameter app already; rename the key"),
+        ([f"{KEYS}=1,2"], "keys can not be searched"),
+        ([f"{OVERRIDES}=1,2"], "overrides can not be searched"),
+        ([f"+{FIRST_POINTS}=interval(1,2)"], "first_points can not be searched"),
+        (["sagemaker.x=1,2"], "a job has a hyperparameter sagemaker_x already"),
     ],
 )
 def test_a_range_that_can_not_be_searched_says_what_to_type(overrides, message):
