@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +213,11 @@ def accept_features(net: nn.Module) -> None:
 
     `net` itself is called either way, so whoever listens to it or to its head hears the same.
     """
-    on_pictures = net.forward
-    net.forward = lambda inputs: on_pictures(inputs) if inputs.ndim == 4 else _on_features(net, inputs)
+    net.forward = partial(_on_either, net)  # a copy of `net` then runs on its own weights
+
+
+def _on_either(net: nn.Module, inputs: Tensor) -> Tensor:
+    return type(net).forward(net, inputs) if inputs.ndim == 4 else _on_features(net, inputs)
 
 
 def answer_for_both_sides(net: nn.Module) -> None:

@@ -25,7 +25,7 @@ from dogbreed.solver import solve_head
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 """Of the files, and of what is done to pictures beyond what the key tells: one more makes all older ones void."""
 
 _SMALL = 20_000_000

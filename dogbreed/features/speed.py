@@ -88,6 +88,7 @@ def trunk(net: nn.Module) -> nn.Module:
     """Returns a copy of `net` that gives what its head would be given: (B, 3, H, W) to (B, D)."""
     (head,) = backbone.head_names(net)
     copied = copy.deepcopy(net).eval().requires_grad_(False)
+    vars(copied).pop("forward", None)  # of a network that has run on features: see backbone.accept_features
     copied._forward_hooks.clear()  # those of whoever asks for other answers than the network's own
     _replace(copied, head, nn.Identity())
     return copied

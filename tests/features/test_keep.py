@@ -1,20 +1,24 @@
 """Features kept for a frozen backbone: the numbers of a training without, and never those of something else."""
 
+import copy
+import io
 import json
 import multiprocessing
 import os
 import shutil
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
-from dogbreed import ImageClassifier
+from dogbreed import ImageClassifier, ImageDataModule
 from dogbreed.config import compose, settle
 from dogbreed.errors import UserError
-from dogbreed.features import keep
+from dogbreed.features import KeepFeatures, keep
 from dogbreed.training import train
 
 DEMO = "demo://?classes=3&train=12&valid=6&test=6&size=32"
@@ -139,6 +143,54 @@ def test_nothing_is_kept_where_it_would_change_the_training(run, tmp_path, caplo
     run(*overrides, "epochs=1", "debugger=off")
     assert f"the backbone runs in every epoch: {reason}" in caplog.text or reason in caplog.text
     assert not (tmp_path / "features").exists()
+
+
+def classifier(data, **settings):
+    pl.seed_everything(1, verbose=False)
+    return ImageClassifier("test_resnet", data.classes, **{"weights": "random", "lr": 0.05, **settings})
+
+
+def trainer(*callbacks):
+    return pl.Trainer(
+        accelerator="cpu", callbacks=list(callbacks), max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+
+
+def fitted(data, folder, **settings):
+    model = classifier(data, **settings)
+    trainer(KeepFeatures(folder)).fit(model, data)
+    return model
+
+
+def kept(folder):
+    return {path.relative_to(folder): np.load(path) for path in folder.glob("*/*.npy")}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_model_that_ran_on_features_makes_the_same_of_other_pictures_as_a_new_one(tmp_path, monkeypatch, compiled):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    first, second = (ImageDataModule(url, augment=False) for url in (DEMO, DEMO.replace("12", "9")))
+    model = fitted(first, tmp_path / "used", compile=compiled)
+    trainer(KeepFeatures(tmp_path / "used")).fit(model, second)
+    fitted(second, tmp_path / "new")
+    used, new = kept(tmp_path / "used"), kept(tmp_path / "new")
+    assert len(new) == 3 and new.keys() <= used.keys()
+    assert all(np.array_equal(used[name], values) for name, values in new.items())
+
+
+def test_a_copy_of_a_model_that_ran_on_features_is_a_model_of_its_own_and_can_be_written(tmp_path):
+    data = ImageDataModule(DEMO, augment=False)
+    model = fitted(data, tmp_path).eval()
+    copied, pictures = copy.deepcopy(model), torch.randn(2, 3, 32, 32)
+    file = io.BytesIO()
+    torch.save(model, file)
+    with torch.no_grad():
+        expected = model(pictures)
+        for parameter in model.parameters():
+            parameter.zero_()
+        assert torch.equal(copied(pictures), expected)
+        assert torch.equal(torch.load(io.BytesIO(file.getvalue()), weights_only=False)(pictures), expected)
 
 
 def test_views_that_can_not_be_had_are_an_error(run):
