@@ -97,7 +97,8 @@ class ImageDataModule(Source, pl.LightningDataModule):
         self.randaugment_on = randaugment_on
         self.balanced = balanced
         self.features: dict[str, list[Features]] = {}
-        """What a frozen backbone makes of each split's pictures, a view an epoch in turn; empty: it is to run."""
+        """What the frozen backbone of the model that runs makes of each split's pictures, a view an epoch in turn;
+        empty: it is to run on them."""
         self._data_config = data_config
         self._loaders: weakref.WeakSet[PictureLoader] = weakref.WeakSet()
         self._buffers = Buffers()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+import weakref
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -69,51 +70,63 @@ class KeepFeatures(pl.Callback):
         self.max_gb = max_gb
         self.url = url
         self.endpoint_url = endpoint_url
-        self._done = False
+        self._whose: tuple[Any, ...] = ()
+        self._features: dict[str, list[Features]] = {}
         self._threads = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Makes or finds the features of all splits, and lets data and network use them."""
-        if self._done:
-            return
-        self._done = True
-        data, net = getattr(trainer, "datamodule", None), pl_module.get_submodule("net")
+        """Makes or finds the features of all splits, and lets data and network use them until `teardown`."""
+        data = getattr(trainer, "datamodule", None)
+        whose = weakref.ref(pl_module), data if data is None else weakref.ref(data)
+        if whose != self._whose:
+            self._features = self._make(trainer, pl_module, data)
+            self._whose = whose
+        if self._features and isinstance(data, ImageDataModule):
+            data.features = self._features
+            width = self._features["train"][0].values.shape[1]
+            if data.batch_size * width * len(data.classes) < _SMALL:
+                self._threads = torch.get_num_threads()
+                torch.set_num_threads(1)
+
+    def _make(self, trainer: pl.Trainer, model: pl.LightningModule, data: Any) -> dict[str, list[Features]]:
+        """Returns the features that `model` is to run on, by split; {} where it runs on pictures."""
         began = time.monotonic()
-        hparams = pl_module.hparams
+        hparams = model.hparams
         reason = self._reason_against(trainer, data, hparams)
         found: dict[str, Features] = {}
         if not reason and isinstance(data, ImageDataModule):
-            found = self._find(trainer, data, net, hparams)
+            found = self._find(trainer, data, model.get_submodule("net"), hparams)
         if not found or not isinstance(data, ImageDataModule):
             reason = reason or f"the head of {hparams['model']} is more than one linear layer"
             asked = f"features.views={self.views}" if self.views else f"head_start={hparams.get('head_start')}"
             if self.views or _solves(hparams):
                 raise UserError(f"{asked} can not be had: {reason}")
             log.info("the backbone runs in every epoch: %s", reason)
-            return
+            return {}
         log.info(
             "features of %d pictures in %.1f s, kept in %s; features=off trains without",
             sum(len(part.values) for part in found.values()), time.monotonic() - began, self.folder,
         )  # fmt: skip
-        self._hand_over(data, pl_module, found)
+        return self._hand_over(data, model, found)
 
-    def _hand_over(self, data: ImageDataModule, model: pl.LightningModule, found: dict[str, Features]) -> None:
-        """Solves the head where that is asked for, and lets a training of the head alone run on features."""
+    def _hand_over(
+        self, data: ImageDataModule, model: pl.LightningModule, found: dict[str, Features]
+    ) -> dict[str, list[Features]]:
+        """Solves the head where that is asked for; returns the features that a training of the head alone runs on."""
         features: dict[str, list[Features]] = {split: [] for split in data.splits}
         for part in self._parts(data, model.hparams):
             features[part.split].append(found[part.name])
         if _solves(model.hparams):
             solve_head(model, features["train"], data.splits["train"].labels)
-        if model.hparams["finetune"] == "head":
-            data.features = features
-            backbone.accept_features(model.get_submodule("net"))
-            width = features["train"][0].values.shape[1]
-            if data.batch_size * width * len(data.classes) < _SMALL:
-                self._threads = torch.get_num_threads()
-                torch.set_num_threads(1)
+        if model.hparams["finetune"] != "head":
+            return {}
+        backbone.accept_features(model.get_submodule("net"))
+        return features
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Gives torch back the threads that a small head has no use for."""
+        """Takes the features from the data, which other models may be given, and gives torch its threads back."""
+        if isinstance(data := getattr(trainer, "datamodule", None), ImageDataModule):
+            data.features = {}
         if self._threads:
             torch.set_num_threads(self._threads)
             self._threads = 0

@@ -145,8 +145,8 @@ def test_nothing_is_kept_where_it_would_change_the_training(run, tmp_path, caplo
     assert not (tmp_path / "features").exists()
 
 
-def classifier(data, **settings):
-    pl.seed_everything(1, verbose=False)
+def classifier(data, seed=1, **settings):
+    pl.seed_everything(seed, verbose=False)
     return ImageClassifier("test_resnet", data.classes, **{"weights": "random", "lr": 0.05, **settings})
 
 
@@ -191,6 +191,38 @@ def test_a_copy_of_a_model_that_ran_on_features_is_a_model_of_its_own_and_can_be
             parameter.zero_()
         assert torch.equal(copied(pictures), expected)
         assert torch.equal(torch.load(io.BytesIO(file.getvalue()), weights_only=False)(pictures), expected)
+
+
+def test_data_give_features_to_none_but_the_model_whose_they_are(tmp_path):
+    data = ImageDataModule(DEMO, augment=False)
+    first = classifier(data)
+    own = trainer(KeepFeatures(tmp_path))
+    own.fit(first, data)
+    expected = own.test(first, data, verbose=False)
+    fitted(data, tmp_path, seed=2)
+    assert own.test(first, data, verbose=False) == expected
+    (plain,) = trainer().test(first, data, verbose=False)
+    assert plain == pytest.approx(expected[0], rel=1e-5)
+    trainer().fit(classifier(data, finetune="full"), data)
+    with pytest.raises(ZeroDivisionError):
+        trainer(KeepFeatures(tmp_path), Failing()).fit(first, data)
+    trainer().fit(classifier(data, finetune="full"), data)
+
+
+class Failing(pl.Callback):
+    def on_train_batch_end(self, *of):
+        raise ZeroDivisionError
+
+
+def test_a_callback_makes_the_features_of_each_model_and_data_that_its_trainer_is_given(tmp_path):
+    first, second = (ImageDataModule(url, augment=False) for url in (DEMO, DEMO.replace("12", "9")))
+    model = classifier(first)
+    once = trainer(KeepFeatures(tmp_path))
+    for data in (first, second):
+        once.test(model, data, verbose=False)
+    assert sorted(map(len, (values for name, values in kept(tmp_path).items() if name.stem == "train"))) == [27, 36]
+    (again,), (plain,) = (t.test(classifier(first, lr=1), second, verbose=False) for t in (once, trainer()))
+    assert again == pytest.approx(plain, rel=1e-5)
 
 
 def test_views_that_can_not_be_had_are_an_error(run):
