@@ -7,13 +7,16 @@ import json
 import logging
 import time
 import weakref
+from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dogbreed import backbone
 from dogbreed.data.datamodule import ImageDataModule
@@ -72,6 +75,7 @@ class KeepFeatures(pl.Callback):
         self.endpoint_url = endpoint_url
         self._whose: tuple[Any, ...] = ()
         self._features: dict[str, list[Features]] = {}
+        self._loading: RemovableHandle | None = None
         self._threads = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -83,6 +87,8 @@ class KeepFeatures(pl.Callback):
             self._whose = whose
         if self._features and isinstance(data, ImageDataModule):
             data.features = self._features
+            net = pl_module.get_submodule("net")
+            self._loading = net.register_load_state_dict_pre_hook(partial(self._compare, data))
             width = self._features["train"][0].values.shape[1]
             if data.batch_size * width * len(data.classes) < _SMALL:
                 self._threads = torch.get_num_threads()
@@ -127,9 +133,17 @@ class KeepFeatures(pl.Callback):
         """Takes the features from the data, which other models may be given, and gives torch its threads back."""
         if isinstance(data := getattr(trainer, "datamodule", None), ImageDataModule):
             data.features = {}
+        if self._loading:
+            self._loading.remove()  # a copy of the network would have it too
         if self._threads:
             torch.set_num_threads(self._threads)
             self._threads = 0
+
+    def _compare(self, data: ImageDataModule, net: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+        """Goes back to pictures where a checkpoint brings another backbone: Lightning loads it after `setup`."""
+        if any(not torch.equal(value, state.get(prefix + name, value).to(value)) for name, value in _frozen(net)):
+            log.info("the backbone runs in every epoch: the checkpoint has another one than features were made with")
+            data.features, self._whose = {}, ()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Does so where Lightning does not come to `teardown`."""
@@ -232,9 +246,13 @@ def _describe(trainer: pl.Trainer, data: ImageDataModule, net: nn.Module, hparam
 def _fingerprint(net: nn.Module) -> str:
     """Returns a hash of the backbone's weights."""
     found = hashlib.blake2b(digest_size=16)
-    heads = tuple(f"{name}." for name in backbone.head_names(net))
-    for name, value in net.state_dict().items():
-        if not name.startswith(heads):
-            found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    for name, value in _frozen(net):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def _frozen(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields name and value of the backbone's parameters and running statistics."""
+    heads = tuple(f"{name}." for name in backbone.head_names(net))
+    yield from ((name, value) for name, value in net.state_dict().items() if not name.startswith(heads))

@@ -225,6 +225,24 @@ def test_a_callback_makes_the_features_of_each_model_and_data_that_its_trainer_i
     assert again == pytest.approx(plain, rel=1e-5)
 
 
+def test_a_checkpoint_with_another_backbone_is_tested_and_gone_on_from_as_what_it_is(tmp_path):
+    data = ImageDataModule(DEMO, augment=False)
+    plain, keeping = trainer(), trainer(KeepFeatures(tmp_path))
+    file = tmp_path / "other.ckpt"
+    plain.fit(classifier(data), data)
+    plain.save_checkpoint(file)
+    (expected,) = plain.test(plain.model, data, verbose=False)
+    model = classifier(data, seed=2)
+    for _ in range(2):  # with features of the model's own backbone, and after they were found to be of no use
+        (found,) = keeping.test(model, data, ckpt_path=file, verbose=False)
+        assert found == pytest.approx(expected, rel=1e-5)
+    for resumed in (plain, keeping):
+        resumed.fit_loop.max_epochs = 2
+        resumed.fit(classifier(data, seed=3), data, ckpt_path=file)
+    for name, value in plain.callback_metrics.items():
+        assert float(keeping.callback_metrics[name]) == pytest.approx(float(value), rel=1e-5), name
+
+
 def test_views_that_can_not_be_had_are_an_error(run):
     with pytest.raises(UserError, match=r"features.views=2 can not be had: data.augment=false"):
         run("features.views=2")
