@@ -48,6 +48,9 @@ class PictureLoader:
         fingerprint: Of the data, to notice at a resume that they have changed.
         epoch: Says which epoch begins, at the first batch of an iteration; None: iterations are counted from 0.
         pin_memory: Batches go to a GPU.
+
+    Attributes:
+        num_unreachable: How often a picture was left out that another time may find well.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class PictureLoader:
         self._report = report
         self._epoch = epoch
         self._pin_memory = pin_memory
+        self.num_unreachable = 0
         self._current_epoch = -1
         self._given = 0
         self._resume_at: tuple[int, int] | None = None
@@ -86,9 +90,10 @@ class PictureLoader:
         num_good = num_bad = 0
         first: list[str] = []
         for parcel in self._parcels_of_epoch():
-            for index, reason in parcel.problems:
+            for index, reason, passes in parcel.problems:
                 key = self.stream.split.keys[index]
                 self._report(key, reason)
+                self.num_unreachable += passes
                 first += [f"{key} ({reason})"] if len(first) < 3 else []
             if parcel.trouble and self.stream.cache:
                 self.stream.cache.say(parcel.trouble)

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 
-from dogbreed.data.store import BusyError, Content, PictureError, Store
+from dogbreed.data.store import BusyError, Content, Store, UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Patience:
         """Returns the content of `key`, whose listed size is `size` bytes.
 
         Raises:
-            PictureError: it can not be had, also after several tries.
+            UnreachableError: it can not be had, also after several tries.
             UserError: the store refuses to be read.
         """
         began = time.monotonic()
@@ -76,7 +76,7 @@ class Patience:
             waited = time.monotonic() - began
             others_are_answered = self._answered_at > began
             if (tries >= TRIES and others_are_answered) or waited > GIVE_UP_S:
-                raise PictureError(f"given up after {tries} tries in {waited:.0f} s: {reason}")
+                raise UnreachableError(f"given up after {tries} tries in {waited:.0f} s: {reason}")
             if tries > 1 or is_overloaded:
                 longest = min(FIRST_WAIT_S * 2**waits, LONGEST_WAIT_S)
                 waits += 1
@@ -126,7 +126,7 @@ def wait_for(content: Future[Content], key: str) -> Content:
     """Returns a content when it is there; says in the log which key is being waited for, and at last gives up.
 
     Raises:
-        PictureError: it can not be had; also where a store neither answers nor can be interrupted, as a network disk.
+        UnreachableError: it can not be had, also where a store neither answers nor can be interrupted: a network disk.
         UserError: the store can not be read any more.
     """
     waited_s = 0.0
@@ -136,4 +136,4 @@ def wait_for(content: Future[Content], key: str) -> Content:
         except NotYet:
             waited_s += SAY_AFTER_S
             log.warning("waiting for %s: no answer for %.0f s", key, waited_s)
-    raise PictureError(f"no answer for {waited_s:.0f} s")
+    raise UnreachableError(f"no answer for {waited_s:.0f} s")

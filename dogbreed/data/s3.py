@@ -13,7 +13,7 @@ from typing import Any
 
 from dogbreed.data.aws import advice, first_line, provider
 from dogbreed.data.lister import THREADS, Lister
-from dogbreed.data.store import BusyError, Content, Entry, PictureError
+from dogbreed.data.store import BusyError, Content, Entry, UnreachableError
 from dogbreed.errors import UserError
 
 _REQUEST_LIMITS: dict[str, Any] = {
@@ -82,7 +82,7 @@ class S3Store:
             try:
                 return await _get(client, self.prefix + key)
             except FileNotFoundError as error:
-                raise PictureError("not in the bucket any more") from error
+                raise UnreachableError("not in the bucket any more") from error
             except BaseError as error:
                 refused = not isinstance(error, GenericError) or any(code in str(error) for code in RUN_OUT)
                 if not refused:

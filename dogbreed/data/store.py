@@ -23,6 +23,10 @@ class PictureError(Exception):
     """One picture can not be had or read; the message is the reason. Such a picture never ends a run by itself."""
 
 
+class UnreachableError(PictureError):
+    """One picture can not be had now: nothing is known of its content, and another time may find it well."""
+
+
 class BusyError(Exception):
     """The store could not answer just now, or not wholly; asking again makes sense.
 
@@ -100,7 +104,7 @@ class Store(Protocol):
         """Returns the content of one object.
 
         Raises:
-            PictureError: this one object can not be read.
+            UnreachableError: this one object can not be read.
             UserError: the store can not be read at all.
         """
 
@@ -189,7 +193,7 @@ class FolderStore:
             with (self.root / key).open("rb") as file:
                 return Content(file.read(), str(os.fstat(file.fileno()).st_mtime_ns))
         except OSError as error:
-            raise PictureError(error.strerror or str(error)) from error
+            raise UnreachableError(error.strerror or str(error)) from error
 
     def fork_is_safe(self) -> bool:
         """Returns True: files need no client."""

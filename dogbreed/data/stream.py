@@ -29,7 +29,7 @@ from dogbreed.data.decode import decode
 from dogbreed.data.index import Split
 from dogbreed.data.patience import wait_for
 from dogbreed.data.prefetch import prefetch
-from dogbreed.data.store import Content, PictureError, Store, Wanted
+from dogbreed.data.store import Content, PictureError, Store, UnreachableError, Wanted
 from dogbreed.data.transforms import Transform, View
 from dogbreed.errors import UserError
 from dogbreed.threads import ahead, single_threaded
@@ -39,6 +39,16 @@ _MOST_THREADS = 4
 
 _AHEAD = 16
 """Pictures that they decode before they are asked for."""
+
+
+class Problem(NamedTuple):
+    """Why a picture is left out."""
+
+    index: int
+    """Position in the split's keys."""
+    reason: str
+    passes: bool = False
+    """It could not be had, but another time may find it well."""
 
 
 class Parcel(NamedTuple):
@@ -53,8 +63,8 @@ class Parcel(NamedTuple):
     """int64 (B,)."""
     indices: NDArray[np.int64]
     """int64 (B,): position in the split's keys."""
-    problems: list[tuple[int, str]]
-    """Position and reason of each picture that is left out."""
+    problems: list[Problem]
+    """Of the pictures that are left out."""
     failure: str | None = None
     """Why the store can not be read any more; such a parcel is a worker's last."""
     trouble: str | None = None
@@ -212,13 +222,13 @@ class PictureStream(IterableDataset[Parcel]):
         shape = len(batch), 3, *self.size
         images = self._outbox.empty(shape) if get_worker_info() else torch.empty(shape, dtype=torch.uint8)
         good: list[int] = []
-        problems: list[tuple[int, str]] = []
+        problems: list[Problem] = []
         failure = None
         for index in batch.tolist():
             try:
                 images[len(good)] = next(pictures)()
             except PictureError as error:
-                problems.append((index, str(error)))
+                problems.append(Problem(index, str(error), isinstance(error, UnreachableError)))
                 continue
             except UserError as error:
                 failure = str(error)

@@ -59,7 +59,7 @@ class Computer:
         self._form: Form | None = None
 
     def compute(self, part: Part, files: FeatureFiles, about: dict[str, Any]) -> None:
-        """Writes the features of `part`.
+        """Writes the features of `part`; where pictures could not be had `files` know them, but keep nothing.
 
         Raises:
             UserError: too many pictures, or not one, could be read; or the disk is full.
@@ -82,6 +82,9 @@ class Computer:
                 missing.difference_update(rows.tolist())
             keys = self.data.keys(part.split)
             problems |= {str(row): self.data.bad_images[keys[row]] for row in sorted(missing)}
+            if loader.num_unreachable:
+                log.warning("features of %s are not kept: some pictures could not be had", part.name)
+                files.use_once(part.name, values, problems)
         loader.close()
 
     def _width(self, loader: PictureLoader) -> int:

@@ -49,16 +49,19 @@ class FeatureFiles:
         self.folder = folder
         self.place = folder / key
         self.max_gb = max_gb
+        self._once: dict[str, Features] = {}
 
     def open(self, name: str) -> Features | None:
         """Returns the features `name`, None where they are not there as a whole."""
+        if name in self._once:
+            return self._once[name]
         try:
             known = json.loads(self._path(name, "json").read_text())
-            values = np.asarray(np.load(self._path(name, "npy"), mmap_mode="r"))  # a plain array: faster to index
+            values = np.load(self._path(name, "npy"), mmap_mode="r")
             os.utime(self.place)  # what was used last is kept longest
         except (OSError, ValueError):
             return None
-        return Features(values, {int(row): reason for row, reason in known["problems"].items()})
+        return _features(values, known["problems"])
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -84,7 +87,7 @@ class FeatureFiles:
 
     @contextmanager
     def writing(self, name: str, shape: tuple[int, int], about: dict[str, Any]) -> Iterator[NDArray[np.float32]]:
-        """Yields zeros (N, D) to be filled in; they are kept if the block ends well.
+        """Yields zeros (N, D) to be filled in; they are kept if the block ends well and does not `use_once`.
 
         Args:
             name: Of the features.
@@ -100,6 +103,8 @@ class FeatureFiles:
             with part.open("r+b") as file:  # a full disk is to be met here, not as a SIGBUS later
                 os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
             yield values
+            if name in self._once:
+                return  # the file is deleted, and its memory stays for as long as it is used
             values.flush()
             part.replace(path)
             self.note(name, about)
@@ -108,6 +113,11 @@ class FeatureFiles:
         finally:
             part.unlink(missing_ok=True)
         self._tidy()
+
+    def use_once(self, name: str, values: NDArray[np.float32], problems: dict[str, str]) -> None:
+        """Lets `open` give these, and `writing` keep no file: whoever comes next makes them anew."""
+        self._path(name, "json").unlink(missing_ok=True)
+        self._once[name] = _features(values, problems)
 
     def note(self, name: str, about: dict[str, Any]) -> None:
         """Declares the features `name` whole."""
@@ -128,6 +138,11 @@ class FeatureFiles:
             log.info("features.max_gb=%g: deleting features that were not used for longest, %s", self.max_gb, place)
             total -= _size(place)
             shutil.rmtree(place, ignore_errors=True)
+
+
+def _features(values: NDArray[np.float32], problems: dict[str, str]) -> Features:
+    plain = np.asarray(values)  # faster to index than a memory-mapped one
+    return Features(plain, {int(row): reason for row, reason in problems.items()})
 
 
 def _size(place: Path) -> int:

@@ -74,14 +74,14 @@ class SharedFeatures:
 
     @contextmanager
     def computing(self, name: str, place: Path) -> Iterator[None]:
-        """Keeps the claim alive in the block, then uploads `name` from `place`; the claim ends with it in any case."""
+        """Keeps the claim alive in the block, then uploads `name` if `place` has it; the claim ends in any case."""
         ended = threading.Event()
         thread = threading.Thread(target=self._keep_alive, args=(name, ended), daemon=True)
         thread.start()
         try:
             yield
             with self._errors():
-                for suffix in ("npy", "json"):
+                for suffix in ("npy", "json") if (place / f"{name}.json").exists() else ():
                     self._client.upload_file(str(place / f"{name}.{suffix}"), self._bucket, self._object(name, suffix))
         finally:
             ended.set()

@@ -8,7 +8,7 @@ import torch
 
 from dogbreed.data.index import Split
 from dogbreed.data.store import Store
-from dogbreed.data.stream import Order, Parcel, PictureStream
+from dogbreed.data.stream import Order, Parcel, PictureStream, Problem
 from dogbreed.data.transforms import EvalTransform, PictureFormat
 from dogbreed.features.files import Features
 
@@ -32,7 +32,7 @@ class FeatureStream(PictureStream):
         epoch, start = self._start.tolist()
         view = self.views[epoch % len(self.views)]
         for batch in self.order.batches(epoch)[start:]:
-            problems = [(row, view.problems[row]) for row in batch.tolist() if row in view.problems]
+            problems = [Problem(row, view.problems[row]) for row in batch.tolist() if row in view.problems]
             good = batch[[row not in view.problems for row in batch.tolist()]] if problems else batch
             features = view.values.take(good, axis=0)  # float32 (B, D); takes half as long as to index does
             yield Parcel(torch.from_numpy(features), self.split.labels[good], good, problems)

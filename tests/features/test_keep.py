@@ -17,6 +17,9 @@ import torch
 
 from dogbreed import ImageClassifier, ImageDataModule
 from dogbreed.config import compose, settle
+from dogbreed.data import patience
+from dogbreed.data.demo import DemoStore
+from dogbreed.data.store import BusyError
 from dogbreed.errors import UserError
 from dogbreed.features import KeepFeatures, keep
 from dogbreed.training import train
@@ -284,6 +287,28 @@ def test_unreadable_pictures_are_left_out_of_kept_features_too(run, tmp_path, wr
         assert kept["epochs"][0] == pytest.approx(plain["epochs"][0], rel=1e-5)
     with pytest.raises(UserError, match=r"001\.jpg"):
         run(*cheap, "data.bad_images=raise", url=str(pictures))
+
+
+def test_a_picture_that_was_missed_in_an_outage_is_there_for_the_next_training(run, monkeypatch, caplog):
+    fetch = DemoStore.fetch
+
+    async def fetch_some(store, key):
+        if key.startswith(("train", "test")) and key.endswith("0003.jpg"):
+            raise BusyError("no answer")
+        return await fetch(store, key)
+
+    cheap = ["epochs=1", "debugger=off"]
+    monkeypatch.setattr(patience, "GIVE_UP_S", 1e-9)
+    monkeypatch.setattr(DemoStore, "fetch", fetch_some)
+    plain, _ = run("features=off", *cheap)
+    missing, _ = run(*cheap)
+    assert len(plain["bad_images"]) == 6 and missing["bad_images"].keys() == plain["bad_images"].keys()
+    assert missing["epochs"][0] == pytest.approx(plain["epochs"][0], rel=1e-5)
+    assert "features of train are not kept" in caplog.text
+    monkeypatch.setattr(DemoStore, "fetch", fetch)
+    whole, computed = run(*cheap)
+    assert computed == ["train", "test"] and whole["bad_images"] == {}
+    assert run(*cheap)[1] == []
 
 
 def test_a_split_without_pictures_has_no_features(run, tmp_path, write_pictures):

@@ -69,6 +69,20 @@ def test_of_two_jobs_one_computes_and_the_other_waits(bucket, tmp_path, monkeypa
         assert np.all(FeatureFiles(tmp_path / str(number), "key", 1.0).open("train").values == computed[0])
 
 
+def test_features_that_lack_pictures_of_an_outage_are_not_shared(bucket, tmp_path):
+    url, server = bucket
+    for number in (1, 2):
+        job, files = SharedFeatures(url, "key", server.url), FeatureFiles(tmp_path / str(number), "key", 1.0)
+        assert not job.fetch_or_claim("train", files.place)
+        writing = files.writing("train", (2, 3), {"problems": {}})
+        with files.locked(), job.computing("train", files.place), writing as values:
+            values[1] = number
+            files.use_once("train", values, {"0": "no answer"})
+        features = files.open("train")
+        assert features.values.tolist() == [[0.0] * 3, [number] * 3] and features.problems == {0: "no answer"}
+    assert not list(server.root.rglob("features/*/*"))
+
+
 def test_the_claim_of_a_job_that_died_is_taken_over(bucket, tmp_path, monkeypatch, caplog):
     url, server = bucket
     caplog.set_level("INFO")
