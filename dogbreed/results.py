@@ -31,8 +31,12 @@ def best_of(history: Mapping[int, Mapping[str, float]], metric: str, goal: str) 
 
 
 def save(results: dict[str, Any], output_dir: Path) -> None:
-    """Writes results.json, prints the objective line and the table."""
+    """Writes results.json."""
     (output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+def show(results: dict[str, Any], output_dir: Path) -> None:
+    """Prints the objective line and the table."""
     if results["best_epoch"] is not None:  # last, so that the best epoch's objective is the one the job is judged by
         print(metric_line(results["best_epoch"], results["best"] | results.get("test", {})), flush=True)
     _print_table(results, output_dir)

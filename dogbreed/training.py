@@ -29,7 +29,7 @@ from dogbreed.debugger import debugger_callbacks, write_report
 from dogbreed.errors import UserError
 from dogbreed.model import ImageClassifier
 from dogbreed.processes import SyncNorms, with_steps
-from dogbreed.results import best_of, save
+from dogbreed.results import best_of, save, show
 from dogbreed.serving.artifact import make_card, write_model
 
 log = logging.getLogger(__name__)
@@ -77,12 +77,13 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "seconds": round(time.time() - started, 1),
     }
     if trainer.is_global_zero:
-        if recorders and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            report = write_report(output_dir, mlflow=cfg.debugger.get("mlflow"), say=not sys.stdout.isatty())
-            results["issues"] = {finding.rule: finding.outcome.summary for finding in report.issues}
         if cfg.model_dir and results["checkpoint"]:
             _leave_model(cfg, overrides, data.picture_format, results, model)
         save(results, output_dir)
+        if recorders and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            results["issues"] = _report(cfg, output_dir)
+            save(results, output_dir)
+        show(results, output_dir)
     trainer.strategy.barrier("results")  # processes end together: one that is left alone may abort
     return results
 
@@ -167,6 +168,17 @@ def _introduce(cfg: DictConfig, model: ImageClassifier) -> None:
         "%s: weights %s, finetune %s, %.1f M parameters, %.2f M of them trained at the start",
         cfg.model.name, cfg.model.weights, cfg.finetune, total / 1e6, trained / 1e6,
     )  # fmt: skip
+
+
+def _report(cfg: DictConfig, output_dir: Path) -> dict[str, str]:
+    """Writes the report and returns what is wrong, by rule; a fault in it is no reason to lose a training."""
+    try:
+        report = write_report(output_dir, mlflow=cfg.debugger.get("mlflow"), say=not sys.stdout.isatty())
+    except Exception as error:  # noqa: BLE001
+        log.warning("there is no report: %s: %s", type(error).__name__, error)
+        return {}
+    # Names of classes are bytes, which the terminal may not take.
+    return {finding.rule: finding.outcome.summary.encode(errors="replace").decode() for finding in report.issues}
 
 
 def _metrics(trainer: pl.Trainer, prefix: str) -> dict[str, float]:

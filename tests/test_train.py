@@ -158,6 +158,26 @@ def test_own_pictures_are_never_trained_from_random_weights_unasked(tmp_path, de
         run(tmp_path / "out", "data=folder", f"data.url={demo_folder}")
 
 
+def test_a_class_folder_whose_name_is_no_text_costs_no_training(tmp_path, write_pictures, capsys):
+    pictures = write_pictures(tmp_path / "pictures", {"train/a": 12, "train/b": 4, "valid/a": 4, "valid/b": 4})
+    for split in ("train", "valid"):
+        (pictures / split / "b").rename(pictures / split / os.fsdecode(b"\xe9pagneul"))
+    out = tmp_path / "out"
+    rule = ["+debugger.rules.ClassImbalance.samples=1", "+debugger.rules.ClassImbalance.threshold_imbalance=1"]
+    run(out, "data=folder", f"data.url={pictures}", "model.weights=random", "epochs=2", *rule)
+    assert "a has 11 training pictures, ?pagneul has 3" in capsys.readouterr().out
+    assert "\\udce9pagneul" in (out / "results.json").read_text()
+    assert (out / "model" / "model.json").is_file() and "?pagneul" in (out / "report.html").read_text()
+
+
+def test_a_fault_in_the_report_costs_no_training(tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.setattr("dogbreed.training.write_report", lambda *of, **settings: 1 / 0)
+    results = run(tmp_path, "epochs=1")
+    assert json.loads((tmp_path / "results.json").read_text())["best"] == results["best"]
+    assert (tmp_path / "model" / "model.json").is_file()
+    assert "there is no report: ZeroDivisionError" in caplog.text and "test_resnet on demo" in capsys.readouterr().out
+
+
 def test_a_diverged_training_is_ended_and_says_why(tmp_path, caplog):
     results = run(tmp_path, "epochs=30", "lr=1e20", "optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false")
     assert "diverged" in caplog.text

@@ -95,7 +95,7 @@ def write_report(
     report = Report(output / HTML, output / JSON, tuple(findings))
     files.write_json(report.json, twin(recording, findings))
     part = report.html.with_name(HTML + ".part")
-    part.write_text(render(recording, findings, folder), encoding="utf-8")
+    part.write_text(render(recording, findings, folder), encoding="utf-8", errors="replace")
     part.replace(report.html)
     if say:
         print("\n".join([*(finding.line() for finding in findings), summary_line(findings)]), flush=True)
