@@ -28,7 +28,7 @@ from dogbreed.errors import UserError
 from launch.client import aws_client, make_client
 from launch.errors import api_errors
 from launch.finish import command
-from launch.follow import POLL_S, follow
+from launch.follow import POLL_S, Interrupted, follow
 from launch.hosting.request import PRICE_TAG, deploy_requests, is_made_for
 from launch.hosting.show import plan_table, say_failed, say_in_service, say_left
 from launch.hosting.site import find_host
@@ -88,16 +88,17 @@ def _run(client: Any, cfg: DictConfig, requests: Mapping[str, Json], standing: J
         out.print(f"endpoint {name} had failed; it is removed and made anew", soft_wrap=True)
         if left := remove_endpoint(client, cfg, standing, out):
             return 128 + left
-    if before == config and not creates:
-        out.print(f"endpoint {name} has this very model and these settings already", soft_wrap=True)
-    else:
-        _send(client, requests, name, config)
-    if standing is not None and not creates and cfg.instance.price_per_hour is not None:
-        price = {"Key": PRICE_TAG, "Value": f"{cfg.instance.price_per_hour:g}"}
-        client.add_tags(ResourceArn=standing["EndpointArn"], Tags=[price])
     watch = EndpointWatch(client, name, out)
     detach = cfg.backend.name != "local" or not creates
-    left = follow(watch, out, POLL_S[cfg.backend.name], detach=detach)
+    with Interrupted() as interrupted:  # before the requests, so that none is left half made
+        if before == config and not creates:
+            out.print(f"endpoint {name} has this very model and these settings already", soft_wrap=True)
+        else:
+            _send(client, requests, name, config)
+        if standing is not None and not creates and cfg.instance.price_per_hour is not None:
+            price = {"Key": PRICE_TAG, "Value": f"{cfg.instance.price_per_hour:g}"}
+            client.add_tags(ResourceArn=standing["EndpointArn"], Tags=[price])
+        left = follow(watch, out, POLL_S[cfg.backend.name], detach=detach, interrupted=interrupted)
     if left and detach and not watch.ended:
         say_left(cfg, name, left.name, out)
         return 128 + left

@@ -63,18 +63,20 @@ class Faulty:
 
 
 class Interrupting:
-    """A client during whose create request Ctrl-C is pressed."""
+    """A client during whose first create request Ctrl-C is pressed."""
 
     def __init__(self, client):
         self.client = client
+        self.pressed = False
 
     def __getattr__(self, name):
         call = getattr(self.client, name)
-        if not name.startswith("create_"):
+        if self.pressed or not name.startswith("create_"):
             return call
 
         def create(**request):
             answer = call(**request)
+            self.pressed = True
             signal.raise_signal(signal.SIGINT)
             return answer
 

@@ -11,10 +11,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from cloud import Interrupting
 from local_jobs import SERVE, end_endpoints, eventually, is_running, pack_model, put_training, put_tuning, state_of
 
 from dogbreed.errors import UserError
-from launch import deploy, endpoints, follow, predict, undeploy
+from launch import deploy, endpoints, follow, predict, submit, undeploy
 from launch.local import local_client
 
 
@@ -167,6 +168,15 @@ def test_ctrl_c_while_it_is_made_leaves_nothing(capsys):
     assert deploy.main(["from_training=late"]) == 130
     thread.join()
     assert "endpoint late is removed; nothing of it is left" in capsys.readouterr().out
+    assert not list(Path("outputs/endpoints").rglob("*.*"))
+
+
+def test_ctrl_c_between_its_requests_leaves_nothing_either(capsys, monkeypatch):
+    train("early", startup_s=30)
+    make = submit.make_client
+    monkeypatch.setattr(submit, "make_client", lambda backend: Interrupting(make(backend)))
+    assert deploy.main(["from_training=early"]) == 130
+    assert "endpoint early is removed; nothing of it is left" in capsys.readouterr().out
     assert not list(Path("outputs/endpoints").rglob("*.*"))
 
 
