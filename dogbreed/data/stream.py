@@ -44,7 +44,7 @@ _AHEAD = 16
 class Problem(NamedTuple):
     """Why a picture is left out."""
 
-    index: int
+    row: int
     """Position in the split's keys."""
     reason: str
     passes: bool = False
