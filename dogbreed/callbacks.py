@@ -49,6 +49,14 @@ class MetricLines(Checkpoint):
     def __init__(self) -> None:
         self.history: dict[int, dict[str, float]] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the metrics so far: a training that is resumed tells those of all its epochs."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with those of a checkpoint."""
+        self.history = dict(state_dict["history"])
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints `metrics epoch=3 train/loss=... val/accuracy=...`; ends a training whose loss is no number."""
         names = (name for name in trainer.callback_metrics if name.startswith(("train/", "val/")))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from dogbreed.averaging import Averaging
 from dogbreed.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -31,18 +36,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             UserError: it can not be written, for instance because the disk is full; what was there before is kept.
         """
         path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(checkpoint, part)
-            part.replace(path)
+            _replace(path, lambda part: torch.save(checkpoint, part))
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"checkpoint {path} can not be written ({reason}): free some space, or give another output_dir"
             ) from error
-        finally:
-            part.unlink(missing_ok=True)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -57,7 +58,12 @@ class BestCheckpoint(ModelCheckpoint):
         goal: `maximize` or `minimize`.
         averaging: whose average is validated; None: the weights themselves are.
         every_s: seconds between two writings.
+
+    Attributes:
+        since: first epoch that was compared; not 0 where a training is resumed whose best weights are gone.
     """
+
+    since = 0
 
     def __init__(
         self, folder: str, metric: str, goal: str, averaging: Averaging | None = None, *, every_s: float = 0.0
@@ -69,6 +75,26 @@ class BestCheckpoint(ModelCheckpoint):
         self.every_s = every_s
         self._written_at = time.monotonic()
         self._waiting: dict[str, Any] | None = None
+        self._goes_on = False
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with the best so far, which is copied where this training has another folder."""
+        best, mine = state_dict["best_model_path"], str(Path(self.dirpath or "", "best.ckpt"))
+        if best and not Path(best).is_file():
+            log.warning("the best model so far, %s, is gone: the best of the epochs that follow is kept", best)
+            return
+        if best and best != mine:
+            _replace(Path(mine), lambda part: shutil.copyfile(best, part))
+            models = {mine: state_dict["best_model_score"]}
+            paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), mine)
+            state_dict = {**state_dict, **paths, "best_k_models": models, "last_model_path": ""}
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+        self._goes_on = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes what is compared from here on."""
+        super().on_train_start(trainer, pl_module)
+        self.since = 0 if self._goes_on else trainer.current_epoch
 
     on_train_batch_end = pl.Callback.on_train_batch_end  # nothing is due after a batch, which Lightning's own looks up
 
@@ -174,6 +200,16 @@ class LastCheckpoint(Checkpoint):
     def _save_if_time(self, trainer: pl.Trainer) -> None:
         if _is_due(trainer, self._saved_at, self.every_s):
             self.save(trainer)
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Puts what `write` writes in place of `path` when it is whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _is_due(trainer: pl.Trainer, written_at: float, every_s: float) -> bool:

@@ -15,17 +15,18 @@ from rich.table import Table
 from dogbreed.objective import metric_line
 
 
-def best_of(history: Mapping[int, Mapping[str, float]], metric: str, goal: str) -> dict[str, Any]:
+def best_of(history: Mapping[int, Mapping[str, float]], metric: str, goal: str, since: int = 0) -> dict[str, Any]:
     """Returns the best epoch by an objective, its metrics, and those of every epoch.
 
     Args:
         history: Epoch to metric name to value.
         metric: The objective.
         goal: `maximize` or `minimize`.
+        since: First epoch that may be the best: weights of those before are gone.
     """
     sign = 1 if goal == "maximize" else -1
     scored = {epoch: sign * metrics[metric] for epoch, metrics in history.items() if metric in metrics}
-    finite = {epoch: score for epoch, score in scored.items() if math.isfinite(score)}
+    finite = {epoch: score for epoch, score in scored.items() if math.isfinite(score) and epoch >= since}
     best = max(finite, key=finite.__getitem__) if finite else None
     return {"best_epoch": best, "best": history.get(best, {}) if best is not None else {}, "epochs": history}
 

@@ -66,7 +66,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         kept = None if best.is_in_place(trainer) else best.best_model_path or None
         trainer.test(model, data, ckpt_path=kept, verbose=False)
         results |= {"test": _metrics(trainer, "test/"), "classes": model.class_report()}
-    results |= best_of(lines.history, objective.metric, objective.goal) | {
+    results |= best_of(lines.history, objective.metric, objective.goal, best.since) | {
         "model": cfg.model.name,
         "weights": cfg.model.weights,
         "finetune": cfg.finetune,

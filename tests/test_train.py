@@ -90,14 +90,31 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
     assert without_times(run(tmp_path / "c", "epochs=1", "seed=1"))["epochs"] != first["epochs"]
 
 
-def test_a_resumed_training_goes_on_as_if_it_had_never_stopped(tmp_path):
-    straight = run(tmp_path / "straight", "epochs=3", "scheduler=none")
-    run(tmp_path / "begun", "epochs=1", "scheduler=none")
-    resumed = run(
-        tmp_path / "resumed", "epochs=3", "scheduler=none", f"resume_from={tmp_path}/begun/checkpoints/last.ckpt"
-    )
-    for epoch in (1, 2):
+@pytest.mark.parametrize("folder", ["begun", "resumed"])
+def test_a_resumed_training_goes_on_and_tells_as_if_it_had_never_stopped(tmp_path, folder):
+    falling = ["scheduler=none", "lr=0.03", "objective.metric=train/loss", "objective.goal=maximize"]
+    straight = run(tmp_path / "straight", "epochs=3", *falling)
+    run(tmp_path / "begun", "epochs=1", *falling)
+    resumed = run(tmp_path / folder, "epochs=3", *falling, f"resume_from={tmp_path}/begun/checkpoints/last.ckpt")
+    for epoch in (0, 1, 2):
         assert resumed["epochs"][epoch] == pytest.approx(straight["epochs"][epoch], rel=1e-5)
+    assert resumed["best_epoch"] == straight["best_epoch"] == 0
+    assert resumed["checkpoint"] == str(tmp_path / folder / "checkpoints" / "best.ckpt")
+    assert resumed["test"] == pytest.approx(straight["test"], rel=1e-5)
+    card, expected = (json.loads((tmp_path / of / "model/model.json").read_text()) for of in (folder, "straight"))
+    assert card["metrics"] == pytest.approx(expected["metrics"], rel=1e-5)
+
+
+def test_a_best_model_that_is_gone_is_said_and_no_longer_the_best(tmp_path, caplog):
+    falling = ["scheduler=none", "lr=0.03", "objective.metric=train/loss", "objective.goal=maximize"]
+    run(tmp_path, "epochs=1", *falling)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    best.unlink()
+    results = run(tmp_path, "epochs=3", *falling, f"resume_from={tmp_path}/checkpoints/last.ckpt")
+    assert f"{best}, is gone" in caplog.text
+    losses = [metrics["train/loss"] for metrics in results["epochs"].values()]
+    assert losses[0] == max(losses) and results["best_epoch"] == losses.index(max(losses[1:]))
+    assert best.is_file()
 
 
 def test_sigterm_stops_cleanly_with_a_checkpoint_to_go_on_from(tmp_path):
