@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MAX_PIXELS = 178_956_970
 """Larger pictures are refused, as Pillow refuses them: decoded they would fill half a gigabyte."""
 
+MAX_RATIO = 100
+"""Of the sides of a picture: resized to a given short side, a thinner one could fill the memory."""
+
 _JPEG_DAMAGE = ("Premature end", "premature end", "bad Huffman code")
 
 _ORIENTATION = 0x0112
@@ -53,7 +56,7 @@ def decode(data: bytes | memoryview, reduction: Reduction = lambda height, width
         reduction: Asked as soon as the size is known; H and W are those of the picture divided by it, rounded up.
 
     Raises:
-        PictureError: empty, not a picture, truncated or damaged.
+        PictureError: empty, not a picture, truncated, damaged, or of very unequal sides.
     """
     import torch
 
@@ -79,6 +82,7 @@ def _decode_jpeg(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.u
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         if colorspace in ("CMYK", "YCCK") or height * width > MAX_PIXELS:
             return None
+        _check_sides(width, height)
         step = reduction(*(width, height) if turn.swaps else (height, width))
         least = {"min_height": -(-height // step), "min_width": -(-width // step)} if step > 1 else {}
         pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", **least)
@@ -88,6 +92,11 @@ def _decode_jpeg(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.u
         return None
     pixels = pixels.swapaxes(0, 1) if turn.swaps else pixels
     return np.ascontiguousarray(pixels[:: turn.down, :: turn.right])
+
+
+def _check_sides(width: int, height: int) -> None:
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise PictureError(f"{width} x {height} pixels: one side at most {MAX_RATIO} times the other")
 
 
 class _Turn(NamedTuple):
@@ -133,6 +142,7 @@ def _decode_any(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.ui
         raise PictureError("empty file")
     try:
         with Image.open(io.BytesIO(data)) as picture:
+            _check_sides(*picture.size)
             picture.load()
             upright = ImageOps.exif_transpose(picture)
             return np.array(_to_rgb(upright).reduce(reduction(upright.height, upright.width)))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from dogbreed.data.decode import decode
+from dogbreed.data.decode import MAX_RATIO, decode
 from dogbreed.data.store import PictureError
 from dogbreed.data.transforms import EvalTransform, PictureFormat, View
 
@@ -32,9 +32,6 @@ MAX_PIXELS = 2**25
 
 MAX_JPEG_PIXELS = 2**26
 """Of a JPEG, which is decoded scaled: 64 megapixels, as phones take them."""
-
-MAX_RATIO = 100
-"""Of the longer side to the shorter: the shorter one is resized to what the network takes."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow knows many more, some of which start programs or were never meant for strangers' files."""

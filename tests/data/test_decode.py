@@ -149,6 +149,16 @@ def test_damaged_files_never_raise_anything_else(format: str) -> None:
             assert str(error)
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(505, 5), (5, 505)])
+def test_a_picture_so_thin_that_it_would_fill_the_memory_when_resized_is_refused(
+    format: str, size: tuple[int, int]
+) -> None:
+    with pytest.raises(PictureError, match=f"{size[0]} x {size[1]} pixels: one side at most 100 times the other"):
+        decode(encode(Image.new("RGB", size), format))
+    assert decode(encode(Image.new("RGB", (500, 5)), format)).shape == (3, 5, 500)
+
+
 def test_huge_picture_is_refused() -> None:
     header = bytearray(encode(Image.new("RGB", (8, 8)), "JPEG"))
     frame = header.index(b"\xff\xc0")
