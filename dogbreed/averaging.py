@@ -60,10 +60,17 @@ class Averaging(WeightAveraging):
                 self._swap_models(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Brings the average, which Lightning makes on the CPU, to the model's device, and counts its first step."""
+        """Brings the average, which Lightning makes on the CPU, to the model's device, and counts its first step.
+
+        Raises:
+            UserError: nothing bounds the number of steps.
+        """
         assert self._average_model is not None
         self._average_model.to(pl_module.device)
-        self._first_step = int(self.start * trainer.estimated_stepping_batches) if self.start else 0
+        num_steps = trainer.estimated_stepping_batches if self.start else 0
+        if num_steps == float("inf"):
+            raise UserError("averaging=swa begins after a share of all steps: it needs max_epochs or max_steps")
+        self._first_step = int(self.start * num_steps)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Returns whether the weights after step `step_idx` (from 0) are part of the average."""

@@ -251,8 +251,7 @@ class ImageClassifier(QuickModule):
         )
         config = {"_target_": "torch.optim.AdamW", **hp["optimizer"]}
         optimizer = instantiate(config, _partial_=True)(rates, lr=hp["lr"], weight_decay=hp["weight_decay"])
-        total_steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs or 1
-        schedule = schedules.by_step(optimizer, hp["scheduler"], total_steps, epochs)
+        schedule = schedules.by_step(optimizer, hp["scheduler"], self.trainer)
         if schedule is None:
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

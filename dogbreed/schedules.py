@@ -8,24 +8,34 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_method
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from dogbreed.errors import UserError
 
-def by_step(optimizer: Optimizer, settings: Mapping[str, Any], total_steps: int, epochs: int) -> LambdaLR | None:
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+
+def by_step(optimizer: Optimizer, settings: Mapping[str, Any], trainer: pl.Trainer) -> LambdaLR | None:
     """Returns the schedule that `settings` name by `_target_`, with its own arguments; None where the rate is constant.
 
     To set a head's rate to what it was already would take a fiftieth of its step.
+
+    Raises:
+        UserError: nothing bounds the number of steps, of which a schedule is a function.
     """
     arguments = dict(settings)
     schedule = get_method(arguments.pop("_target_", "dogbreed.schedules.constant"))
     if schedule is constant:
         return None
-    total_steps = max(1, total_steps)
-    per_epoch = max(1, total_steps // max(1, epochs))
+    if math.isinf(trainer.estimated_stepping_batches):
+        raise UserError(f"scheduler={schedule.__name__} needs max_epochs or max_steps")
+    total_steps = max(1, int(trainer.estimated_stepping_batches))
+    per_epoch = max(1, total_steps // max(1, trainer.max_epochs or 1))
     return LambdaLR(optimizer, partial(schedule, total_steps=total_steps, steps_per_epoch=per_epoch, **arguments))
 
 

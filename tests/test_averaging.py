@@ -1,10 +1,11 @@
 """What is validated, kept, served and gone on from when weights are averaged."""
 
 import pytest
+import pytorch_lightning as pl
 import safetensors.torch
 import torch
 
-from dogbreed import ImageClassifier
+from dogbreed import ImageClassifier, ImageDataModule
 from dogbreed.averaging import Averaging
 from dogbreed.config import compose, settle
 from dogbreed.errors import UserError
@@ -34,6 +35,14 @@ def without(tmp_path_factory):
     """Folder and results of a training that averages nothing."""
     folder = tmp_path_factory.mktemp("without")
     return folder, run(folder, "epochs=2")
+
+
+def test_a_share_of_steps_without_end_is_an_error():
+    data = ImageDataModule("demo://?classes=3&train=4&valid=0&test=0&size=32")
+    model = ImageClassifier("test_resnet", data.classes, weights="random")
+    trainer = pl.Trainer(max_epochs=-1, callbacks=[Averaging("swa")], accelerator="cpu", logger=False)
+    with pytest.raises(UserError, match=r"averaging=swa .* needs max_epochs or max_steps"):
+        trainer.fit(model, data)
 
 
 @pytest.mark.parametrize("kind", ["ema", "swa"])

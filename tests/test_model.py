@@ -102,6 +102,19 @@ def test_gradual_unfreezes_stage_by_stage_batch_norms_too():
     assert {key for key in before if key.startswith("layer4")} <= moved(model, before)  # running statistics too
 
 
+class EndingAfter(pl.Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch == 1
+
+
+def test_a_training_that_something_else_ends_needs_no_number_of_epochs_but_a_schedule_does():
+    assert fit(classifier(), epochs=-1, callbacks=[EndingAfter()]).current_epoch == 2
+    cosine = {"_target_": "dogbreed.schedules.cosine"}
+    assert fit(classifier(scheduler=cosine), epochs=-1, max_steps=3).global_step == 3
+    with pytest.raises(UserError, match="scheduler=cosine needs max_epochs or max_steps"):
+        fit(classifier(scheduler=cosine), epochs=-1)
+
+
 def test_the_loss_is_smoothed_cross_entropy():
     model = classifier(label_smoothing=0.1)
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
