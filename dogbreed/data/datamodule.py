@@ -167,7 +167,8 @@ class ImageDataModule(Source, pl.LightningDataModule):
 
     def _load(self, stream: PictureStream, num_workers: int, view: int | None = None) -> PictureLoader:
         trainer = self.trainer
-        epoch = (lambda: trainer.current_epoch) if trainer else None
+        # Overfitting a few batches takes the same pictures, in the same crops, each time.
+        epoch = (lambda: 0 if getattr(trainer, "overfit_batches", 0) else trainer.current_epoch) if trainer else None
         loader = PictureLoader(
             stream,
             num_workers,

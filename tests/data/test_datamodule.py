@@ -154,6 +154,12 @@ def test_resumed_training_goes_on_with_the_right_epoch(tmp_path: Path, num_worke
     assert {**first.seen, **second.seen} == whole.seen
 
 
+def test_overfitting_a_batch_shows_the_same_pictures_in_the_same_crops_each_time(tmp_path: Path) -> None:
+    model = Recorder()
+    trainer(tmp_path, overfit_batches=1).fit(model, module())
+    assert len(model.seen) == 3 and model.seen[0] == model.seen[1] == model.seen[2]
+
+
 def test_every_picture_of_test_is_seen_once_in_order(tmp_path: Path) -> None:
     model = Recorder()
     trainer(tmp_path).test(model, module(num_workers=2), verbose=False)
