@@ -48,6 +48,7 @@ class MetricLines(Checkpoint):
 
     def __init__(self) -> None:
         self.history: dict[int, dict[str, float]] = {}
+        self._validated = False
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the metrics so far: a training that is resumed tells those of all its epochs."""
@@ -57,9 +58,15 @@ class MetricLines(Checkpoint):
         """Goes on with those of a checkpoint."""
         self.history = dict(state_dict["history"])
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes that the epoch has figures of its own: Lightning keeps those of an earlier one."""
+        self._validated = True
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints `metrics epoch=3 train/loss=... val/accuracy=...`; ends a training whose loss is no number."""
-        names = (name for name in trainer.callback_metrics if name.startswith(("train/", "val/")))
+        kinds = ("train/", "val/") if self._validated else ("train/",)
+        self._validated = False
+        names = (name for name in trainer.callback_metrics if name.startswith(kinds))
         metrics = {name: float(trainer.callback_metrics[name]) for name in names if name != "train/step_loss"}
         self.history[trainer.current_epoch] = metrics
         if trainer.is_global_zero:

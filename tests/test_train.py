@@ -138,6 +138,22 @@ def test_sigterm_stops_cleanly_with_a_checkpoint_to_go_on_from(tmp_path):
     assert max(results["epochs"]) == state["epoch"] + 1
 
 
+def test_an_epoch_without_validation_does_not_tell_figures_of_an_earlier_one(tmp_path, monkeypatch, capsys):
+    results = run(tmp_path, "epochs=3", "+trainer.check_val_every_n_epoch=2")
+    assert ["val/loss" in metrics for metrics in results["epochs"].values()] == [False, True, False]
+    step = ImageClassifier.training_step
+
+    def stopped(self, *of):
+        if self.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *of)
+
+    monkeypatch.setattr(ImageClassifier, "training_step", stopped)
+    results = run(tmp_path, "epochs=3")
+    assert results["stopped_by"] == "SIGTERM" and results["best_epoch"] == 0
+    assert ["val/loss" in metrics for metrics in results["epochs"].values()] == [True, False]
+
+
 def test_trainer_debug_runs_a_batch_of_everything(tmp_path, capsys):
     results = train(settle(compose("train", [*TINY[:-1], "trainer=debug", f"output_dir={tmp_path}"])))
     assert results["test"]["test/loss"] > 0
