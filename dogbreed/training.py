@@ -49,6 +49,11 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     output_dir = _make_output_dir(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data)
+    if cfg.objective.metric.startswith("val/") and not data.keys("valid"):
+        raise UserError(
+            f"objective.metric={cfg.objective.metric} needs pictures in valid, of which there are none: type "
+            "data.valid_fraction=0.1, or objective.metric=train/loss objective.goal=minimize"
+        )
     last = LastCheckpoint(Path(cfg.checkpoint_dir) / "last.ckpt", cfg.checkpoint_s, at_end=cfg.checkpoint_at_end)
     averaging = [Averaging(cfg.averaging, cfg.averaging_decay, cfg.averaging_start)] if cfg.averaging else []
     objective = cfg.objective

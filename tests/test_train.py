@@ -154,6 +154,15 @@ def test_an_epoch_without_validation_does_not_tell_figures_of_an_earlier_one(tmp
     assert ["val/loss" in metrics for metrics in results["epochs"].values()] == [True, False]
 
 
+def test_without_pictures_to_validate_on_there_is_a_model_by_another_objective_or_an_error_at_once(tmp_path):
+    none = [*TINY, "data.url='demo://?classes=3&train=12&valid=0&test=6&size=32'", "data.valid_fraction=0", "epochs=2"]
+    none.append(f"output_dir={tmp_path}")
+    with pytest.raises(UserError, match=r"objective.metric=val/accuracy needs pictures in valid.*data.valid_fraction="):
+        train(settle(compose("train", none)))
+    results = train(settle(compose("train", [*none, "objective.metric=train/loss", "objective.goal=minimize"])))
+    assert (tmp_path / "model" / "model.json").is_file() and results["best"].keys() == {"train/loss", "train/accuracy"}
+
+
 def test_trainer_debug_runs_a_batch_of_everything(tmp_path, capsys):
     results = train(settle(compose("train", [*TINY[:-1], "trainer=debug", f"output_dir={tmp_path}"])))
     assert results["test"]["test/loss"] > 0
