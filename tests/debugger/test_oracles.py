@@ -156,7 +156,7 @@ def test_every_rule_of_the_profiler_report_can_fire():
         "LoadBalancing": {"threshold": 0},
         "LowGPUUtilization": {"threshold_p95": 100, "threshold_p5": 100},
         "MaxInitializationTime": {"threshold": 0},
-        "StepOutlier": {"stddev": 0, "n_outliers": 0, "min_ratio": 0},
+        "StepOutlier": {"stddev": 0, "n_outliers": 0, "min_ratio": 0, "min_extra_ms": 0},
         "Dataloader": {"min_threshold": 100, "min_wait_share": 0, "min_wait_ms": 0},
     }
     findings = evaluate(Recording(inputs=inputs), triggers, only=triggers)

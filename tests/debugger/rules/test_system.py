@@ -129,6 +129,11 @@ def test_step_outlier():
     )
 
 
+def test_what_a_short_step_waits_for_its_turn_on_a_busy_machine_is_no_outlier():
+    assert step_outlier(steps(with_outliers(12) / 100)).status is Status.OK  # 10 ms among steps of 0.1 ms
+    assert step_outlier(steps(with_outliers(12) / 100), min_extra_ms=5).status is Status.ISSUE
+
+
 def test_first_steps_of_epochs_are_no_outliers():
     total, epochs = np.full(400, 0.01), np.arange(400) // 20
     total[::20] = 1.0
