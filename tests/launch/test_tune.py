@@ -311,7 +311,8 @@ def test_own_data_without_pretrained_weights_fails_with_what_to_do(tmp_path):
     folder = tmp_path / "dogs" / "train"
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
-        (folder / name / "x.jpg").write_bytes(b"")
+        for number in range(20):
+            (folder / name / f"{number}.jpg").write_bytes(b"")
     command = [
         sys.executable, "-m", "launch.tune", "lr=0.1,0.01", "data=folder", f"data.url={tmp_path}/dogs", "name=own",
         f"backend.root={tmp_path}/outputs", "tuner.max_jobs=1",
