@@ -147,7 +147,7 @@ def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
     if config["Strategy"] == "Grid":  # a resumed one is told no number
         max_jobs = grid_points(config["ParameterRanges"])
     else:
-        max_jobs = config["ResourceLimits"]["MaxNumberOfTrainingJobs"] + len(trials) - len(jobs)
+        max_jobs = config["ResourceLimits"].get("MaxNumberOfTrainingJobs", len(jobs)) + len(trials) - len(jobs)
     return Sweep(
         name=name,
         status=described["HyperParameterTuningJobStatus"],

@@ -30,8 +30,9 @@ from omegaconf import OmegaConf
 from dogbreed.errors import UserError
 from launch.client import make_client as make_any_client
 from launch.local import local_client, local_runtime
-from launch.local.folder import STATE, write_json
+from launch.local.folder import REQUEST, STATE, write_json
 from launch.local.service import LocalSageMaker
+from launch.results import read_sweep
 
 
 @pytest.fixture
@@ -254,6 +255,14 @@ def test_training_jobs_of_a_sweep_by_objective(client, tmp_path):
     assert listed(StatusEquals="Failed") == ["2"]
     assert listed(MaxResults=2) == ["1", "2"]
     assert len(training_names(client)) == 4  # AWS lists them among the training jobs, too
+
+
+def test_a_sweep_that_was_told_no_number_of_jobs_is_read(client, tmp_path):
+    put_tuning(tmp_path / "sweep", objectives=[0.5, 0.9])
+    request = json.loads((tmp_path / "sweep" / REQUEST).read_text())
+    del request["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxNumberOfTrainingJobs"]
+    write_json(tmp_path / "sweep" / REQUEST, request)
+    assert read_sweep(client, "sweep").max_jobs == 2  # those there are
 
 
 def test_half_written_folders_break_no_list(client, tmp_path):
