@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from dogbreed.averaging import Averaging
 from dogbreed.errors import UserError
+from dogbreed.whole import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, lambda part: torch.save(checkpoint, part))
+            write_whole(path, lambda part: torch.save(checkpoint, part))
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -84,7 +83,7 @@ class BestCheckpoint(ModelCheckpoint):
             log.warning("the best model so far, %s, is gone: the best of the epochs that follow is kept", best)
             return
         if best and best != mine:
-            _replace(Path(mine), lambda part: shutil.copyfile(best, part))
+            write_whole(Path(mine), lambda part: shutil.copyfile(best, part))
             models = {mine: state_dict["best_model_score"]}
             paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), mine)
             state_dict = {**state_dict, **paths, "best_k_models": models, "last_model_path": ""}
@@ -200,16 +199,6 @@ class LastCheckpoint(Checkpoint):
     def _save_if_time(self, trainer: pl.Trainer) -> None:
         if _is_due(trainer, self._saved_at, self.every_s):
             self.save(trainer)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Puts what `write` writes in place of `path` when it is whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _is_due(trainer: pl.Trainer, written_at: float, every_s: float) -> bool:

@@ -13,10 +13,9 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from dogbreed import backbone
 from dogbreed.data.classes import parse_class
 from dogbreed.data.transforms import PictureFormat
 from dogbreed.errors import UserError
+from dogbreed.whole import write_whole
 
 FORMAT = 1
 """Number of the card's format; a card of a newer one is refused."""
@@ -141,21 +141,12 @@ def write_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> N
         tensors = {
             key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()
         }
-        _replace(folder / WEIGHTS, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
+        write_whole(folder / WEIGHTS, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
         _write_code(folder / "code")
         text = json.dumps({"format": FORMAT, **asdict(card)}, indent=2) + "\n"
-        _replace(folder / CARD, lambda part: part.write_text(text))
+        write_whole(folder / CARD, lambda part: part.write_text(text))
     except (OSError, SafetensorError) as error:
         raise UserError(f"model_dir={folder} can not be written ({error}): give another one") from error
-
-
-def _replace(place: Path, write: Callable[[Path], object]) -> None:
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(place)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_code(folder: Path) -> None:

@@ -25,6 +25,7 @@ import uvicorn
 
 from dogbreed.errors import UserError
 from dogbreed.serving.settings import Settings
+from dogbreed.whole import write_whole
 
 GRACE_S = 60
 """Seconds that requests have to end after SIGTERM."""
@@ -40,9 +41,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self._ready and sockets and self.started:
-            part = self._ready.with_name(f".{self._ready.name}.{os.getpid()}.part")
-            part.write_text(json.dumps({"port": sockets[0].getsockname()[1], "pid": os.getpid()}) + "\n")
-            part.replace(self._ready)
+            text = json.dumps({"port": sockets[0].getsockname()[1], "pid": os.getpid()}) + "\n"
+            write_whole(self._ready, lambda part: part.write_text(text))
 
 
 def listen(host: str, port: int) -> socket.socket:
