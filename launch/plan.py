@@ -177,7 +177,7 @@ def _check_ranges(ranges: Sequence[Range]) -> None:
     for r in ranges:
         if _root(f"{r.key}=0") in LAUNCHER_KEYS:
             raise UserError(f"{r.key} steers the sweep itself and can not be searched: give it one value")
-        group = r.key.lstrip("+")
+        group = r.bare_key
         for value in r.values:
             if choices(group) and value not in choices(group):
                 raise UserError(unknown_choice(group, value, choices(group)))
@@ -189,7 +189,7 @@ def _check_ranges(ranges: Sequence[Range]) -> None:
 def _check_values(cfg: DictConfig, ranges: Sequence[Range]) -> None:
     """Checks every value that a trial could get, so that a bad one is found here and not in the job."""
     for r in ranges:
-        key = r.key.lstrip("+")
+        key = r.bare_key
         if choices(key):
             continue
         for value in r.values:
@@ -205,7 +205,7 @@ def absolute_paths(cfg: DictConfig, searched: Collection[str] = ()) -> list[str]
 
 
 def _with_absolute_paths(searched: Range) -> Range:
-    if searched.key.lstrip("+") not in PATH_KEYS:
+    if searched.bare_key not in PATH_KEYS:
         return searched
     values = [parse([f"{searched.key}={value}"])[0].value() for value in searched.values]
     return replace(searched, values=tuple("null" if v is None else encode(_absolute(str(v))) for v in values))

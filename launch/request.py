@@ -23,21 +23,12 @@ from launch.definition import (
 from launch.limits import FIRST_POINTS
 from launch.managed import debugger_fields, wants_managed_rules
 from launch.plan import Plan
-from launch.space import Range
+from launch.space import APP, KEYS, OVERRIDES, Range
 
 __all__ = [
     "APP", "FIRST_POINTS", "KEYS", "LOCAL_SITE", "OVERRIDES", "Site", "parameter_ranges", "resume_request",
     "resumed_name", "training_request", "tuning_request",
 ]  # fmt: skip
-
-OVERRIDES = "overrides"
-"""Hyperparameter that holds the fixed overrides, one JSON list."""
-
-KEYS = "keys"
-"""Hyperparameter that maps the names of searched hyperparameters to the keys typed, where the two differ."""
-
-APP = "app"
-"""Hyperparameter that names the script of another Hydra application, to be run in place of `dogbreed.train`."""
 
 
 def tuning_request(plan: Plan, site: Site) -> dict[str, Any]:

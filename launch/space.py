@@ -22,6 +22,7 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quot
 
 from dogbreed.config import parse
 from dogbreed.errors import UserError
+from launch.limits import FIRST_POINTS
 
 MAX_VALUES = 30
 """Values that one categorical range may have (AMT)."""
@@ -29,7 +30,16 @@ MAX_VALUES = 30
 MAX_VALUE_LENGTH = 256
 """Characters that one categorical value may have (AMT)."""
 
-RESERVED = frozenset({"app", "first_points", "keys", "overrides"})
+OVERRIDES = "overrides"
+"""Hyperparameter that holds the fixed overrides, one JSON list."""
+
+KEYS = "keys"
+"""Hyperparameter that maps the names of searched hyperparameters to the keys typed, where the two differ."""
+
+APP = "app"
+"""Hyperparameter that names the script of another Hydra application, to be run in place of `dogbreed.train`."""
+
+RESERVED = frozenset({APP, FIRST_POINTS, KEYS, OVERRIDES})
 """Hyperparameters in which the launcher tells a job of other things than the point that it tries."""
 
 SAGEMAKERS = ("sagemaker_", "_tuning_")
@@ -56,6 +66,11 @@ class Range:
     def name(self) -> str:
         """The hyperparameter's name in the job: the key with nothing that a shell or SageMaker would trip over."""
         return re.sub(r"\W+", "_", self.key, flags=re.ASCII).strip("_")
+
+    @property
+    def bare_key(self) -> str:
+        """The key as the config has it, without `+` or `++`."""
+        return self.key.lstrip("+")
 
     def __str__(self) -> str:
         if self.kind == "Categorical":
@@ -94,10 +109,10 @@ def split_overrides(
     for r in ranges:
         if r.name in RESERVED or r.name.startswith(SAGEMAKERS):
             raise UserError(f"{r.key} can not be searched: a job has a hyperparameter {r.name} already; rename the key")
-    for key in {r.key.lstrip("+") for r in ranges}:
-        if sum(r.key.lstrip("+") == key for r in ranges) > 1:
+    for key in {r.bare_key for r in ranges}:
+        if sum(r.bare_key == key for r in ranges) > 1:
             raise UserError(f"{key} is searched twice: keep one of the two")
-    taken = {r.key.lstrip("+") for r in ranges}
+    taken = {r.bare_key for r in ranges}
     return [text for text in fixed if text.partition("=")[0].lstrip("+") not in taken], ranges
 
 

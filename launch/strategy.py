@@ -40,7 +40,7 @@ def settle_strategy(cfg: DictConfig, ranges: Sequence[Range], app: bool = False)
         ranges: what is searched.
         app: whether it is of another application, of whose epochs nothing is known.
     """
-    tuner, keys, points = cfg.tuner, {r.key.lstrip("+") for r in ranges}, combinations(ranges)
+    tuner, keys, points = cfg.tuner, {r.bare_key for r in ranges}, combinations(ranges)
     telling = cfg.finetune == "head" and cfg.epochs >= MIN_EPOCHS and not keys & {"finetune", "epochs"} and not app
     if tuner.strategy == "Auto":
         if points is not None and points <= FULL_JOBS:
@@ -49,7 +49,7 @@ def settle_strategy(cfg: DictConfig, ranges: Sequence[Range], app: bool = False)
             tuner.strategy = "Hyperband"
         else:
             tuner.strategy, tuner.early_stopping = "Bayesian", True
-    epochs = [float(value) for r in ranges if r.key.lstrip("+") == "epochs" for value in r.values]
+    epochs = [float(value) for r in ranges if r.bare_key == "epochs" for value in r.values]
     if epochs and not app and "max_epochs" in tuner and OmegaConf.is_interpolation(tuner, "max_epochs"):
         tuner.max_epochs = int(max(epochs))  # ${epochs} would be the first of them
     if tuner.max_jobs is None:
@@ -76,7 +76,7 @@ def first_points(cfg: DictConfig, ranges: Sequence[Range]) -> list[Point]:
         words = {str(key): value for key, value in entry.items() if isinstance(value, str) and key not in searched}
         if not searched & set(entry) or any(_fixed(cfg, key) != value for key, value in words.items()):
             continue
-        point = {r.name: _nearest(r, entry.get(r.key), OmegaConf.select(cfg, r.key.lstrip("+"))) for r in ranges}
+        point = {r.name: _nearest(r, entry.get(r.key), OmegaConf.select(cfg, r.bare_key)) for r in ranges}
         whole = {name: value for name, value in point.items() if value is not None}
         if len(whole) == len(ranges) and whole not in found:
             found.append(whole)
