@@ -1,4 +1,4 @@
-"""The pictures that the benchmarks read, and what some peers need them converted to."""
+"""The images that the benchmarks read, and what some peers need them converted to."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import numpy as np
 from PIL import Image
 
 _SHARD_BYTES = 12 * 2**20
-"""Of litdata and mosaicml-streaming: about 100 pictures, as in webdataset's tars. In a measurement of seconds larger
+"""Of litdata and mosaicml-streaming: about 100 images, as in webdataset's tars. In a measurement of seconds larger
 ones would be a single one for each worker."""
 
 
 def prepare(buckets: Path, count: int, photos: Path | None, peers: set[str]) -> dict[str, float]:
-    """Makes, where missing, the bucket `pictures` and those that `peers` read; returns seconds by conversion."""
-    root, noted = buckets / "pictures", buckets / "conversions.json"
+    """Makes, where missing, the bucket `images` and those that `peers` read; returns seconds by conversion."""
+    root, noted = buckets / "images", buckets / "conversions.json"
     if not root.exists():
-        write_pictures(root, count, photos)
+        write_images(root, count, photos)
     paths = sorted(root.glob("train/*/*.jpg"))
     random.Random(0).shuffle(paths)
     seconds: dict[str, float] = json.loads(noted.read_text()) if noted.exists() else {}
@@ -36,25 +36,25 @@ def prepare(buckets: Path, count: int, photos: Path | None, peers: set[str]) -> 
     return {peer: took for peer, took in seconds.items() if peer != "litdata-raw"}
 
 
-def write_pictures(root: Path, count: int, photos: Path | None) -> None:
+def write_images(root: Path, count: int, photos: Path | None) -> None:
     """Writes `count` JPEG files of 20 classes: nine in ten 500 x 375 px, one in ten 1600 x 1200 px, quality 90."""
     rng = np.random.default_rng(0)
     originals = [Image.open(path).convert("RGB") for path in sorted(photos.glob("*.[jJ]*"))] if photos else []
     for number in range(count):
         size = (1600, 1200) if number % 10 == 9 else (500, 375)
         if originals:
-            picture = originals[number % len(originals)].resize(size)
+            image = originals[number % len(originals)].resize(size)
         else:
             rough = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
             pixels = np.asarray(Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC)).astype(float)
-            picture = Image.fromarray((pixels + rng.normal(0, 9, pixels.shape)).clip(0, 255).astype(np.uint8))
+            image = Image.fromarray((pixels + rng.normal(0, 9, pixels.shape)).clip(0, 255).astype(np.uint8))
         path = root / f"train/class_{number * 7 // 10 % 20:02d}" / f"{number:05d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, quality=90)
+        image.save(path, quality=90)
 
 
 def to_tars(paths: list[Path], target: Path) -> None:
-    """Packs the pictures for webdataset, 100 a tar."""
+    """Packs the images for webdataset, 100 a tar."""
     target.mkdir()
     for start in range(0, len(paths), 100):
         with tarfile.open(target / f"{start // 100:03d}.tar", "w") as tar:
@@ -79,13 +79,13 @@ def to_mds(paths: list[Path], target: Path) -> None:
     """Writes the shards of mosaicml-streaming."""
     from streaming import MDSWriter
 
-    with MDSWriter(out=str(target), columns={"picture": "bytes"}, size_limit=_SHARD_BYTES) as writer:
+    with MDSWriter(out=str(target), columns={"image": "bytes"}, size_limit=_SHARD_BYTES) as writer:
         for path in paths:
-            writer.write({"picture": path.read_bytes()})
+            writer.write({"image": path.read_bytes()})
 
 
 def link(paths: list[Path], target: Path) -> None:
-    """Gives litdata a bucket of its own to stream raw pictures from: it writes an index beside them."""
+    """Gives litdata a bucket of its own to stream raw images from: it writes an index beside them."""
     for path in paths:
         here = target / path.parent.name / path.name
         here.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.curves FEATURES EPOCHS OUT.csv
 
-FEATURES is a folder of kept features (`outputs/.features/KEY`) of the pictures in ../shared/data. For every optimizer
+FEATURES is a folder of kept features (`outputs/.features/KEY`) of the images in ../shared/data. For every optimizer
 and batch size of conf/search 25 pairs of learning rate (1e-5 to 1) and weight decay (1e-6 to 1e-1) are drawn from a
 Sobol sequence, and a head is trained with each for EPOCHS epochs with the cosine schedule, as `finetune=head` does it.
 A line has the configuration, and validation loss and accuracy after each epoch.
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dogbreed import schedules
+from dogbreed.models import schedules
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 OPTIMIZERS = {
@@ -37,7 +37,7 @@ Split = tuple[Tensor, Tensor]
 
 
 def read_split(features: Path, split: str) -> Split:
-    """Returns features (N, D) and labels (N,) of a split, its pictures in the order of their keys."""
+    """Returns features (N, D) and labels (N,) of a split, its images in the order of their keys."""
     folders = sorted(folder.name for folder in (SHARED / "data" / split).iterdir())
     keys = sorted(f"{path.parent.name}/{path.name}" for path in (SHARED / "data" / split).glob("*/*.jpg"))
     labels = torch.tensor([folders.index(key.partition("/")[0]) for key in keys])

@@ -25,13 +25,13 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from dogbreed.debugger.callbacks import debugger_callbacks
 from dogbreed.debugger.files import JsonLines
-from dogbreed.debugger.predictions import write_jpeg
-from dogbreed.debugger.records import RecordWriter
-from dogbreed.debugger.report import write_report
+from dogbreed.debugger.read.system_files import SystemFiles
+from dogbreed.debugger.record.callbacks import debugger_callbacks
+from dogbreed.debugger.record.predictions import write_jpeg
+from dogbreed.debugger.record.writer import RecordWriter
+from dogbreed.debugger.report.report import write_report
 from dogbreed.debugger.series import PARTS, STATISTICS
-from dogbreed.debugger.system_files import SystemFiles
 
 WARM_UP, STEPS, ROUNDS = 10, 50, 7
 """Steps that are not counted (the debugger records all of the first ten), counted ones (one of them is recorded, as in
@@ -168,8 +168,8 @@ def make_run(folder: Path, epochs: int = 50, steps_an_epoch: int = 150, classes:
         folder / "debug" / "predictions-test.npz", classes=np.array(labels), keys=np.array(keys), **arrays
     )
     for i in np.flatnonzero(probabilities.argmax(axis=1) != truth)[:48]:
-        picture = torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8)  # noise: the largest JPEG there can be
-        write_jpeg(folder / "debug" / "thumbs" / f"test-{i}.jpg", picture)
+        image = torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8)  # noise: the largest JPEG there can be
+        write_jpeg(folder / "debug" / "thumbs" / f"test-{i}.jpg", image)
 
 
 def report() -> None:

@@ -3,7 +3,7 @@
     python -m benchmarks.finetuners weights FILE
     python -m benchmarks.finetuners fastai|timm|sklearn FILE [EPOCHS]
 
-Started by benchmarks.accuracy, each in a process of its own. All of them evaluate whole pictures of 224 x 224 px.
+Started by benchmarks.accuracy, each in a process of its own. All of them evaluate whole dataset of 224 x 224 px.
 
 In the weights of ../shared the batch norms are folded away: their statistics are 0 and 1, which is not what the
 network's layers give. Whoever trains with batch norms in train mode, as both peers do, begins with a network that can
@@ -32,15 +32,15 @@ def network(weights: Path) -> dict[str, Any]:
 
 
 def with_norms(path: Path) -> None:
-    """Writes the weights to `path`, with batch norms that know mean and variance of what 480 training pictures give."""
+    """Writes the weights to `path`, with batch norms that know mean and variance of what 480 training dataset give."""
     from safetensors.torch import save_file
     from timm import create_model
     from torchvision import datasets, transforms
 
     net = create_model("mobilenetv2_100", **network(WEIGHTS)).eval()
     steps = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
-    pictures = datasets.ImageFolder(str(DATA / "train"), steps)
-    images = torch.stack([pictures[number][0] for number in range(0, len(pictures), 10)])
+    dataset = datasets.ImageFolder(str(DATA / "train"), steps)
+    images = torch.stack([dataset[number][0] for number in range(0, len(dataset), 10)])
     norms = {module: [] for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)}
     hooks = [
         module.register_forward_pre_hook(lambda module, inputs: norms[module].append(inputs[0])) for module in norms
@@ -130,9 +130,9 @@ def timm(weights: Path, epochs: int = 3) -> dict[str, Any]:
 
     @torch.inference_mode()
     def accuracy(split: str) -> float:
-        pictures = create_dataset("", root=str(DATA), split=split)
-        batches = create_loader(pictures, num_workers=1, interpolation="bicubic", crop_pct=1.0, **given)
-        return sum(int((net(images).argmax(1) == labels).sum()) for images, labels in batches) / len(pictures)
+        dataset = create_dataset("", root=str(DATA), split=split)
+        batches = create_loader(dataset, num_workers=1, interpolation="bicubic", crop_pct=1.0, **given)
+        return sum(int((net(images).argmax(1) == labels).sum()) for images, labels in batches) / len(dataset)
 
     net.eval()
     return {"valid": accuracy("valid"), "test": accuracy("test"), "settings": f"AdamW, lr 1e-3, {epochs} epochs, bf16"}
@@ -148,10 +148,10 @@ def sklearn(weights: Path) -> dict[str, Any]:
     steps = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
     known = {}
     for split in ("train", "valid", "test"):
-        pictures = datasets.ImageFolder(str(DATA / split), steps)
+        dataset = datasets.ImageFolder(str(DATA / split), steps)
         with torch.inference_mode():
-            batches = torch.utils.data.DataLoader(pictures, batch_size=32)
-            known[split] = torch.cat([net(images) for images, _ in batches]).numpy(), pictures.targets
+            batches = torch.utils.data.DataLoader(dataset, batch_size=32)
+            known[split] = torch.cat([net(images) for images, _ in batches]).numpy(), dataset.targets
     scores = {}
     for strength in (0.003, 0.01, 0.03, 0.1):
         head = LogisticRegression(C=strength, max_iter=2000).fit(*known["train"])

@@ -1,4 +1,4 @@
-"""One epoch through one way of reading pictures, in a process of its own that benchmarks.streaming starts.
+"""One epoch through one way of reading images, in a process of its own that benchmarks.streaming starts.
 
 Every peer gives normalised float32 (B, 3, 224, 224) in the main process, with the
 random crops of training (MODE train) or resized and cut in the middle (MODE eval). A name that ends in `+decode` reads
@@ -29,13 +29,13 @@ from torchvision import transforms
 
 from dogbreed.data.datamodule import ImageDataModule
 from dogbreed.data.decode import decode
-from dogbreed.data.transforms import EvalTransform, PictureFormat, TrainTransform, View
+from dogbreed.data.transforms import Crop, EvalTransform, InputSpec, TrainTransform
 
 BATCH_SIZE = 32
 _LEAST_BATCHES = 6
 """More than queue up unseen."""
 
-FORMAT = PictureFormat()
+FORMAT = InputSpec()
 _BICUBIC = transforms.InterpolationMode.BICUBIC
 _LAST = [transforms.ToTensor(), transforms.Normalize(FORMAT.mean, FORMAT.std)]
 _CROPS = {
@@ -47,17 +47,17 @@ OURS = {"train": TrainTransform(FORMAT), "eval": EvalTransform(FORMAT)}
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in (FORMAT.mean, FORMAT.std))
 
 
-Picture = Callable[[bytes], torch.Tensor]
+Decoder = Callable[[bytes], torch.Tensor]
 
 
 def by_pillow(mode: str, content: bytes) -> torch.Tensor:
-    """Returns a picture as the torchvision reference training makes it."""
+    """Returns an image as the torchvision reference training makes it."""
     return REFERENCE[mode](Image.open(io.BytesIO(content)).convert("RGB"))
 
 
 def by_dogbreed(mode: str, content: bytes) -> torch.Tensor:
-    """Returns a picture as dogbreed decodes it."""
-    transform, views, seed = OURS[mode], list[View](), random.random()
+    """Returns an image as dogbreed decodes it."""
+    transform, views, seed = OURS[mode], list[Crop](), random.random()
 
     def reduction(height: int, width: int) -> int:
         views.append(transform.view(height, width, random.Random(seed)).reduced(transform.spare))
@@ -68,10 +68,10 @@ def by_dogbreed(mode: str, content: bytes) -> torch.Tensor:
 
 
 class PerItem(Dataset[torch.Tensor]):
-    """Reads one picture when it is asked for, as most datasets do; `connect` makes the reader, in the worker."""
+    """Reads one image when it is asked for, as most datasets do; `connect` makes the reader, in the worker."""
 
-    def __init__(self, keys: list[str], connect: Callable[[], Callable[[str], bytes]], picture: Picture) -> None:
-        self.keys, self.connect, self.picture = keys, connect, picture
+    def __init__(self, keys: list[str], connect: Callable[[], Callable[[str], bytes]], image: Decoder) -> None:
+        self.keys, self.connect, self.image = keys, connect, image
         self._read: Callable[[str], bytes] | None = None
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class PerItem(Dataset[torch.Tensor]):
 
     def __getitem__(self, position: int) -> torch.Tensor:
         self._read = self._read or self.connect()
-        return self.picture(self._read(self.keys[position]))
+        return self.image(self._read(self.keys[position]))
 
 
 def folder(root: str) -> Callable[[str], bytes]:
@@ -103,27 +103,27 @@ def s3fs_items(bucket: str, endpoint: str) -> Callable[[str], bytes]:
     return lambda key: files.cat(f"{bucket}/{key}")
 
 
-def s3torchconnector_dataset(kind: str, endpoint: str, picture: Picture) -> Any:
+def s3torchconnector_dataset(kind: str, endpoint: str, image: Decoder) -> Any:
     """Amazon's datasets; they list by themselves, and the iterable one does not shuffle."""
     import s3torchconnector
 
     make = getattr(s3torchconnector, kind).from_prefix
     options = {"enable_sharding": True} if kind == "S3IterableDataset" else {}
     options |= {"s3client_config": s3torchconnector.S3ClientConfig(force_path_style=True), "endpoint": endpoint}
-    return make("s3://pictures/train/", region="us-east-1", transform=partial(_read_then, picture), **options)
+    return make("s3://images/train/", region="us-east-1", transform=partial(_read_then, image), **options)
 
 
-def _read_then(picture: Picture, item: Any) -> torch.Tensor:
-    return picture(item.read())
+def _read_then(image: Decoder, item: Any) -> torch.Tensor:
+    return image(item.read())
 
 
-def webdataset_loader(tars: int, num_workers: int, picture: Picture) -> Iterator[torch.Tensor]:
+def webdataset_loader(tars: int, num_workers: int, image: Decoder) -> Iterator[torch.Tensor]:
     """Reads tar files that were made before, as its documentation does it: through the pipe of a program."""
     import webdataset
 
     urls = f"pipe:{os.environ['RCLONE']} cat :s3:webdataset/{{000..{tars - 1:03d}}}.tar"
     dataset = webdataset.WebDataset(urls, shardshuffle=100, empty_check=False).shuffle(500).to_tuple("jpg")
-    batched = dataset.map_tuple(picture).batched(BATCH_SIZE)
+    batched = dataset.map_tuple(image).batched(BATCH_SIZE)
     for (images,) in webdataset.WebLoader(batched, batch_size=None, num_workers=num_workers):
         yield images
 
@@ -136,28 +136,28 @@ def _let_litdata_use_http() -> None:
     obstore.store.S3Store = lambda *args, **options: made(*args, **{**options, "client_options": {"allow_http": True}})
 
 
-def litdata_raw(endpoint: str, picture: Picture) -> Any:
-    """litdata over the pictures as they are."""
+def litdata_raw(endpoint: str, image: Decoder) -> Any:
+    """litdata over the images as they are."""
     _let_litdata_use_http()
     from litdata import StreamingRawDataset
 
     options = {"endpoint_url": endpoint}
     return StreamingRawDataset(
-        "s3://litdata-raw", cache_dir=tempfile.mkdtemp(), storage_options=options, transform=picture
+        "s3://litdata-raw", cache_dir=tempfile.mkdtemp(), storage_options=options, transform=image
     )
 
 
-def litdata_loader(endpoint: str, num_workers: int, shuffle: bool, picture: Picture) -> Any:
+def litdata_loader(endpoint: str, num_workers: int, shuffle: bool, image: Decoder) -> Any:
     """litdata over chunks that were made before."""
     _let_litdata_use_http()
     import litdata
 
-    options = {"shuffle": shuffle, "storage_options": {"endpoint_url": endpoint}, "transform": picture}
+    options = {"shuffle": shuffle, "storage_options": {"endpoint_url": endpoint}, "transform": image}
     dataset = litdata.StreamingDataset("s3://litdata", cache_dir=tempfile.mkdtemp(), **options)
     return litdata.StreamingDataLoader(dataset, batch_size=BATCH_SIZE, num_workers=num_workers)
 
 
-def mosaicml_loader(endpoint: str, num_workers: int, shuffle: bool, picture: Picture) -> Any:
+def mosaicml_loader(endpoint: str, num_workers: int, shuffle: bool, image: Decoder) -> Any:
     """mosaicml-streaming over shards that were made before."""
     import streaming
     from streaming.base.util import clean_stale_shared_memory
@@ -165,13 +165,11 @@ def mosaicml_loader(endpoint: str, num_workers: int, shuffle: bool, picture: Pic
     clean_stale_shared_memory()  # of measurements broken off: it would take their shards for its own
     os.environ["S3_ENDPOINT_URL"] = endpoint
 
-    class Pictures(streaming.StreamingDataset):
+    class Images(streaming.StreamingDataset):
         def __getitem__(self, at: Any) -> Any:
-            return picture(super().__getitem__(at)["picture"])
+            return image(super().__getitem__(at)["image"])
 
-    dataset = Pictures(
-        remote="s3://mosaicml-streaming", local=tempfile.mkdtemp(), shuffle=shuffle, batch_size=BATCH_SIZE
-    )
+    dataset = Images(remote="s3://mosaicml-streaming", local=tempfile.mkdtemp(), shuffle=shuffle, batch_size=BATCH_SIZE)
     return DataLoader(dataset, BATCH_SIZE, num_workers=num_workers)
 
 
@@ -190,39 +188,39 @@ def ours(url: str, endpoint: str | None, num_workers: int, mode: str) -> Iterato
 def open_peer(name: str, mode: str, buckets: Path, endpoint: str, num_workers: int) -> Iterator[torch.Tensor]:
     """Yields the batches of one epoch."""
     peer, _, own = name.partition("+")
-    picture = partial(by_dogbreed if own else by_pillow, mode)
-    root, shuffle = buckets / "pictures", mode == "train"
+    image = partial(by_dogbreed if own else by_pillow, mode)
+    root, shuffle = buckets / "images", mode == "train"
     paths = sorted(root.glob("train/*/*.jpg"))
     per_item = {
         "ImageFolder": partial(folder, str(root)),
-        "boto3": partial(boto3_items, "pictures", endpoint),
-        "s3fs": partial(s3fs_items, "pictures", endpoint),
+        "boto3": partial(boto3_items, "images", endpoint),
+        "s3fs": partial(s3fs_items, "images", endpoint),
     }
     if peer in ("dogbreed", "dogbreed-folder"):
-        place = ("s3://pictures", endpoint) if peer == "dogbreed" else (str(root), None)
+        place = ("s3://images", endpoint) if peer == "dogbreed" else (str(root), None)
         yield from ours(*place, num_workers, mode)
     elif peer == "webdataset":
-        yield from webdataset_loader(math.ceil(len(paths) / 100), num_workers, picture)
+        yield from webdataset_loader(math.ceil(len(paths) / 100), num_workers, image)
     elif peer == "litdata":
-        yield from litdata_loader(endpoint, num_workers, shuffle, picture)
+        yield from litdata_loader(endpoint, num_workers, shuffle, image)
     elif peer == "mosaicml-streaming":
-        yield from mosaicml_loader(endpoint, num_workers, shuffle, picture)
+        yield from mosaicml_loader(endpoint, num_workers, shuffle, image)
     elif peer == "s3torchconnector-iterable":
-        dataset = s3torchconnector_dataset("S3IterableDataset", endpoint, picture)
+        dataset = s3torchconnector_dataset("S3IterableDataset", endpoint, image)
         yield from DataLoader(dataset, BATCH_SIZE, num_workers=num_workers)
     else:
         if peer in per_item:
             keys = [path.relative_to(root).as_posix() for path in paths]
-            dataset = PerItem(keys, per_item[peer], picture)
+            dataset = PerItem(keys, per_item[peer], image)
         elif peer == "litdata-raw":
-            dataset = litdata_raw(endpoint, picture)
+            dataset = litdata_raw(endpoint, image)
         else:
-            dataset = s3torchconnector_dataset("S3MapDataset", endpoint, picture)
+            dataset = s3torchconnector_dataset("S3MapDataset", endpoint, image)
         yield from DataLoader(dataset, BATCH_SIZE, shuffle=shuffle, num_workers=num_workers)
 
 
 def measure(batches: Iterator[torch.Tensor], seconds: float) -> dict[str, float]:
-    """Returns images a second and CPU ms a picture of all processes after the second batch, and seconds to the first.
+    """Returns images a second and CPU ms an image of all processes after the second batch, and seconds to the first.
 
     By the second batch every worker runs: what starting costs shows in the seconds to the first. `seconds` are counted
     from there, else those who are slow to begin would be judged by the batches that have queued up meanwhile.

@@ -1,6 +1,6 @@
 """Our default search against random search at equal cost, on learning curves of real heads.
 
-    python -m benchmarks.search                  table and picture in benchmarks/results, in about a minute
+    python -m benchmarks.search                  table and image in benchmarks/results, in about a minute
     python -m benchmarks.search --seeds 100
 
 The surface is that of recipe (e) made wider: optimizer, batch size, learning rate (1e-5 to 1) and weight decay of a
@@ -9,7 +9,7 @@ head on frozen MobileNetV2 features of ../shared/data, 9 epochs, validation loss
 nearest of the same optimizer, weighed by inverse squared distance, so no point is better than the best of the table.
 
 Every sweep is planned and asked for by the launcher itself, from what one would type to the request, and driven through
-the class that searches on this machine, `launch.local.search.Search`, in simulated time: two trainings at a time, an
+the class that searches on this machine, `launch.local.tuning.search.Search`, in simulated time: two trainings at a time, an
 epoch costs 1, a start 0.5. All strategies get the same budget, that of 6, 12 or 25 whole trainings; what counts is the
 best objective among the trainings that have ended or were stopped by then, as a tuning job reports it.
 """
@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from launch.local.search import Search
-from launch.plan import make_plan
-from launch.request import LOCAL_SITE, tuning_request
+from launch.local.tuning.search import Search
+from launch.spec.plan import make_plan
+from launch.spec.requests.tuning import LOCAL_SITE, tuning_request
 
 HERE = Path(__file__).parent
 CURVES = HERE / "search_curves.csv"
@@ -52,7 +52,7 @@ STRATEGIES = {
 BUDGETS = (6, 12, 25)
 """In whole trainings."""
 WORST = 0.75
-"""Loss at the top of the picture."""
+"""Loss at the top of the image."""
 
 
 class Surface:

@@ -51,7 +51,7 @@ def plain_server(folder: Path, port: int) -> None:
     from torchvision import transforms
     from torchvision.transforms import InterpolationMode
 
-    from dogbreed.serving.artifact import load_net, read_card
+    from dogbreed.serving.bundle import load_net, read_card
 
     card = read_card(folder)
     net = load_net(folder, card)
@@ -69,9 +69,9 @@ def plain_server(folder: Path, port: int) -> None:
 
     @app.post("/invocations")
     async def invocations(request: Request):
-        picture = Image.open(io.BytesIO(await request.body())).convert("RGB")
+        image = Image.open(io.BytesIO(await request.body())).convert("RGB")
         with torch.inference_mode():
-            probabilities = net(transform(picture)[None]).softmax(-1)[0]
+            probabilities = net(transform(image)[None]).softmax(-1)[0]
         confidence, index = probabilities.max(0)
         return {"predicted_label": card.labels[index], "confidence": float(confidence)}
 

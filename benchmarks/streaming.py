@@ -1,10 +1,10 @@
-"""dogbreed beside its peers: pictures from a local S3 server, side by side in interleaved rounds.
+"""dogbreed beside its peers: images from a local S3 server, side by side in interleaved rounds.
 
     python -m benchmarks.streaming --rounds 1 --columns "0 ms" "45 ms" --peers dogbreed ImageFolder boto3
     python -m benchmarks.streaming --show
 
 Each run adds its rounds to streaming.json in --out, so that a long measurement can be made in parts on a machine that
-is idle only now and then; table and picture (streaming.png) are of all rounds so far. `--fresh` begins anew. Peers that
+is idle only now and then; table and image (streaming.png) are of all rounds so far. `--fresh` begins anew. Peers that
 are not installed are left out, and said. They are best installed beside this project, not into its environment:
 
     python -m venv PEERS
@@ -176,7 +176,7 @@ def median(results: list[Result], peer: str, column: str, name: str = "images_s"
 
 
 def cell(results: list[Result], peer: str, column: str) -> str:
-    """Returns rate, multiple of local ImageFolder's, CPU a picture, time to the first batch, and rounds."""
+    """Returns rate, multiple of local ImageFolder's, CPU an image, time to the first batch, and rounds."""
     found = [row for row in results if (row["peer"], row["column"]) == (peer, column)]
     rate = median(results, peer, column)
     if rate is None:
@@ -220,7 +220,7 @@ def draw(results: list[Result], peers: list[str], columns: list[str], path: Path
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
     panels[0].set_xlim(right=1.15 * max(row.get("images_s", 0) for row in results))
-    figure.supxlabel("pictures a second, 224 px", size=10)
+    figure.supxlabel("images a second, 224 px", size=10)
     figure.savefig(path, dpi=110)
 
 
@@ -231,10 +231,10 @@ def main() -> None:
     parser.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
-    parser.add_argument("--pictures", type=int, default=3000)
-    parser.add_argument("--photos", type=Path, help="folder with photographs to make the pictures from")
+    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--photos", type=Path, help="folder with photographs to make the images from")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
-    parser.add_argument("--data", type=Path, help="folder for the pictures, which are made once; default: below --out")
+    parser.add_argument("--data", type=Path, help="folder for the images, which are made once; default: below --out")
     parser.add_argument("--fresh", action="store_true", help="forget earlier rounds")
     parser.add_argument("--show", action="store_true", help="measure nothing, show what was measured")
     options = parser.parse_args()
@@ -254,7 +254,7 @@ def add_rounds(known: dict[str, Any], options: argparse.Namespace, file: Path) -
         folder.mkdir(parents=True, exist_ok=True)
     peers = installed(options.peers)
     wanted = {peer.partition("+")[0] for peer in peers}
-    known["conversions"] |= prepare(options.data, options.pictures, options.photos, wanted)
+    known["conversions"] |= prepare(options.data, options.images, options.photos, wanted)
     for result in measure(options, peers):
         known["rounds"].append(result)
         rows = ",\n".join(map(json.dumps, known["rounds"]))

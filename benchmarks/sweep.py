@@ -1,11 +1,11 @@
 """A sweep of heads on kept features, against the same sweep with the backbone in every epoch of every trial.
 
     python -m benchmarks.sweep sweep       the whole sweep from an empty folder: time, memory, and its one pass
-    python -m benchmarks.sweep plain       a plain PyTorch loop over 600 of the pictures
+    python -m benchmarks.sweep plain       a plain PyTorch loop over 600 of the images
     python -m benchmarks.sweep off         one trial without kept features, of which the rest is computed
     python -m benchmarks.sweep summary     the ratios, from what the parts have left in benchmarks/results/sweep.json
 
-The sweep is experiment=course_e (optimizer, batch size, epochs, lr) with MobileNetV2 and the pictures and weights in
+The sweep is experiment=course_e (optimizer, batch size, epochs, lr) with MobileNetV2 and the images and weights in
 ../shared. Every part is short, so that it can run on a machine that is otherwise idle; OUT=FILE puts results elsewhere.
 Measured in the environment of `make tune`: where SciPy is installed too, as by the SageMaker SDK, torchmetrics imports
 it, and the sweep begins 0.6 s later.
@@ -75,7 +75,7 @@ def sweep() -> dict[str, Any]:
         logs = [path.read_text() for path in sorted(Path(folder).glob("bench/bench-*/log.txt"))]
         states = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("bench/bench-*/state.json"))]
     (computed,) = (log for log in logs if "computing the features" in log)  # the others waited for it
-    found = re.search(r"features of (\d+) pictures in ([\d.]+) s", computed)
+    found = re.search(r"features of (\d+) images in ([\d.]+) s", computed)
     assert found is not None
     done = [state for state in states if state["status"] == "Completed"]
     return {
@@ -83,7 +83,7 @@ def sweep() -> dict[str, Any]:
         "seconds": seconds,
         "peak_mb": round(peak_mb),
         "pass_s": float(found[2]),
-        "pictures": int(found[1]),
+        "images": int(found[1]),
         "epochs": [int(state["tuned"]["epochs"]) for state in done],
         "trial_s": [round(state["ended"] - state["created"], 2) for state in done],
     }
@@ -103,34 +103,34 @@ def plain() -> dict[str, Any]:
         transforms.ToTensor(),
         transforms.Normalize([0.5] * 3, [0.5] * 3),
     ]
-    pictures = datasets.ImageFolder(str(SHARED / "data" / "test"), transforms.Compose(steps))
-    loader = torch.utils.data.DataLoader(pictures, batch_size=32, num_workers=2)
+    images = datasets.ImageFolder(str(SHARED / "data" / "test"), transforms.Compose(steps))
+    loader = torch.utils.data.DataLoader(images, batch_size=32, num_workers=2)
     began, count = time.perf_counter(), 0
     with torch.no_grad():
         for images, _ in loader:
             net(images)
             count += len(images)
-    return {"pictures": count, "seconds": time.perf_counter() - began}
+    return {"images": count, "seconds": time.perf_counter() - began}
 
 
 def off() -> dict[str, Any]:
-    """One trial of one epoch, over a part of the pictures."""
+    """One trial of one epoch, over a part of the images."""
     limits = ["+trainer.limit_train_batches=24", "+trainer.limit_val_batches=8", "+trainer.limit_test_batches=8"]
     with tempfile.TemporaryDirectory() as folder:
-        fixed = [*MODEL, "features=off", "epochs=1", "batch_size=32", "debugger.pictures.enabled=false"]
+        fixed = [*MODEL, "features=off", "epochs=1", "batch_size=32", "debugger.images.enabled=false"]
         whole, _ = run("dogbreed.train", *fixed, *limits, f"output_dir={folder}/a")
         single = [re.sub("=.*", "=1", limit) for limit in limits]
         least, _ = run("dogbreed.train", *fixed, *single, f"output_dir={folder}/b")
-    return {"picture_s": (whole - least) / (32 * (24 + 8 + 8 - 3)), "start_s": least}
+    return {"image_s": (whole - least) / (32 * (24 + 8 + 8 - 3)), "start_s": least}
 
 
 def summary(known: dict[str, Any]) -> dict[str, Any]:
     mine, loop, without = known["sweep"], known["plain"], known["off"]
-    train, others = 0.8 * mine["pictures"], 0.1 * mine["pictures"]
+    train, others = 0.8 * mine["images"], 0.1 * mine["images"]
     alone = sum(
-        without["start_s"] + without["picture_s"] * (epochs * (train + others) + others) for epochs in mine["epochs"]
+        without["start_s"] + without["image_s"] * (epochs * (train + others) + others) for epochs in mine["epochs"]
     )
-    rate, plain_rate = mine["pictures"] / mine["pass_s"], loop["pictures"] / loop["seconds"]
+    rate, plain_rate = mine["images"] / mine["pass_s"], loop["images"] / loop["seconds"]
     return {
         "sweep_s": round(mine["seconds"], 1),
         "peak_mb": mine["peak_mb"],
@@ -138,8 +138,8 @@ def summary(known: dict[str, Any]) -> dict[str, Any]:
         "sweep_over_pass": round(mine["seconds"] / mine["pass_s"], 2),
         "without_s": round(alone),
         "times_cheaper": round(alone / mine["seconds"], 1),
-        "pictures_per_s": round(rate, 1),
-        "plain_pictures_per_s": round(plain_rate, 1),
+        "images_per_s": round(rate, 1),
+        "plain_images_per_s": round(plain_rate, 1),
         "times_plain": round(rate / plain_rate, 2),
         "median_trial_s": sorted(mine["trial_s"])[len(mine["trial_s"]) // 2],
     }

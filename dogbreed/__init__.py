@@ -12,24 +12,24 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dogbreed.averaging import Averaging
+    from dogbreed.callbacks.weight_averaging import AveragedWeights
     from dogbreed.data.datamodule import ImageDataModule
-    from dogbreed.gallery import find_mistakes, show_mistakes, show_pictures
-    from dogbreed.model import ImageClassifier
+    from dogbreed.models.classifier import ImageClassifier
+    from dogbreed.plots import find_mistakes, show_images, show_mistakes
 
-# Huge pages for large tensors on Linux: a frozen MobileNetV2 then takes 12.5 ms of CPU a picture in place of 16.0, all
+# Huge pages for large tensors on Linux: a frozen MobileNetV2 then takes 12.5 ms of CPU an image in place of 16.0, all
 # of what the kernel did. torch looks at it when it makes its first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-__all__ = ["Averaging", "ImageClassifier", "ImageDataModule", "find_mistakes", "show_mistakes", "show_pictures"]
+__all__ = ["AveragedWeights", "ImageClassifier", "ImageDataModule", "find_mistakes", "show_images", "show_mistakes"]
 
 _MODULES = {
-    "Averaging": "dogbreed.averaging",
-    "ImageClassifier": "dogbreed.model",
+    "AveragedWeights": "dogbreed.callbacks.weight_averaging",
+    "ImageClassifier": "dogbreed.models.classifier",
     "ImageDataModule": "dogbreed.data.datamodule",
-    "find_mistakes": "dogbreed.gallery",
-    "show_mistakes": "dogbreed.gallery",
-    "show_pictures": "dogbreed.gallery",
+    "find_mistakes": "dogbreed.plots",
+    "show_mistakes": "dogbreed.plots",
+    "show_images": "dogbreed.plots",
 }
 
 

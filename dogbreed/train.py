@@ -1,6 +1,6 @@
 """Trains, tests and saves one classifier.
 
-    python -m dogbreed.train                                             generated pictures, on any machine
+    python -m dogbreed.train                                             generated images, on any machine
     python -m dogbreed.train model=resnet34 data=folder data.url=PATH    your own class folders
     python -m dogbreed.train trainer=debug                               one batch of everything, checked
 
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from dogbreed.config import compose, run_cli, settle
+from dogbreed.cli.config import compose, resolve_defaults, run_cli
 
 NAME = "DOGBREED_NAME"
 """Environment variable by which the processes that one training starts know its name."""
@@ -53,9 +53,9 @@ def main(overrides: list[str]) -> int:
 
 def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     """Runs the training that `cfg`, composed of `overrides`, describes; returns the exit status."""
-    cfg = settle(cfg)
+    cfg = resolve_defaults(cfg)
     os.environ[NAME] = cfg.name
-    from dogbreed.training import train  # here, so that --help and a mistake are answered at once, without torch
+    from dogbreed.run.train import train  # here, so that --help and a mistake are answered at once, without torch
 
     set_up_logging()  # now, as Lightning brings levels of its own
     results = train(cfg, overrides)

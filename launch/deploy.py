@@ -23,21 +23,21 @@ from botocore.exceptions import ClientError
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from dogbreed.config import compose, run_cli
+from dogbreed.cli.config import compose, run_cli
 from dogbreed.errors import UserError
-from launch.client import aws_client, make_client
-from launch.errors import api_errors
-from launch.finish import command
-from launch.follow import POLL_S, Interrupted, follow
-from launch.hosting.request import PRICE_TAG, deploy_requests, is_made_for
-from launch.hosting.show import plan_table, say_failed, say_in_service, say_left
-from launch.hosting.site import find_host
-from launch.hosting.standing import EndpointWatch, Json, describe_endpoint, forget, remove_endpoint
-from launch.hosting.trained import find_trained
-from launch.limits import SERVICES
-from launch.settings import check_settings
-from launch.show import console
-from launch.submit import submit
+from launch.backends.aws.errors import api_errors
+from launch.backends.client import aws_client, make_client
+from launch.backends.endpoint_target import find_host
+from launch.hosting.endpoint_state import EndpointWatch, Json, describe_endpoint, forget, remove_endpoint
+from launch.hosting.model_source import find_trained
+from launch.runs.polling import POLL_S, Interrupted, follow
+from launch.runs.submit import submit
+from launch.runs.summary import command
+from launch.spec.limits import SERVICES
+from launch.spec.requests.endpoint import PRICE_TAG, deploy_requests, is_made_for
+from launch.spec.settings import check_settings
+from launch.views.endpoint_tables import plan_table, say_failed, say_in_service, say_left
+from launch.views.tables import console
 
 NAMED_BY_CONTENT = ("CreateModel", "CreateEndpointConfig")
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from dogbreed.config import compose, run_cli
+from dogbreed.cli.config import compose, run_cli
 from dogbreed.errors import UserError
-from launch.client import make_client
-from launch.errors import api_errors
-from launch.hosting.show import details, endpoints_table, tail, total_line
-from launch.hosting.standing import describe_endpoint, list_endpoints, read_standing, unknown_endpoint
-from launch.show import console
+from launch.backends.aws.errors import api_errors
+from launch.backends.client import make_client
+from launch.hosting.endpoint_state import describe_endpoint, list_endpoints, read_standing, unknown_endpoint
+from launch.views.endpoint_tables import details, endpoints_table, tail, total_line
+from launch.views.tables import console
 
 
 def main(words: list[str]) -> int:

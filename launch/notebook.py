@@ -1,4 +1,4 @@
-"""Sweeps in a notebook: run one, or read one that has ended; the last line of a cell shows its table and its picture.
+"""Sweeps in a notebook: run one, or read one that has ended; the last line of a cell shows its table and its image.
 
 from launch.notebook import read_results, run_sweep
 sweep = run_sweep("model=resnet18", "lr=range", "tuner.max_jobs=6")
@@ -14,11 +14,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from dogbreed.config import fresh_name, parse
+from dogbreed.cli.config import fresh_name, parse
 from dogbreed.errors import UserError, did_you_mean
 from launch import tune
-from launch.request import resumed_name
-from launch.show import brief, decimal, short_name
+from launch.spec.requests.tuning import resumed_name
+from launch.views.tables import brief, decimal, short_name
 
 OUTPUTS = Path("outputs")
 
@@ -49,7 +49,7 @@ class Results:
         return list(self.summary["overrides"])
 
     @property
-    def picture(self) -> Path:
+    def image(self) -> Path:
         """Objective against each hyperparameter, and learning curves: a PNG."""
         return self.folder / "sweep.png"
 
@@ -61,9 +61,9 @@ class Results:
             "<tr>" + "".join(f"<td>{_cell(key, row.get(key))}</td>" for key in columns) + "</tr>" for row in rows
         )
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        if not self.picture.is_file():
+        if not self.image.is_file():
             return table
-        png = base64.b64encode(self.picture.read_bytes()).decode()
+        png = base64.b64encode(self.image.read_bytes()).decode()
         return f'{table}<img alt="{escape(self.summary["name"])}" src="data:image/png;base64,{png}">'
 
 

@@ -1,11 +1,11 @@
-"""Asks an endpoint what pictures show, on this machine or at AWS.
+"""Asks an endpoint what images show, on this machine or at AWS.
 
     python -m launch.predict NAME photo.jpg [more.png ...]      a table; with --json for programs
-    python -m launch.predict NAME FOLDER                        every picture in it, into predictions.csv
+    python -m launch.predict NAME FOLDER                        every image in it, into predictions.csv
     python -m launch.predict NAME s3://BUCKET/PREFIX output=dogs.csv in_flight=32
     python -m launch.predict NAME photo.jpg backend=sagemaker   an endpoint at AWS
 
-What the CSV holds already is not asked again: after Ctrl-C, the same command goes on. A picture that can not be read
+What the CSV holds already is not asked again: after Ctrl-C, the same command goes on. An image that cannot be read
 is a line with the reason. Where the folders are classes, the accuracy is printed. The exit status is 0 where there are
 answers, 1 where a photo that was named has none or the endpoint stopped answering, 130 after Ctrl-C.
 """
@@ -28,19 +28,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from dogbreed.config import compose, run_cli
-from dogbreed.data.listing import SUFFIXES
-from dogbreed.data.patience import Patience
-from dogbreed.data.store import PictureError, open_store
+from dogbreed.cli.config import compose, run_cli
 from dogbreed.errors import UserError
-from launch.client import make_client, make_runtime
-from launch.errors import api_errors, explain_failure
-from launch.follow import Interrupted
-from launch.hosting.asking import Answer, Refused, ask
-from launch.hosting.batch import Picture, accuracy, ask_all, list_pictures, open_csv, read_csv, row
-from launch.hosting.standing import describe_endpoint, read_standing, unknown_endpoint
-from launch.settings import check_settings
-from launch.show import console, duration
+from dogbreed.storage.base import ImageError, open_store
+from dogbreed.storage.listing import SUFFIXES
+from dogbreed.storage.retry import RetryingFetcher
+from launch.backends.aws.errors import api_errors, explain_failure
+from launch.backends.client import make_client, make_runtime
+from launch.hosting.batch import Image, accuracy, ask_all, list_images, open_csv, read_csv, row
+from launch.hosting.endpoint_state import describe_endpoint, read_standing, unknown_endpoint
+from launch.hosting.invoke import Answer, Refused, ask
+from launch.runs.polling import Interrupted
+from launch.spec.settings import check_settings
+from launch.views.tables import console, duration
 
 ANSWERING = ("InService", "Updating", "SystemUpdating", "RollingBack")
 """Statuses of an endpoint that answers."""
@@ -67,7 +67,7 @@ def main(words: list[str]) -> int:
     if folders and (len(targets) > 1 or as_json):
         raise UserError(f"{folders[0]} is a folder: give it alone, its answers go into a CSV file (or name photos)")
     if missing := [target for target in targets if "://" not in target and not Path(target).exists()]:
-        raise UserError(f"{missing[0]}: there is no such picture or folder")
+        raise UserError(f"{missing[0]}: there is no such image or folder")
     with api_errors(cfg):
         client = make_client(cfg.backend)
         model = _model_behind(client, name)
@@ -109,31 +109,31 @@ def _ask_about_photos(cfg: DictConfig, name: str, targets: Sequence[str], as_jso
     def answer(target: str) -> Answer | str:
         try:
             return ask(runtime, name, _read(target))
-        except (PictureError, Refused) as error:
+        except (ImageError, Refused) as error:
             return str(error)
 
     with api_errors(cfg), ThreadPoolExecutor(cfg.in_flight) as threads:
         answers = dict(zip(targets, threads.map(answer, targets), strict=True))
     if as_json:
-        print(json.dumps([{"picture": target} | _plain(found) for target, found in answers.items()], indent=2))
+        print(json.dumps([{"image": target} | _plain(found) for target, found in answers.items()], indent=2))
     else:
         console().print(_table(answers))
     return int(any(isinstance(found, str) for found in answers.values()))
 
 
 def _read(target: str) -> bytes:
-    """Returns the content of one picture, a file or an object in S3.
+    """Returns the content of one image, a file or an object in S3.
 
     Raises:
-        PictureError: it can not be had.
+        ImageError: it cannot be had.
     """
     place, _, key = target.rpartition("/")
     if "://" in target:
-        return bytes(asyncio.run(Patience(open_store(place)).fetch(key, 0)).data)
+        return bytes(asyncio.run(RetryingFetcher(open_store(place)).fetch(key, 0)).data)
     try:
         return Path(target).read_bytes()
     except OSError as error:
-        raise PictureError(error.strerror or str(error)) from error
+        raise ImageError(error.strerror or str(error)) from error
 
 
 def _plain(answer: Answer | str) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _plain(answer: Answer | str) -> dict[str, Any]:
 
 def _table(answers: dict[str, Answer | str]) -> Table:
     table = Table()
-    for column in ("picture", "class", "label", "confidence", "then"):
+    for column in ("image", "class", "label", "confidence", "then"):
         table.add_column(column, justify="right" if column == "confidence" else "left", overflow="fold")
     for target, answer in answers.items():
         if isinstance(answer, str):
@@ -160,20 +160,20 @@ def _table(answers: dict[str, Answer | str]) -> Table:
 
 
 def _ask_about_folder(cfg: DictConfig, client: Any, name: str, model: str, url: str) -> int:
-    """Asks about every picture that the CSV file does not hold yet; returns 0, or 128 + the signal that came."""
+    """Asks about every image that the CSV file does not hold yet; returns 0, or 128 + the signal that came."""
     out, path, store = console(), Path(cfg.output), open_store(url)
-    pictures = list_pictures(store)
+    images = list_images(store)
     file, done = open_csv(path, model)
-    left = [picture for picture in pictures if picture.place not in done]
-    if len(left) < len(pictures):
-        out.print(f"{len(pictures) - len(left)} of {len(pictures)} pictures are in {path} already", soft_wrap=True)
+    left = [image for image in images if image.place not in done]
+    if len(left) < len(images):
+        out.print(f"{len(images) - len(left)} of {len(images)} images are in {path} already", soft_wrap=True)
     again = f"; what was answered is in {path}, the same command goes on"
     began = time.monotonic()
     with file, Interrupted() as interrupted, api_errors(cfg, again), _Teller(out, len(left)) as teller:
         runtime, writer = make_runtime(cfg.backend), csv.writer(file)
 
-        def write(picture: Picture, answer: Answer | str) -> None:
-            writer.writerow(row(picture, answer, model))
+        def write(image: Image, answer: Answer | str) -> None:
+            writer.writerow(row(image, answer, model))
             file.flush()
             teller.count(isinstance(answer, str))
 
@@ -190,7 +190,7 @@ def _ask_about_folder(cfg: DictConfig, client: Any, name: str, model: str, url: 
             raise
     seconds = time.monotonic() - began
     out.print(f"{teller.told} in {duration(seconds)} ({teller.done / seconds:.1f} a second)", soft_wrap=True)
-    _say_accuracy(path, {picture.place for picture in pictures}, out)
+    _say_accuracy(path, {image.place for image in images}, out)
     out.print(f"the answers are in {path}", soft_wrap=True)
     if interrupted.signal and teller.done < len(left):
         out.print(f"{interrupted.signal.name}: {len(left) - teller.done} are left; the same command goes on")
@@ -224,7 +224,7 @@ class _Teller:
         self._bar.stop()
 
     def count(self, unreadable: bool) -> None:
-        """Counts one more picture."""
+        """Counts one more image."""
         self.done += 1
         self.unreadable += unreadable
         now = time.monotonic()
@@ -238,7 +238,7 @@ class _Teller:
     def told(self) -> str:
         """What was done, in words."""
         more = f", {self.unreadable} of them unreadable" if self.unreadable else ""
-        return f"{self.done} pictures{more}"
+        return f"{self.done} images{more}"
 
 
 if __name__ == "__main__":

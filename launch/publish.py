@@ -1,4 +1,4 @@
-"""Publishes pictures: checks them, mends what can be mended without loss, and puts them where trainings read them.
+"""Publishes images: checks them, mends what can be mended without loss, and puts them where trainings read them.
 
     python -m launch.publish dogImages.zip s3://BUCKET/dogImages         a zip archive to S3
     python -m launch.publish PATH/pets PATH/checked                      a folder to another folder
@@ -6,13 +6,13 @@
     python -m launch.publish dogImages.zip s3://BUCKET/dogImages dry_run=true        look, and write nothing there
 
     endpoint_url=http://HOST:PORT    an S3-compatible server instead of AWS
-    delete=true                      pictures that lie there and are not in the source are deleted
-    keep_copies=true                 pictures of valid and test may be in train too; else train's copies are left out
+    delete=true                      images that lie there and are not in the source are deleted
+    keep_copies=true                 images of valid and test may be in train too; else train's copies are left out
 
-Corrupt and huge pictures are left out. A wrong suffix, stray bytes before a JPEG or its missing end marker are mended;
-no picture is ever encoded again. Everything that was left out or mended is named, in outputs/published/. What is
+Corrupt and huge images are left out. A wrong suffix, stray bytes before a JPEG or its missing end marker are mended;
+no image is ever encoded again. Everything that was left out or mended is named, in outputs/published/. What is
 there already is not uploaded again: after an interruption the same command goes on. At last a manifest is written
-there, with which trainings need not list the pictures. A download is kept in outputs/downloads/.
+there, with which trainings need not list the images. A download is kept in outputs/downloads/.
 Exit status: 0 published, 1 the connection or a disk gave up, 2 a mistake in what was typed, 130 after Ctrl-C.
 """
 
@@ -37,15 +37,15 @@ from rich.table import Table
 from rich.text import Text
 from yaml import YAMLError
 
-from dogbreed.config import run_cli
-from dogbreed.data.aws import advice
+from dogbreed.cli.config import run_cli
 from dogbreed.errors import UserError, did_you_mean
 from dogbreed.publishing.download import TransferError, download
 from dogbreed.publishing.plan import Plan, Remark, candidates, check_all, counts, make_plan
 from dogbreed.publishing.sources import FolderSource, Source, open_source
 from dogbreed.publishing.targets import FolderTarget, Target, open_target
 from dogbreed.publishing.transfer import Work, carry_out, compare, look, seal
-from launch.show import console, duration
+from dogbreed.storage.credentials import advice
+from launch.views.tables import console, duration
 
 OUTPUTS = Path("outputs")
 
@@ -85,7 +85,7 @@ def main(words: list[str]) -> int:
 
 
 def _told(uploaded: Counter[str]) -> str:
-    return f"{uploaded['pictures']:,} pictures uploaded" if uploaded else "nothing uploaded"
+    return f"{uploaded['images']:,} images uploaded" if uploaded else "nothing uploaded"
 
 
 def read_settings(words: list[str]) -> Settings:
@@ -116,23 +116,23 @@ def _publish(url: str, target_url: str, settings: Settings, out: Console, upload
         checked = list(check_all(source, entries, there.by_hash, advance))
     plan = make_plan(checked, url, keep_copies=settings.keep_copies)
     _show(plan, _write_report(plan, target_url), out)
-    work = compare(plan.pictures, there, target, source)
+    work = compare(plan.images, there, target, source)
     if work.extra and not settings.delete:
         raise UserError(_too_many(target_url, work))
     if settings.dry_run:
-        out.print(f"dry run: {len(work.uploads):,} pictures would be uploaded, {work.num_bytes / 1e6:,.1f} MB")
+        out.print(f"dry run: {len(work.uploads):,} images would be uploaded, {work.num_bytes / 1e6:,.1f} MB")
         return 0
     target.check_room(work.num_bytes)
     if work.uploads or work.extra:
         with _bar("uploading", len(work.uploads), out) as advance:
 
             def tell() -> None:
-                uploaded["pictures"] += 1
+                uploaded["images"] += 1
                 advance()
 
             carry_out(work, there, target, source, tell)
         there = look(target)
-    written = seal(plan.pictures, there, target)
+    written = seal(plan.images, there, target)
     out.print(_done(plan, work, written), soft_wrap=True)
     out.print(f"train: {_training(target_url, settings.endpoint_url)}", soft_wrap=True)
     return 0
@@ -148,7 +148,7 @@ def _check_apart(source: Source | None, target: Target) -> None:
 def _too_many(target_url: str, work: Work) -> str:
     first = ", ".join(work.extra[:3])
     return (
-        f"{target_url} has {len(work.extra):,} pictures that are not to be there ({first}); "
+        f"{target_url} has {len(work.extra):,} images that are not to be there ({first}); "
         "publish elsewhere, or delete them with delete=true"
     )
 
@@ -205,8 +205,8 @@ def _show(plan: Plan, report: Path | None, out: Console) -> None:
 def _done(plan: Plan, work: Work, written: bool) -> str:
     deleted = f", {len(work.extra):,} deleted" if work.extra else ""
     return (
-        f"{len(work.uploads):,} pictures uploaded ({work.num_bytes / 1e6:,.1f} MB), "
-        f"{len(plan.pictures) - len(work.uploads):,} were there already{deleted}; "
+        f"{len(work.uploads):,} images uploaded ({work.num_bytes / 1e6:,.1f} MB), "
+        f"{len(plan.images) - len(work.uploads):,} were there already{deleted}; "
         f"manifest {'written' if written else 'up to date'}"
     )
 

@@ -16,9 +16,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from dogbreed.config import run_cli
-from dogbreed.debugger.report import Report, write_report
-from dogbreed.debugger.sources import download, run_folders
+from dogbreed.cli.config import run_cli
+from dogbreed.debugger.read.sources import download, run_folders
+from dogbreed.debugger.report.report import Report, write_report
 from dogbreed.errors import UserError, did_you_mean
 
 OUTPUTS = Path("outputs")
@@ -50,7 +50,7 @@ def rule_settings(words: list[str]) -> dict[str, Any] | None:
     try:
         given = OmegaConf.from_dotlist([word.lstrip("+").removeprefix(_PREFIX) for word in words])
     except YAMLError as error:
-        raise UserError(f"can not read {' '.join(words)}: {' '.join(str(error).split())}") from None
+        raise UserError(f"cannot read {' '.join(words)}: {' '.join(str(error).split())}") from None
     config = OmegaConf.to_container(given)
     return {str(key): value for key, value in config.items()} if isinstance(config, dict) else None
 

@@ -21,16 +21,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dogbreed.config import compose, run_cli
+from dogbreed.cli.config import compose, run_cli
 from dogbreed.errors import UserError, did_you_mean
-from launch.client import make_client
-from launch.errors import api_errors
-from launch.finish import finish_sweep, finish_training, say_detached, training_table
-from launch.follow import POLL_S, follow
-from launch.results import read_sweep
-from launch.settings import check_settings
-from launch.show import STYLES, console, decimal, duration, sweep_table
-from launch.watch import SweepWatch, TrainingWatch
+from launch.backends.aws.errors import api_errors
+from launch.backends.client import make_client
+from launch.runs.polling import POLL_S, follow
+from launch.runs.progress import SweepWatch, TrainingWatch
+from launch.runs.results import read_sweep
+from launch.runs.summary import finish_sweep, finish_training, say_detached, training_table
+from launch.spec.settings import check_settings
+from launch.views.tables import STYLES, console, decimal, duration, sweep_table
 
 NEWEST = 50
 """Sweeps that are listed; an account may have thousands."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import shlex
 
-from dogbreed.config import compose, run_cli
+from dogbreed.cli.config import compose, run_cli
 from dogbreed.errors import UserError
-from launch.client import make_client
-from launch.errors import api_errors
-from launch.finish import command
-from launch.results import ENDED
-from launch.show import console
+from launch.backends.aws.errors import api_errors
+from launch.backends.client import make_client
+from launch.runs.results import ENDED
+from launch.runs.summary import command
 from launch.status import describe
+from launch.views.tables import console
 
 
 def main(words: list[str]) -> int:

@@ -20,21 +20,21 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from dogbreed.config import choices, compose, parse, run_cli, settle
-from launch.client import make_client
-from launch.entry import job_overrides
-from launch.errors import api_errors
-from launch.finish import and_look_again, command, finish_training, say_detached
-from launch.follow import POLL_S, Interrupted, follow
-from launch.plan import absolute_paths, for_the_job
-from launch.preflight import check_files
-from launch.request import training_request
-from launch.results import read_best
-from launch.settings import check_settings
-from launch.show import bound, console, where
-from launch.site import find_site
-from launch.submit import submit
-from launch.watch import TrainingWatch
+from dogbreed.cli.config import choices, compose, parse, resolve_defaults, run_cli
+from launch.backends.aws.errors import api_errors
+from launch.backends.client import make_client
+from launch.backends.target import find_site
+from launch.container.entry import job_overrides
+from launch.runs.polling import POLL_S, Interrupted, follow
+from launch.runs.preflight import check_files
+from launch.runs.progress import TrainingWatch
+from launch.runs.results import read_best
+from launch.runs.submit import submit
+from launch.runs.summary import and_look_again, command, finish_training, say_detached
+from launch.spec.plan import absolute_paths, for_the_job
+from launch.spec.requests.tuning import training_request
+from launch.spec.settings import check_settings
+from launch.views.tables import bound, console, where
 
 OPERATION = "CreateTrainingJob"
 
@@ -45,7 +45,7 @@ def main(overrides: list[str]) -> int:
     typed = compose("training", overrides)
     check_settings(typed)
     chosen = merge(_best_of(typed), overrides) if typed.from_tuning is not None else list(overrides)
-    cfg = settle(compose("training", chosen))
+    cfg = resolve_defaults(compose("training", chosen))
     fixed = for_the_job(chosen) + absolute_paths(cfg)
     site, upload = find_site(cfg)
     request = training_request(cfg, fixed, site)

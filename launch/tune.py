@@ -1,6 +1,6 @@
 """Searches hyperparameters: a Hydra sweep as one SageMaker tuning job, on this machine or on AWS.
 
-    python -m launch.tune model=resnet34 lr=range                            generated pictures, on this machine
+    python -m launch.tune model=resnet34 lr=range                            generated images, on this machine
     python -m launch.tune model=resnet18,resnet34 'lr=tag(log,interval(1e-4,1e-1))' 'batch_size=choice(32,64)'
     python -m launch.tune lr=range data=folder data.url=PATH                 your own class folders
     python -m launch.tune lr=range backend=sagemaker data=s3 data.url=s3://BUCKET/PREFIX        at AWS
@@ -17,17 +17,17 @@ trials. What a sweep did lies in outputs/NAME.
 
 from __future__ import annotations
 
-from dogbreed.config import run_cli
-from launch.local.processes import server_ahead
+from dogbreed.cli.config import run_cli
+from launch.local.jobs.process import server_ahead
 
 NOT_HERE = {"backend=sagemaker", "dry_run=true"}
 """Typed where no trial will run on this machine."""
 
 
 def main(overrides: list[str]) -> int:
-    """Runs one sweep; returns as `launch.sweep.run_sweep` does."""
+    """Runs one sweep; returns as `launch.runs.sweep.run_sweep` does."""
     with server_ahead(wanted=NOT_HERE.isdisjoint(overrides)):
-        from launch.sweep import run_sweep  # here: it takes its time, and so does the server
+        from launch.runs.sweep import run_sweep  # here: it takes its time, and so does the server
 
         return run_sweep(overrides)
 

@@ -8,12 +8,12 @@ Its configuration and its model's entry go with it; the model.tar.gz of the trai
 
 from __future__ import annotations
 
-from dogbreed.config import compose, run_cli
+from dogbreed.cli.config import compose, run_cli
 from dogbreed.errors import UserError
-from launch.client import make_client
-from launch.errors import api_errors
-from launch.hosting.standing import describe_endpoint, remove_endpoint, unknown_endpoint
-from launch.show import console
+from launch.backends.aws.errors import api_errors
+from launch.backends.client import make_client
+from launch.hosting.endpoint_state import describe_endpoint, remove_endpoint, unknown_endpoint
+from launch.views.tables import console
 
 
 def main(words: list[str]) -> int:

@@ -2,7 +2,7 @@
 # # Train a classifier in ten lines
 #
 # Generated breeds stand in for photographs here, so this notebook needs no data, no network and no GPU. With your own
-# pictures, `"demo://..."` is a folder or an `s3://bucket/prefix` with one sub-folder a class.
+# images, `"demo://..."` is a folder or an `s3://bucket/prefix` with one sub-folder a class.
 
 # %% tags=["parameters"]
 EPOCHS = 6
@@ -14,21 +14,21 @@ import warnings
 
 import pytorch_lightning as pl
 
-from dogbreed import ImageClassifier, ImageDataModule, show_mistakes, show_pictures
+from dogbreed import ImageClassifier, ImageDataModule, show_images, show_mistakes
 
 warnings.filterwarnings("ignore")
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
 # %% [markdown]
-# The pictures are streamed: nothing is downloaded first. A few of them, with the names of their classes:
+# The images are streamed: nothing is downloaded first. A few of them, with the names of their classes:
 
 # %%
 data = ImageDataModule(DATA)
-show_pictures(data)
+show_images(data)
 
 # %% [markdown]
 # Any [timm](https://github.com/huggingface/pytorch-image-models) backbone gets a new head. `weights="hub"`, the
-# default, takes pretrained weights and trains the head alone; generated pictures are learned from random weights.
+# default, takes pretrained weights and trains the head alone; generated images are learned from random weights.
 
 # %%
 model = ImageClassifier("resnet18", data.classes, weights="random", finetune="full", lr=1e-3)
@@ -41,7 +41,7 @@ trainer.test(model, data, verbose=False)
 # %% [markdown]
 # ## What it gets wrong
 #
-# The pictures of the test that it is most wrong about: what they are, and what it takes them for.
+# The images of the test that it is most wrong about: what they are, and what it takes them for.
 
 # %%
 show_mistakes(model, data)

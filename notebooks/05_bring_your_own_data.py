@@ -1,15 +1,15 @@
 # %% [markdown]
-# # Your own pictures
+# # Your own images
 #
 # One folder a class, with or without `train`, `valid` and `test` above them; a zip of that, or its address. Publishing
-# checks every picture, mends what can be mended without loss, and puts the rest where trainings read it: a folder here,
+# checks every image, mends what can be mended without loss, and puts the rest where trainings read it: a folder here,
 # `s3://bucket/prefix` in earnest.
 
 # %% tags=["parameters"]
 EPOCHS = 4
 
 # %% [markdown]
-# Generated pictures play the part of your own. Then things go wrong with them, as they do: a copy of a test picture
+# Generated images play the part of your own. Then things go wrong with them, as they do: a copy of a test image
 # strays into train, a download breaks off, a suffix is wrong.
 
 # %%
@@ -41,13 +41,13 @@ import warnings
 
 import pytorch_lightning as pl
 
-from dogbreed import ImageClassifier, ImageDataModule, show_pictures
+from dogbreed import ImageClassifier, ImageDataModule, show_images
 
 warnings.filterwarnings("ignore")
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
 data = ImageDataModule("outputs/published-dogs", image_size=32)
-show_pictures(data, "test", 6)
+show_images(data, "test", 6)
 
 # %%
 model = ImageClassifier("resnet18", data.classes, weights="random", finetune="full", lr=1e-3)

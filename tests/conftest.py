@@ -1,4 +1,4 @@
-"""Fixtures for all tests: pictures on disk, an S3 server with real signatures, and what keeps a small machine calm."""
+"""Fixtures for all tests: images on disk, an S3 server with real signatures, and what keeps a small machine calm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from storage import S3Server
+
+from tests.paths import SHARED
+from tests.s3_server import S3Server
 
 hypothesis.settings.register_profile("calm", deadline=None)  # a machine may have other things to do
 hypothesis.settings.load_profile("calm")
@@ -27,7 +29,6 @@ hypothesis.settings.load_profile("calm")
 # Ctrl-C is tried on many commands; a suite that runs in the background would hand them down that they ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SHARED = Path(__file__).parents[1].resolve().parent / "shared"
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +40,8 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def write_pictures() -> Callable[[Path, Mapping[str, int]], Path]:
-    """Writes small JPEG files: `write_pictures(root, {"train/pug": 3})`; returns root."""
+def write_images() -> Callable[[Path, Mapping[str, int]], Path]:
+    """Writes small JPEG files: `write_images(root, {"train/pug": 3})`; returns root."""
     import numpy as np
     import simplejpeg
 

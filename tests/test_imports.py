@@ -3,11 +3,10 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.paths import ROOT
 
 
 def imports(folder):
@@ -31,18 +30,18 @@ def test_the_library_knows_nothing_of_the_launcher():
     "module",
     [
         "launch.tune",
-        "launch.sweep",
+        "launch.runs.sweep",
         "launch.train",
         "launch.status",
         "launch.stop",
         "launch.publish",
-        "launch.entry",
+        "launch.container.entry",
         "launch.deploy",
         "launch.predict",
         "launch.undeploy",
         "launch.endpoints",
-        "launch.local.tuner",
-        "launch.local.host",
+        "launch.local.tuning.tuner",
+        "launch.local.hosting.endpoint_supervisor",
         "launch.local.server",
         "dogbreed.train",
         "dogbreed.serving.server",

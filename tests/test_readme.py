@@ -5,14 +5,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from dogbreed.config import compose, settle
+from dogbreed.cli.config import compose, resolve_defaults
 from launch import publish, tune
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 LINES = [
@@ -40,19 +39,17 @@ def test_every_sweep_makes_a_valid_request(words, capsys, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("words", typed("dogbreed.train"), ids=" ".join)
 def test_every_training_composes(words):
-    assert settle(compose("train", words)).model.name
+    assert resolve_defaults(compose("train", words)).model.name
 
 
 @pytest.mark.parametrize("words", typed("launch.publish"), ids=" ".join)
-def test_everything_published_is_published(words, write_pictures, s3_server, tmp_path, monkeypatch, capsys):
+def test_everything_published_is_published(words, write_images, s3_server, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
     (s3_server.root / "BUCKET").mkdir(exist_ok=True)
-    write_pictures(
-        tmp_path / "PATH" / "pets", {f"{split}/{c}": 1 for split in ("train", "valid", "test") for c in "ab"}
-    )
+    write_images(tmp_path / "PATH" / "pets", {f"{split}/{c}": 1 for split in ("train", "valid", "test") for c in "ab"})
     archive = shutil.make_archive("dogImages", "zip", tmp_path / "PATH")
-    monkeypatch.setattr(publish, "download", lambda url, folder, tell: archive)  # the address can not be asked here
+    monkeypatch.setattr(publish, "download", lambda url, folder, tell: archive)  # the address cannot be asked here
     assert publish.main(words) == 0
     assert "uploaded" in capsys.readouterr().out
 
@@ -98,6 +95,6 @@ def test_no_command_of_the_readme_goes_unchecked():
     assert [line for line in LINES if not line.startswith(known)] == []
 
 
-def test_every_picture_and_link_within_the_project_is_there():
+def test_every_image_and_link_within_the_project_is_there():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

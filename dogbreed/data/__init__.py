@@ -1,1 +1,1 @@
-"""Where pictures come from: folders, S3 or a generator, streamed into uint8 batches."""
+"""Where images come from: folders, S3 or a generator, streamed into uint8 batches."""

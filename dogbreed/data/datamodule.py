@@ -1,4 +1,4 @@
-"""ImageDataModule: pictures in class folders, streamed from a folder, S3 or a generator, ready for a backbone.
+"""ImageDataModule: images in class folders, streamed from a folder, S3 or a generator, ready for a backbone.
 
 data = ImageDataModule("s3://bucket/dogImages", batch_size=64)
 data.classes, data.class_counts["train"]
@@ -18,48 +18,48 @@ import pytorch_lightning as pl
 import torch
 
 from dogbreed.data.augment import STRONGEST, RandAugmentTransform, augment_batch
-from dogbreed.data.buffers import Buffers
-from dogbreed.data.demo import DemoStore
+from dogbreed.data.dataset import BatchSampler, ImageStream
 from dogbreed.data.index import Split
-from dogbreed.data.loader import Batch, PictureLoader
+from dogbreed.data.loader import Batch, ImageLoader
+from dogbreed.data.shared_memory import Buffers
 from dogbreed.data.source import Source, check_at_least
-from dogbreed.data.stream import Order, PictureStream
-from dogbreed.data.transforms import EvalTransform, PictureFormat, ThumbnailTransform, TrainTransform, Transform
+from dogbreed.data.transforms import EvalTransform, InputSpec, ThumbnailTransform, TrainTransform, Transform
 from dogbreed.errors import UserError
+from dogbreed.storage.demo import DemoStore
 
 if TYPE_CHECKING:
-    from dogbreed.features.files import Features
+    from dogbreed.features.store import Features
 
 log = logging.getLogger(__name__)
 
 _PASS_BATCH = 64
-"""Pictures a batch, at least, where the batches of a pass over all pictures are nobody's training."""
+"""Images a batch, at least, where the batches of a pass over all images are nobody's training."""
 
 _FEATURE_BATCH = 1024
 """Features a batch, at least, where the model is not trained: a batch of few costs as much as one of many."""
 
 
 class ImageDataModule(Source, pl.LightningDataModule):
-    """Pictures in class folders, as batches for a classifier.
+    """Images in class folders, as batches for a classifier.
 
     Under `url` lie `train/CLASS/*.jpg`, and `valid` (or `val`, `validation`) and `test` likewise; a split that is
-    missing is made from train, and with `CLASS/*.jpg` directly below, both are. Pictures are streamed: nothing is
+    missing is made from train, and with `CLASS/*.jpg` directly below, both are. Images are streamed: nothing is
     downloaded first, and only the listing is kept.
 
     Args:
-        url: Folder path, `file://`, `s3://bucket/prefix` or `demo://?classes=8&train=60` (see `dogbreed.data.demo`).
-        batch_size: Pictures a batch, in each process.
-        image_size: Height and width of the pictures for the model, px; None: what the backbone was trained with, or
-            the size in which demo pictures are drawn.
+        url: Folder path, `file://`, `s3://bucket/prefix` or `demo://?classes=8&train=60` (see `dogbreed.storage.demo`).
+        batch_size: Images a batch, in each process.
+        image_size: Height and width of the images for the model, px; None: what the backbone was trained with, or
+            the size in which demo images are drawn.
         seed: Of order and augmentation.
         augment: Random crops and mirroring in training.
-        crop_area: Smallest part of a picture's area that such a crop shows, up to 1.
-        randaugment: Strength of two more random changes of each training picture, 1 to 30; 0: none.
-        randaugment_on: `worker`, each picture for itself, or `device`, eight of a batch alike where the model is.
+        crop_area: Smallest part of an image's area that such a crop shows, up to 1.
+        randaugment: Strength of two more random changes of each training image, 1 to 30; 0: none.
+        randaugment_on: `worker`, each image for itself, or `device`, eight of a batch alike where the model is.
         balanced: Each class is shown equally often in training, whatever it has (see `Order`).
         data_config: As `timm.data.resolve_data_config` gives it; None: the model's `data_config`.
         source: What `Source` takes: server, cache, workers, what may be left out, and the splits that are made. Their
-            seed is not `seed`, so that runs with other seeds see the same test pictures.
+            seed is not `seed`, so that runs with other seeds see the same test images.
 
     Raises:
         UserError: a setting out of its range; at first use also what is wrong with the data.
@@ -84,7 +84,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
         check_at_least("batch_size", batch_size, 1)
         check_at_least("image_size", image_size, 1)
         if not 0 < crop_area <= 1:
-            raise UserError(f"data.crop_area={crop_area}: a part of the picture, above 0 and up to 1")
+            raise UserError(f"data.crop_area={crop_area}: a part of the image, above 0 and up to 1")
         if not 0 <= randaugment <= STRONGEST or (randaugment and not augment):
             raise UserError(f"data.randaugment={randaugment}: from 0 to {STRONGEST}, and with data.augment=true alone")
         Source.__init__(self, url, **source)
@@ -97,79 +97,79 @@ class ImageDataModule(Source, pl.LightningDataModule):
         self.randaugment_on = randaugment_on
         self.balanced = balanced
         self.features: dict[str, list[Features]] = {}
-        """What the frozen backbone of the model that runs makes of each split's pictures, a view an epoch in turn;
+        """What the frozen backbone of the model that runs makes of each split's images, a view an epoch in turn;
         empty: it is to run on them."""
         self._data_config = data_config
-        self._loaders: weakref.WeakSet[PictureLoader] = weakref.WeakSet()
+        self._loaders: weakref.WeakSet[ImageLoader] = weakref.WeakSet()
         self._buffers = Buffers()
-        self._train_loader: PictureLoader | None = None
+        self._train_loader: ImageLoader | None = None
         self._resume: dict[str, Any] | None = None
 
     @property
-    def picture_format(self) -> PictureFormat:
+    def input_spec(self) -> InputSpec:
         """Size, mean, std and interpolation: from `data_config`, else from the model in training, else ImageNet's."""
         config = self._data_config
         if config is None and self.trainer is not None:
             config = getattr(self.trainer.lightning_module, "data_config", None)
         if config is None:
             config = {"input_size": (3, 224, 224)}
-        return PictureFormat.from_data_config(config, self.image_size)
+        return InputSpec.from_data_config(config, self.image_size)
 
     def setup(self, stage: str) -> None:
-        """Lists the pictures, so that whatever is wrong with the data is said before training starts."""
+        """Lists the images, so that whatever is wrong with the data is said before training starts."""
         self.index  # noqa: B018
 
     def loader(
         self, split: str, *, shuffle: bool = False, augment: bool = False, view: int | None = None
-    ) -> PictureLoader:
-        """Returns the batches of pictures of any split.
+    ) -> ImageLoader:
+        """Returns the batches of images of any split.
 
         Args:
             split: Which.
             shuffle: Another order in each epoch.
             augment: Random crops and mirroring.
-            view: Epoch whose random crops are wanted: all pictures, whichever process asks; None: the trainer's epoch,
+            view: Epoch whose random crops are wanted: all images, whichever process asks; None: the trainer's epoch,
                 and this process's share.
 
         Raises:
-            UserError: there is no such split, or it has fewer pictures than there are processes.
+            UserError: there is no such split, or it has fewer images than there are processes.
         """
         order = self._order(split, shuffle, shared=view is None)
-        stream = self._stream(self.splits[split], order, self.picture_format, augment)
+        stream = self._stream(self.splits[split], order, self.input_spec, augment)
         return self._load(stream, self.num_workers, view)
 
-    def pictures(self, split: str, indices: Sequence[int], side: int) -> Batch:
-        """Returns single pictures of a split, uint8 (N, 3, side, side); unreadable ones left out.
+    def images(self, split: str, indices: Sequence[int], side: int) -> Batch:
+        """Returns single images of a split, uint8 (N, 3, side, side); unreadable ones left out.
 
         What is shown of them is what the model sees in evaluation.
         """
         part = self.splits[split].take(np.asarray(indices, dtype=np.int64))
-        order = Order(len(part), max(1, len(part)), shuffle=False, seed=0)
-        transform = ThumbnailTransform(replace(self.picture_format, height=side, width=side))
-        found = next(iter(PictureStream(self.store, part, order, transform, (side, side), cache=self.cache)))
+        order = BatchSampler(len(part), max(1, len(part)), shuffle=False, seed=0)
+        transform = ThumbnailTransform(replace(self.input_spec, height=side, width=side))
+        found = next(iter(ImageStream(self.store, part, order, transform, (side, side), cache=self.cache)))
         return Batch(found.images, torch.from_numpy(found.labels), torch.tensor(indices)[found.indices])
 
-    def _stream(self, part: Split, order: Order, target: PictureFormat, augment: bool = False) -> PictureStream:
+    def _stream(self, part: Split, order: BatchSampler, target: InputSpec, augment: bool = False) -> ImageStream:
         transform: Transform = TrainTransform(target, self.crop_area) if augment else EvalTransform(target)
         if augment and self.randaugment and self.randaugment_on == "worker":
             transform = RandAugmentTransform(target, self.crop_area, magnitude=self.randaugment)
-        return PictureStream(self.store, part, order, transform, (target.height, target.width), cache=self.cache)
+        return ImageStream(self.store, part, order, transform, (target.height, target.width), cache=self.cache)
 
-    def _order(self, split: str, shuffle: bool, shared: bool = True) -> Order:
+    def _order(self, split: str, shuffle: bool, shared: bool = True) -> BatchSampler:
         """Returns the order of a split's batches; all of them, or those of this process (`shared`)."""
-        num_pictures, trainer = len(self.keys(split)), self.trainer
+        num_images, trainer = len(self.keys(split)), self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer and shared else (0, 1)
-        if 0 < num_pictures < world_size:
-            raise UserError(f"{split} has {num_pictures} pictures for {world_size} processes; use fewer devices")
+        if 0 < num_images < world_size:
+            raise UserError(f"{split} has {num_images} images for {world_size} processes; use fewer devices")
         batch_size = self.batch_size if shared else max(self.batch_size, _PASS_BATCH)
         labels = self.splits[split].labels if self.balanced and shuffle else None
-        return Order(num_pictures, batch_size, shuffle, self.seed, rank, world_size, labels)
+        return BatchSampler(num_images, batch_size, shuffle, self.seed, rank, world_size, labels)
 
-    def _load(self, stream: PictureStream, num_workers: int, view: int | None = None) -> PictureLoader:
+    def _load(self, stream: ImageStream, num_workers: int, view: int | None = None) -> ImageLoader:
         trainer = self.trainer
-        # Overfitting a few batches takes the same pictures, in the same crops, each time.
+        # Overfitting a few batches takes the same images, in the same crops, each time.
         epoch = (lambda: 0 if getattr(trainer, "overfit_batches", 0) else trainer.current_epoch) if trainer else None
-        loader = PictureLoader(
+        loader = ImageLoader(
             stream,
             num_workers,
             self.leave_out,
@@ -181,11 +181,11 @@ class ImageDataModule(Source, pl.LightningDataModule):
         self._loaders.add(loader)
         return loader
 
-    def _batches(self, split: str, shuffle: bool = False, augment: bool = False) -> PictureLoader:
-        """Returns the batches that the model is given: of pictures, or of their features where those are kept."""
+    def _batches(self, split: str, shuffle: bool = False, augment: bool = False) -> ImageLoader:
+        """Returns the batches that the model is given: of images, or of their features where those are kept."""
         if not self.features:
             return self.loader(split, shuffle=shuffle, augment=augment)
-        from dogbreed.features.stream import FeatureStream
+        from dogbreed.features.dataset import FeatureStream
 
         order = self._order(split, shuffle)
         if not shuffle and self._is_whole(split):
@@ -197,22 +197,22 @@ class ImageDataModule(Source, pl.LightningDataModule):
         limit = getattr(self.trainer, f"limit_{'val' if split == 'valid' else split}_batches", 1.0)
         return isinstance(limit, float) and limit == 1.0
 
-    def train_dataloader(self) -> PictureLoader:
+    def train_dataloader(self) -> ImageLoader:
         """Returns shuffled, augmented batches of train; of an epoch that is resumed, those that are left."""
         self._train_loader = self._batches("train", shuffle=True, augment=self.augment)
         if self._resume:
             self._train_loader.load_state_dict(self._resume)
         return self._train_loader
 
-    def val_dataloader(self) -> PictureLoader | list[PictureLoader]:
-        """Returns the batches of valid in their own order; nothing where valid has no pictures."""
+    def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
+        """Returns the batches of valid in their own order; nothing where valid has no images."""
         return self._batches("valid") if self.keys("valid") else []
 
-    def test_dataloader(self) -> PictureLoader | list[PictureLoader]:
-        """Returns the batches of test in their own order; nothing where test has no pictures."""
+    def test_dataloader(self) -> ImageLoader | list[ImageLoader]:
+        """Returns the batches of test in their own order; nothing where test has no images."""
         return self._batches("test") if self.keys("test") else []
 
-    def predict_dataloader(self) -> PictureLoader | list[PictureLoader]:
+    def predict_dataloader(self) -> ImageLoader | list[ImageLoader]:
         """Returns the batches of test."""
         return self.test_dataloader()
 
@@ -227,19 +227,19 @@ class ImageDataModule(Source, pl.LightningDataModule):
         pixels = batch.images
         if self.randaugment and self.randaugment_on == "device" and self.trainer and self.trainer.training:
             seed = f"{self.seed}/{self.trainer.current_epoch}"
-            pixels = augment_batch(pixels, batch.indices, self.picture_format, self.randaugment, seed)
+            pixels = augment_batch(pixels, batch.indices, self.input_spec, self.randaugment, seed)
         images = self.normalised(pixels)
         if self.trainer is not None:
             # Lightning casts a batch to the model's own precision before this hook, when it still was uint8.
             images = self.trainer.precision_plugin.convert_input(images)
         return batch._replace(images=images)
 
-    def normalised(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Returns uint8 `pictures` (B, 3, H, W) as float32, normalised on their device."""
-        return self._buffers.normalised(pictures, self.picture_format)
+    def normalised(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns uint8 `images` (B, 3, H, W) as float32, normalised on their device."""
+        return self._buffers.normalised(images, self.input_spec)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps: where training stands in its epoch, and the pictures that were left out."""
+        """Returns what a checkpoint keeps: where training stands in its epoch, and the images that were left out."""
         train = self._train_loader.state_dict() if self._train_loader else None
         return {"train": train, "bad_images": dict(self.bad_images)}
 

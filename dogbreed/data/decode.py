@@ -13,16 +13,16 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dogbreed.data.store import PictureError
+from dogbreed.storage.base import ImageError
 
 if TYPE_CHECKING:
     import torch
 
 MAX_PIXELS = 178_956_970
-"""Larger pictures are refused, as Pillow refuses them: decoded they would fill half a gigabyte."""
+"""Larger images are refused, as Pillow refuses them: decoded they would fill half a gigabyte."""
 
 MAX_RATIO = 100
-"""Of the sides of a picture: resized to a given short side, a thinner one could fill the memory."""
+"""Of the sides of an image: resized to a given short side, a thinner one could fill the memory."""
 
 _JPEG_DAMAGE = ("Premature end", "premature end", "bad Huffman code")
 
@@ -45,18 +45,18 @@ _DAMAGE = (
 
 
 Reduction = Callable[[int, int], int]
-"""Height and width of an upright picture, px, to 1, 2, 4 or 8: by how much smaller it is wanted."""
+"""Height and width of an upright image, px, to 1, 2, 4 or 8: by how much smaller it is wanted."""
 
 
 def decode(data: bytes | memoryview, reduction: Reduction = lambda height, width: 1) -> torch.Tensor:
-    """Returns the picture as its viewer would see it: uint8 (3, H, W), RGB, upright, transparent parts white.
+    """Returns the image as its viewer would see it: uint8 (3, H, W), RGB, upright, transparent parts white.
 
     Args:
         data: A whole file: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF; grey, CMYK, palette and 16 bit too.
-        reduction: Asked as soon as the size is known; H and W are those of the picture divided by it, rounded up.
+        reduction: Asked as soon as the size is known; H and W are those of the image divided by it, rounded up.
 
     Raises:
-        PictureError: empty, not a picture, truncated, damaged, or of very unequal sides.
+        ImageError: empty, not an image, truncated, damaged, or of very unequal sides.
     """
     import torch
 
@@ -64,7 +64,7 @@ def decode(data: bytes | memoryview, reduction: Reduction = lambda height, width
 
 
 def decode_pixels(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.uint8]:
-    """Returns what `decode` does, but (H, W, 3) and without torch: publishing reads pictures as training will."""
+    """Returns what `decode` does, but (H, W, 3) and without torch: publishing reads images as training will."""
     pixels = _decode_jpeg(data, reduction) if data[:2] == b"\xff\xd8" else None
     return _decode_any(data, reduction) if pixels is None else pixels
 
@@ -72,8 +72,8 @@ def decode_pixels(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.
 def _decode_jpeg(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.uint8] | None:
     """Returns pixels (H, W, 3), or None where Pillow has to look: CMYK, odd EXIF, or a warning of the decoder.
 
-    Most warnings are no damage: some cameras and web servers leave stray bytes in good pictures. But Pillow would
-    also take a picture whose lower half is missing, if only its end marker is there.
+    Most warnings are no damage: some cameras and web servers leave stray bytes in good images. But Pillow would
+    also take an image whose lower half is missing, if only its end marker is there.
     """
     turn = _UPRIGHT.get(_orientation(data) if _may_have_exif(data) else 1)
     if turn is None:
@@ -88,7 +88,7 @@ def _decode_jpeg(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.u
         pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", **least)
     except ValueError as error:
         if any(damage in str(error) for damage in _JPEG_DAMAGE):
-            raise PictureError(f"damaged JPEG: {error}") from error
+            raise ImageError(f"damaged JPEG: {error}") from error
         return None
     pixels = pixels.swapaxes(0, 1) if turn.swaps else pixels
     return np.ascontiguousarray(pixels[:: turn.down, :: turn.right])
@@ -96,11 +96,11 @@ def _decode_jpeg(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.u
 
 def _check_sides(width: int, height: int) -> None:
     if max(width, height) > MAX_RATIO * min(width, height):
-        raise PictureError(f"{width} x {height} pixels: one side at most {MAX_RATIO} times the other")
+        raise ImageError(f"{width} x {height} pixels: one side at most {MAX_RATIO} times the other")
 
 
 class _Turn(NamedTuple):
-    """What brings a picture upright: rows for columns first, then in which direction each is read."""
+    """What brings an image upright: rows for columns first, then in which direction each is read."""
 
     swaps: bool = False
     down: int = 1
@@ -128,10 +128,10 @@ def _may_have_exif(data: bytes | memoryview) -> bool:
 
 
 def _orientation(data: bytes | memoryview) -> int | None:
-    """Returns the EXIF orientation, 1 where there is none; None where it can not be read."""
+    """Returns the EXIF orientation, 1 where there is none; None where it cannot be read."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return picture.getexif().get(_ORIENTATION, 1)
+        with Image.open(io.BytesIO(data)) as image:
+            return image.getexif().get(_ORIENTATION, 1)
     except _DAMAGE:
         return None
 
@@ -139,26 +139,26 @@ def _orientation(data: bytes | memoryview) -> int | None:
 def _decode_any(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.uint8]:
     """Returns pixels (H, W, 3) through Pillow."""
     if not data:
-        raise PictureError("empty file")
+        raise ImageError("empty file")
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            _check_sides(*picture.size)
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
+        with Image.open(io.BytesIO(data)) as image:
+            _check_sides(*image.size)
+            image.load()
+            upright = ImageOps.exif_transpose(image)
             return np.array(_to_rgb(upright).reduce(reduction(upright.height, upright.width)))
     except UnidentifiedImageError as error:
-        raise PictureError(f"not a readable picture, it begins with {bytes(data[:12])!r}") from error
+        raise ImageError(f"not a readable image, it begins with {bytes(data[:12])!r}") from error
     except _DAMAGE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise PictureError("truncated" if "truncated" in reason.lower() else f"damaged: {reason}") from error
+        raise ImageError("truncated" if "truncated" in reason.lower() else f"damaged: {reason}") from error
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
         # Pillow would clip 16 bit grey at 255, which turns nearly all of it white.
-        grey = np.asarray(picture).astype(np.int64)
+        grey = np.asarray(image).astype(np.int64)
         return Image.fromarray((grey >> 8 if grey.max() > 255 else grey).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        seen = picture.convert("RGBA")
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
-    return picture.convert("RGB")
+    return image.convert("RGB")

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dogbreed.data.listing import Folder, Listing, pack
 from dogbreed.data.splits import stratified
-from dogbreed.data.store import Entry
 from dogbreed.errors import UserError
+from dogbreed.storage.base import ObjectInfo
+from dogbreed.storage.listing import Folder, Listing, pack
 
 SPLITS = ("train", "valid", "test")
 _SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
@@ -31,7 +31,7 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """The pictures of one split, in the order of their keys."""
+    """The images of one split, in the order of their keys."""
 
     keys: Sequence[str]
     labels: NDArray[np.int64]
@@ -39,13 +39,13 @@ class Split:
     sizes: NDArray[np.int64]
     """int64 (N,): bytes."""
     versions: NDArray[np.uint64] | None = None
-    """uint64 (N,): `Entry.version`; None: not known."""
+    """uint64 (N,): `ObjectInfo.version`; None: not known."""
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def take(self, positions: NDArray[np.int64]) -> Split:
-        """Returns the pictures at `positions`, int64 (M,), in that order."""
+        """Returns the images at `positions`, int64 (M,), in that order."""
         keys = [self.keys[position] for position in positions.tolist()]
         versions = None if self.versions is None else self.versions[positions]
         return Split(keys, self.labels[positions], self.sizes[positions], versions)
@@ -59,12 +59,12 @@ class Index:
     """Sorted names of the class folders in train."""
     splits: dict[str, Split]
     fingerprint: str
-    """Changes when a picture is added, taken away or changed; 16 hexadecimal digits."""
+    """Changes when an image is added, taken away or changed; 16 hexadecimal digits."""
     notes: list[Note]
 
 
 def build_index(
-    entries: Iterable[Entry] | Listing, url: str, *, valid_fraction: float, test_fraction: float, seed: int
+    entries: Iterable[ObjectInfo] | Listing, url: str, *, valid_fraction: float, test_fraction: float, seed: int
 ) -> Index:
     """Returns the classes and splits of a listing; splits that are missing are made from train.
 
@@ -76,7 +76,7 @@ def build_index(
         seed: Of the splits that are made.
 
     Raises:
-        UserError: no pictures, no train, or classes in another split that train has not.
+        UserError: no images, no train, or classes in another split that train has not.
     """
     listing = entries if isinstance(entries, Listing) else pack(entries)
     notes = _others(listing)
@@ -87,11 +87,11 @@ def build_index(
         notes.append(Note(logging.WARNING, f"{url}: left out, as not in {layout.expected}: {_count(outside)}"))
     classes = sorted({place.folder for place in places if place and place.split == "train"})
     if not classes:
-        found = f"{_count(len(listing))}, but none in a class folder of train" if len(listing) else "no pictures"
+        found = f"{_count(len(listing))}, but none in a class folder of train" if len(listing) else "no images"
         raise UserError(f"data.url={url!r}: {found}; expected below it: {_LAYOUT} (a class is a folder)")
     if empty := layout.classes(listing.other_folders) - set(classes):
         names = ", ".join(sorted(empty))
-        notes.append(Note(logging.WARNING, f"{url}: class folders without pictures are left out: {names}"))
+        notes.append(Note(logging.WARNING, f"{url}: class folders without images are left out: {names}"))
     labels = _labels(listing, places, classes, url)
     members = {name: _members(listing, places, name) for name in SPLITS}
     members = {name: positions for name, positions in members.items() if len(positions)}
@@ -109,7 +109,7 @@ def _others(listing: Listing) -> list[Note]:
     if not suffixes:
         return []
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
-    return [Note(logging.INFO, f"{suffixes.total()} files that are not pictures are left out ({kinds})")]
+    return [Note(logging.INFO, f"{suffixes.total()} files that are not images are left out ({kinds})")]
 
 
 class _Place(NamedTuple):
@@ -151,21 +151,21 @@ class _Layout:
 
 
 def _labels(listing: Listing, places: list[_Place | None], classes: list[str], url: str) -> NDArray[np.int64]:
-    """Returns int64 (N,): the class of each picture; -1 outside of the class folders."""
+    """Returns int64 (N,): the class of each image; -1 outside of the class folders."""
     numbers = {folder: number for number, folder in enumerate(classes)}
     for split in SPLITS:
         if unknown := sorted({place.folder for place in places if place and place.split == split} - numbers.keys()):
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             raise UserError(
                 f"data.url={url!r}: {split} has classes that train has not: {', '.join(unknown[:5])}{more}; "
-                f"give them pictures in train or take them out of {split}"
+                f"give them images in train or take them out of {split}"
             )
     of_folder = np.array([numbers[place.folder] if place else -1 for place in places], dtype=np.int64)
     return of_folder[listing.folder_numbers]
 
 
 def _members(listing: Listing, places: list[_Place | None], split: str) -> NDArray[np.int64]:
-    """Returns int64 (M,): positions of the split's pictures in the listing."""
+    """Returns int64 (M,): positions of the split's images in the listing."""
     wanted = np.array([place is not None and place.split == split for place in places], dtype=bool)
     return np.flatnonzero(wanted[listing.folder_numbers])
 
@@ -195,5 +195,5 @@ def _make_missing(
     members["train"] = train[rest]
 
 
-def _count(pictures: int) -> str:
-    return f"{pictures} picture{'' if pictures == 1 else 's'}"
+def _count(images: int) -> str:
+    return f"{images} image{'' if images == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""The pictures under a URL by class and split, listed at first use, once."""
+"""The images under a URL by class and split, listed at first use, once."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import Literal
 
 import numpy as np
 
-from dogbreed import cores
-from dogbreed.data.cache import Cache
-from dogbreed.data.demo import DemoStore
 from dogbreed.data.index import SPLITS, Index, Split, build_index
-from dogbreed.data.known import find_listing
-from dogbreed.data.store import open_store
 from dogbreed.errors import UserError, did_you_mean
+from dogbreed.storage.base import open_store
+from dogbreed.storage.demo import DemoStore
+from dogbreed.storage.disk_cache import Cache
+from dogbreed.storage.listing_cache import find_listing
+from dogbreed.system import cpu as cores
 
 log = logging.getLogger(__name__)
 
-_FEW_PICTURES = 1000
+_FEW_IMAGES = 1000
 """Data sets up to this size are read in the training process: workers would cost more to start than they save."""
 
 
 class Source:
-    """Classes, splits and keys of the pictures under a URL, and what becomes of those that can not be read.
+    """Classes, splits and keys of the images under a URL, and what becomes of those that cannot be read.
 
     Args:
         url: Folder path, `file://`, `s3://bucket/prefix` or `demo://`.
         endpoint_url: Server of an S3-compatible store.
         request_payer: The requests are paid by who asks, as some buckets demand.
         num_workers: Processes that fetch and decode; None: 0 for small data sets, else up to 4.
-        bad_images: `skip` leaves out pictures that can not be read and names them in the log and in `bad_images`;
+        bad_images: `skip` leaves out images that cannot be read and names them in the log and in `bad_images`;
             `raise` ends the run at the first.
-        max_bad: Share of the pictures seen in an epoch that may be left out, 0 to 1; with more the run ends. Counted
-            over at least 1000 pictures, so that a small data set is not given up for two.
+        max_bad: Share of the images seen in an epoch that may be left out, 0 to 1; with more the run ends. Counted
+            over at least 1000 images, so that a small data set is not given up for two.
         valid_fraction: Part of each class to validate on, where there is no such split.
         test_fraction: Part of each class to test on, where there is no such split.
         split_seed: Of the splits that are made.
         cache: Folder for what was fetched; None: nothing is kept.
-        cache_gb: Most that the pictures in `cache` may fill, 10^9 bytes.
-        cache_scaled: Pictures are used, and kept, with a short side of at most 512 px.
+        cache_gb: Most that the images in `cache` may fill, 10^9 bytes.
+        cache_scaled: Images are used, and kept, with a short side of at most 512 px.
 
     Raises:
         UserError: a setting out of its range.
@@ -74,19 +74,19 @@ class Source:
                 "neither may be negative, and together they must leave some of train (below 1)"
             )
         if cache_scaled and cache is None:
-            raise UserError("data.cache_scaled=true keeps pictures in a cache: type data.cache=PATH too")
+            raise UserError("data.cache_scaled=true keeps images in a cache: type data.cache=PATH too")
         self.store = open_store(url, endpoint_url, request_payer)
         self.url = str(url)
         self.cache: Cache | None = None
         if cache is not None:
             if isinstance(self.store, DemoStore):
-                raise UserError(f"data.cache={cache} is of no use to {url}, whose pictures are made, not fetched")
+                raise UserError(f"data.cache={cache} is of no use to {url}, whose images are made, not fetched")
             place = f"{endpoint_url or ''} {url}"
             self.cache = Cache.open(Path(cache).expanduser(), place, cache_gb, scaled=cache_scaled)
         self.on_bad_image = bad_images
         self.max_bad = max_bad
         self.bad_images: dict[str, str] = {}
-        """Reason by key, for the pictures that could not be read so far."""
+        """Reason by key, for the images that could not be read so far."""
         self._num_workers = num_workers
         self.split_seed = split_seed
         self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
@@ -96,7 +96,7 @@ class Source:
         """Processes that fetch and decode for each split."""
         if self._num_workers is not None:
             return self._num_workers
-        if self.url.startswith("demo://") or sum(map(len, self.splits.values())) <= _FEW_PICTURES:
+        if self.url.startswith("demo://") or sum(map(len, self.splits.values())) <= _FEW_IMAGES:
             return 0
         return min(cores.count(), 4)
 
@@ -113,12 +113,12 @@ class Source:
         for note in index.notes:
             log.log(note.level, note.text)
         counts = ", ".join(f"{len(index.splits[name])} {name}" for name in SPLITS)
-        log.info("%s: %d classes; pictures: %s", self.url, len(index.classes), counts)
+        log.info("%s: %d classes; images: %s", self.url, len(index.classes), counts)
         return index
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The pictures of train, valid and test."""
+        """The images of train, valid and test."""
         return self.index.splits
 
     @property
@@ -133,17 +133,17 @@ class Source:
 
     @property
     def class_counts(self) -> dict[str, list[int]]:
-        """Number of pictures of each class, by split."""
+        """Number of images of each class, by split."""
         counts = {name: np.bincount(split.labels, minlength=self.num_classes) for name, split in self.splits.items()}
         return {name: count.tolist() for name, count in counts.items()}
 
     @property
     def fingerprint(self) -> str:
-        """Changes when a picture is added, taken away or changed: for caches of what is made from pictures."""
+        """Changes when an image is added, taken away or changed: for caches of what is made from images."""
         return self.index.fingerprint
 
     def keys(self, split: str) -> Sequence[str]:
-        """Returns the keys of a split's pictures, below the URL: a batch's `indices` are positions in this list.
+        """Returns the keys of a split's images, below the URL: a batch's `indices` are positions in this list.
 
         Raises:
             UserError: there is no such split.
@@ -153,13 +153,13 @@ class Source:
         return self.splits[split].keys
 
     def leave_out(self, key: str, reason: str) -> None:
-        """Notes a picture that can not be read, and says so once.
+        """Notes an image that cannot be read, and says so once.
 
         Raises:
             UserError: none may be left out.
         """
         if self.on_bad_image == "raise":
-            raise UserError(f"{key}: {reason}; data.bad_images=skip leaves such pictures out")
+            raise UserError(f"{key}: {reason}; data.bad_images=skip leaves such images out")
         if key not in self.bad_images:
             log.warning("left out %s: %s", key, reason)
             self.bad_images[key] = reason

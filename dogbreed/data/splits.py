@@ -12,11 +12,11 @@ def stratified(
 ) -> tuple[list[int], ...]:
     """Returns the positions in `keys` that each of `fractions` takes, and after them those that stay: all sorted.
 
-    Within a class the pictures are ordered by a hash of seed and key, so a picture that is added or taken away moves
-    few others. Each fraction gets at least one picture of a class that can spare it; one picture always stays.
+    Within a class the images are ordered by a hash of seed and key, so an image that is added or taken away moves
+    few others. Each fraction gets at least one image of a class that can spare it; one image always stays.
 
     Args:
-        keys: Names of the pictures.
+        keys: Names of the images.
         labels: Class index of each.
         fractions: Part of every class that each new split takes, 0 to 1, together below 1.
         seed: Another seed makes other splits.

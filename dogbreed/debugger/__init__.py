@@ -13,18 +13,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dogbreed.debugger.callbacks import debugger_callbacks
     from dogbreed.debugger.findings import Evidence, Finding, Outcome, Status, insufficient, issue, not_applicable, ok
-    from dogbreed.debugger.hook import TensorDebugger
-    from dogbreed.debugger.pictures import PictureCheck
-    from dogbreed.debugger.predictions import PredictionRecorder
-    from dogbreed.debugger.profiler import SystemProfiler
-    from dogbreed.debugger.reading import read_run
-    from dogbreed.debugger.registry import evaluate, rule
-    from dogbreed.debugger.report import read_findings, write_report
+    from dogbreed.debugger.read.reader import read_run
+    from dogbreed.debugger.record.callbacks import debugger_callbacks
+    from dogbreed.debugger.record.image_check import ImageCheck
+    from dogbreed.debugger.record.predictions import PredictionRecorder
+    from dogbreed.debugger.record.profiler import SystemProfiler
+    from dogbreed.debugger.record.tensor_debugger import TensorDebugger
+    from dogbreed.debugger.report.report import read_findings, write_report
+    from dogbreed.debugger.rules.base import evaluate, rule
 
 _MODULES = {
-    "debugger_callbacks": "callbacks",
+    "debugger_callbacks": "record.callbacks",
     "Evidence": "findings",
     "Finding": "findings",
     "Outcome": "findings",
@@ -33,22 +33,22 @@ _MODULES = {
     "issue": "findings",
     "not_applicable": "findings",
     "ok": "findings",
-    "TensorDebugger": "hook",
-    "PictureCheck": "pictures",
-    "PredictionRecorder": "predictions",
-    "SystemProfiler": "profiler",
-    "read_run": "reading",
-    "evaluate": "registry",
-    "rule": "registry",
-    "read_findings": "report",
-    "write_report": "report",
+    "TensorDebugger": "record.tensor_debugger",
+    "ImageCheck": "record.image_check",
+    "PredictionRecorder": "record.predictions",
+    "SystemProfiler": "record.profiler",
+    "read_run": "read.reader",
+    "evaluate": "rules.base",
+    "rule": "rules.base",
+    "read_findings": "report.report",
+    "write_report": "report.report",
 }
 
 __all__ = [
     "Evidence",
     "Finding",
+    "ImageCheck",
     "Outcome",
-    "PictureCheck",
     "PredictionRecorder",
     "Status",
     "SystemProfiler",

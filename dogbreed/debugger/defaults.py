@@ -18,6 +18,6 @@ OURS: Mapping[str, Mapping[str, Any]] = {
     "LossNotDecreasing": {"against": "start"},
     # A gap of a tenth of the loss, once, is no overfitting.
     "Overfit": {"patience": 3, "ratio_threshold": 0.5, "min_gap": 0.2},
-    # With few pictures a class, one mistake is more than a tenth; a hundred breeds are not told apart at 90 % each.
+    # With few images a class, one mistake is more than a tenth; a hundred breeds are not told apart at 90 % each.
     "Confusion": {"min_diag": 0.5, "max_off_diag": 0.5, "confidence_z": 1.96},
 }

@@ -4,8 +4,8 @@
     debug/records.jsonl     one line a record: names, tensors, losses, metrics, events, images
     debug/timings.jsonl     one line a block of training steps: where their time went
     debug/activations.npz   how often each node of the activation layers fired, newest count
-    debug/predictions-SPLIT.npz, debug/thumbs/   probabilities, and small pictures of the worst mistakes
-    debug/pictures.json     perceptual hashes of the pictures, and the unreadable ones
+    debug/predictions-SPLIT.npz, debug/thumbs/   probabilities, and small images of the worst mistakes
+    debug/images.json     perceptual hashes of the images, and the unreadable ones
     debug/traces/           torch.profiler traces, on request
     profiler-output/        the machine every 500 ms, in SageMaker's layout
     debug-output/           tensors in smdebug's layout, where its hook is used
@@ -31,7 +31,7 @@ RECORDS = "records.jsonl"
 TIMINGS = "timings.jsonl"
 RUN = "run.json"
 ACTIVATIONS = "activations.npz"
-PICTURES = "pictures.json"
+IMAGES = "images.json"
 PROFILER_OUTPUT = "profiler-output"
 DEBUG_OUTPUT = "debug-output"
 
@@ -85,7 +85,7 @@ def clear_debug(folder: Path) -> None:
     """Removes what an earlier run's recorder left in `folder`: our own files by name, nothing else."""
     for name in ("thumbs", "traces"):
         shutil.rmtree(folder / DEBUG / name, ignore_errors=True)
-    for name in (RECORDS, RUN, ACTIVATIONS, PICTURES, "predictions-valid.npz", "predictions-test.npz"):
+    for name in (RECORDS, RUN, ACTIVATIONS, IMAGES, "predictions-valid.npz", "predictions-test.npz"):
         (folder / DEBUG / name).unlink(missing_ok=True)
     for name in ("report.html", "report.json"):
         (folder / name).unlink(missing_ok=True)

@@ -31,7 +31,7 @@ class Evidence:
     text: str
     """What was seen, in words a person reads."""
     tensor: str = ""
-    """Name of the tensor, layer, class, picture or metric; empty where the whole run is meant."""
+    """Name of the tensor, layer, class, image or metric; empty where the whole run is meant."""
     step: int | None = None
     """Optimizer step (or epoch, where the text says so) of the observation."""
     value: float | None = None

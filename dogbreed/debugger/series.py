@@ -129,7 +129,7 @@ class NodeActivity:
     inside_percent: Array
     """(C,) share of the node's inputs inside (low, high), 0..100. For a relu: above 0."""
     num_samples: int
-    """Pictures the shares were counted over."""
+    """Images the shares were counted over."""
     low: float = 0.0
     high: float = float("inf")
     mode: str = "train"
@@ -138,7 +138,7 @@ class NodeActivity:
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """What the network was really fed, over the first pictures of a training."""
+    """What the network was really fed, over the first images of a training."""
 
     num_images: int
     mean: Array
@@ -154,18 +154,18 @@ class ImageStatistics:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the model said about pictures it did not train on."""
+    """What the model said about images it did not train on."""
 
     labels: NDArray[np.int64]
     """(N,) true class."""
     probabilities: Array
     """(N, C) softmax."""
     indices: NDArray[np.int64]
-    """(N,) position of the picture in its split's list."""
+    """(N,) position of the image in its split's list."""
     classes: tuple[str, ...]
     split: str = "test"
     keys: tuple[str, ...] = ()
-    """Names of all pictures of the split, () unknown."""
+    """Names of all images of the split, () unknown."""
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -173,9 +173,9 @@ class Predictions:
         return np.argmax(self.probabilities, axis=1).astype(np.int64)
 
     def key(self, position: int) -> str:
-        """Returns the name of the picture behind row `position`."""
+        """Returns the name of the image behind row `position`."""
         index = int(self.indices[position])
-        return self.keys[index] if 0 <= index < len(self.keys) else f"{self.split} picture {index}"
+        return self.keys[index] if 0 <= index < len(self.keys) else f"{self.split} image {index}"
 
     def class_name(self, number: int) -> str:
         """Returns the name of class `number`."""
@@ -183,15 +183,15 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class PictureHashes:
-    """Perceptual hashes of the pictures of each split, and those that could not be read."""
+class ImageHashes:
+    """Perceptual hashes of the images of each split, and those that could not be read."""
 
     hashes: Mapping[str, Mapping[str, int]]
-    """Split to picture name to 256-bit difference hash."""
+    """Split to image name to 256-bit difference hash."""
     bad: Mapping[str, str] = field(default_factory=dict)
-    """Picture name to why it could not be read."""
-    num_pictures: int = 0
-    """Pictures there are; where fewer were hashed, the rules say so."""
+    """Image name to why it could not be read."""
+    num_images: int = 0
+    """Images there are; where fewer were hashed, the rules say so."""
 
 
 @dataclass(frozen=True)

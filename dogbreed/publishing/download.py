@@ -39,7 +39,7 @@ class _Version:
 
     url: str
     tag: str
-    """ETag, or the time of its last change; empty: parts can not be told to fit together."""
+    """ETag, or the time of its last change; empty: parts cannot be told to fit together."""
     size: int | None
     """Bytes."""
 
@@ -72,7 +72,7 @@ def download(url: str, folder: Path, tell: Tell, pauses_s: tuple[float, ...] = P
             return path
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError(f"{part} can not be written: {error.strerror}") from error
+                raise UserError(f"{part} cannot be written: {error.strerror}") from error
             raise TransferError(f"the disk is full; what came is in {part}") from error
         except _Dropped as error:
             came = part.stat().st_size if part.exists() else 0
@@ -133,9 +133,9 @@ def _open(url: str, headers: dict[str, str]) -> Any:
     except urllib.error.URLError as error:
         if isinstance(error.reason, (ssl.SSLCertVerificationError, socket.gaierror)):
             raise UserError(f"{url}: {error.reason}") from error
-        raise _Dropped(f"can not be reached: {error.reason}") from error
+        raise _Dropped(f"cannot be reached: {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise _Dropped(f"can not be reached: {error}") from error
+        raise _Dropped(f"cannot be reached: {error}") from error
     except ValueError as error:
         raise UserError(f"{url!r} is no address: {error}") from error
 

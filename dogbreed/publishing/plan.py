@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from dogbreed import cores
 from dogbreed.data.index import SPLITS, Index, build_index
-from dogbreed.data.listing import SUFFIXES
-from dogbreed.data.manifest import Picture
-from dogbreed.data.store import Entry, PictureError
 from dogbreed.errors import UserError
-from dogbreed.publishing.pictures import MAX_BYTES, Checked, examine, kind_of
+from dogbreed.publishing.checks import MAX_BYTES, Checked, examine, kind_of
 from dogbreed.publishing.sources import Source
+from dogbreed.storage.base import ImageError, ObjectInfo
+from dogbreed.storage.listing import SUFFIXES
+from dogbreed.storage.manifest import ImageFile
+from dogbreed.system import cpu as cores
 
 _SPLIT_FOLDERS = ("train", "valid", "val", "validation", "test")
 _CHUNK = 32
@@ -43,7 +43,7 @@ class Remark(NamedTuple):
 class Plan:
     """What will lie under the URL."""
 
-    pictures: list[Checked]
+    images: list[Checked]
     """Sorted by name."""
     remarks: list[Remark]
     notes: list[str]
@@ -52,7 +52,7 @@ class Plan:
     """The classes and splits, as a training will find them."""
 
 
-def candidates(entries: Iterable[Entry]) -> list[Entry]:
+def candidates(entries: Iterable[ObjectInfo]) -> list[ObjectInfo]:
     """Returns the files that nobody hid: neither `.DS_Store` nor `__MACOSX/._x.jpg`."""
     return [entry for entry in entries if entry.key[-1:] != "/" and not _is_hidden(entry.key)]
 
@@ -62,17 +62,17 @@ def _is_hidden(key: str) -> bool:
 
 
 def check_all(
-    source: Source, entries: Sequence[Entry], known: Mapping[str, Picture], tell: Callable[[int], None]
+    source: Source, entries: Sequence[ObjectInfo], known: Mapping[str, ImageFile], tell: Callable[[int], None]
 ) -> Iterator[Checked]:
     """Yields what is found out about each file, in order; all processors look at once.
 
-    Decoding and hashing need no lock of the interpreter, so threads do. Files that are neither called pictures nor
+    Decoding and hashing need no lock of the interpreter, so threads do. Files that are neither called images nor
     begin like one are passed over.
 
     Args:
         source: Where they are read.
         entries: Which.
-        known: Pictures that were checked before, by hash.
+        known: Images that were checked before, by hash.
         tell: Hears how many more files were looked at.
     """
     chunks = [entries[start : start + _CHUNK] for start in range(0, len(entries), _CHUNK)]
@@ -86,19 +86,19 @@ def check_all(
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _check(source: Source, entry: Entry, known: Mapping[str, Picture]) -> Checked | None:
-    """Returns what is found out about a file; None where it does not even seem to be a picture."""
-    key, called_picture = entry.key, PurePosixPath(entry.key).suffix.lower() in SUFFIXES
+def _check(source: Source, entry: ObjectInfo, known: Mapping[str, ImageFile]) -> Checked | None:
+    """Returns what is found out about a file; None where it does not even seem to be an image."""
+    key, called_image = entry.key, PurePosixPath(entry.key).suffix.lower() in SUFFIXES
     if entry.size > MAX_BYTES:
         huge = f"huge: {entry.size / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB are read"
-        return Checked(key, key, problem=huge) if called_picture else None
+        return Checked(key, key, problem=huge) if called_image else None
     if _UNWRITABLE.search(key):
         return Checked(key, key, problem="its name has characters that no S3 key can have; rename it")
     try:
         data = source.read(key)
-    except PictureError as error:
-        return Checked(key, key, problem=str(error)) if called_picture else None
-    return examine(key, data, known) if called_picture or kind_of(data) else None
+    except ImageError as error:
+        return Checked(key, key, problem=str(error)) if called_image else None
+    return examine(key, data, known) if called_image or kind_of(data) else None
 
 
 def make_plan(checked: Iterable[Checked], url: str, *, keep_copies: bool = False) -> Plan:
@@ -107,10 +107,10 @@ def make_plan(checked: Iterable[Checked], url: str, *, keep_copies: bool = False
     Args:
         checked: In any order.
         url: The source, for messages.
-        keep_copies: Pictures of train that valid or test has too stay in train.
+        keep_copies: Images of train that valid or test has too stay in train.
 
     Raises:
-        UserError: no pictures, or no classes that can be trained (see `build_index`).
+        UserError: no images, or no classes that can be trained (see `build_index`).
     """
     found = sorted(checked, key=lambda item: item.key)
     remarks = [Remark("left out", item.key, item.problem) for item in found if item.problem]
@@ -129,30 +129,30 @@ def make_plan(checked: Iterable[Checked], url: str, *, keep_copies: bool = False
     return Plan(sorted(kept, key=lambda item: item.name), remarks, _notes(index), index)
 
 
-def _index(pictures: Sequence[Checked], url: str) -> Index:
+def _index(images: Sequence[Checked], url: str) -> Index:
     """Returns classes and splits, those only that the source has."""
-    entries = (Entry(item.name, item.size, item.hash) for item in pictures)
+    entries = (ObjectInfo(item.name, item.size, item.hash) for item in images)
     return build_index(entries, url, valid_fraction=0, test_fraction=0, seed=0)
 
 
-def _without_root(pictures: list[Checked]) -> list[Checked]:
-    """Returns the pictures without the one folder that an archive often has around all: `dogImages/train/...`.
+def _without_root(images: list[Checked]) -> list[Checked]:
+    """Returns the images without the one folder that an archive often has around all: `dogImages/train/...`.
 
-    A picture that lies loose beside it or in it (a logo) does not keep it.
+    An image that lies loose beside it or in it (a logo) does not keep it.
     """
-    parts = [item.name.split("/") for item in pictures]
+    parts = [item.name.split("/") for item in images]
     tops = {part[0] for part in parts if len(part) > 1}
     if len(tops) != 1 or max(map(len, parts)) < 3 or (top := tops.pop()).lower() in _SPLIT_FOLDERS:
-        return pictures
-    return _without_root([replace(item, name=item.name.removeprefix(f"{top}/")) for item in pictures])
+        return images
+    return _without_root([replace(item, name=item.name.removeprefix(f"{top}/")) for item in images])
 
 
-def _distinct(pictures: list[Checked]) -> list[Checked]:
-    """Returns the pictures, each under a name of its own: with its suffix set right, one may have got another's."""
-    right = [item for item in pictures if item.key.endswith(item.name)]
+def _distinct(images: list[Checked]) -> list[Checked]:
+    """Returns the images, each under a name of its own: with its suffix set right, one may have got another's."""
+    right = [item for item in images if item.key.endswith(item.name)]
     taken = {item.name for item in right}
     renamed = []
-    for item in pictures:
+    for item in images:
         if not item.key.endswith(item.name):
             path, number, name = PurePosixPath(item.name), 2, item.name
             while name in taken:
@@ -163,15 +163,15 @@ def _distinct(pictures: list[Checked]) -> list[Checked]:
     return right + renamed
 
 
-def _copies(pictures: Sequence[Checked], placed: Mapping[str, str], keep: bool) -> tuple[set[str], list[Remark]]:
+def _copies(images: Sequence[Checked], placed: Mapping[str, str], keep: bool) -> tuple[set[str], list[Remark]]:
     """Returns the names of copies to leave out, and what is to tell of copies.
 
-    A picture that is trained on and tested on makes the test say too much. The held-out splits stay as they are, so
+    An image that is trained on and tested on makes the test say too much. The held-out splits stay as they are, so
     that figures can still be compared with others' on the same data: of copies, the one in test stays, else the one
     in valid. Where a split is missing it will be drawn from train, so of copies within train one stays.
     """
     groups: dict[str, list[Checked]] = defaultdict(list)
-    for item in pictures:
+    for item in images:
         if item.name in placed:
             groups[item.essence].append(item)
     drawn = len(set(placed.values())) < len(SPLITS)
@@ -183,7 +183,7 @@ def _copies(pictures: Sequence[Checked], placed: Mapping[str, str], keep: bool) 
         for item in ranked[1:]:
             here, there = placed[item.name], placed[first.name]
             other_class = _class(item) != _class(first)
-            text = f"the same picture as {first.name}" + (", but in another class" if other_class else "")
+            text = f"the same image as {first.name}" + (", but in another class" if other_class else "")
             leaks = here != there or (drawn and here == "train")
             if leaks and not keep:
                 out.add(item.name)
@@ -192,7 +192,7 @@ def _copies(pictures: Sequence[Checked], placed: Mapping[str, str], keep: bool) 
 
 
 def _class(item: Checked) -> str:
-    """Returns the class of a picture that lies in a split or in a class folder directly below the top."""
+    """Returns the class of an image that lies in a split or in a class folder directly below the top."""
     parts = item.name.split("/")
     return parts[1] if parts[0].lower() in _SPLIT_FOLDERS and len(parts) > 2 else parts[0]
 
@@ -207,13 +207,13 @@ def _notes(index: Index) -> list[str]:
             notes.append(f"there is no {name} split: a training draws one from train, the same each time")
         elif missing:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            notes.append(f"{name} has no picture of {', '.join(missing[:5])}{more}")
+            notes.append(f"{name} has no image of {', '.join(missing[:5])}{more}")
     if len(index.classes) < 2:
         raise UserError(f"there is only one class, {index.classes[0]}; a classifier needs two or more")
     return notes
 
 
 def counts(plan: Plan) -> str:
-    """Returns `133 classes; pictures: 6680 train, 835 valid, 836 test`."""
+    """Returns `133 classes; images: 6680 train, 835 valid, 836 test`."""
     sizes = Counter({name: len(plan.index.splits[name]) for name in SPLITS})
-    return f"{len(plan.index.classes)} classes; pictures: " + ", ".join(f"{sizes[name]} {name}" for name in SPLITS)
+    return f"{len(plan.index.classes)} classes; images: " + ", ".join(f"{sizes[name]} {name}" for name in SPLITS)

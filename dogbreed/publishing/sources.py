@@ -17,11 +17,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
-from dogbreed.data.store import Entry, FolderStore, PictureError, open_store
 from dogbreed.errors import UserError
+from dogbreed.storage.base import FolderStore, ImageError, ObjectInfo, open_store
 
 BOMB_RATIO, BOMB_BYTES = 100, 256 << 20
-"""An archive that would unpack to more than both, the ratio of it to the archive and the bytes, is a bomb. Pictures are
+"""An archive that would unpack to more than both, the ratio of it to the archive and the bytes, is a bomb. Images are
 compressed already: an archive of them is about as large as they are.
 """
 
@@ -35,18 +35,18 @@ class Source(Protocol):
     def url(self) -> str:
         """What the user gave, for messages."""
 
-    def entries(self) -> Iterable[Entry]:
+    def entries(self) -> Iterable[ObjectInfo]:
         """Returns the files, each with its path and its size in bytes.
 
         Raises:
-            UserError: they can not be listed.
+            UserError: they cannot be listed.
         """
 
     def read(self, key: str) -> bytes:
         """Returns the content of a file; several threads may call this.
 
         Raises:
-            PictureError: this file can not be read.
+            ImageError: this file cannot be read.
         """
 
 
@@ -72,7 +72,7 @@ class FolderSource:
     def __init__(self, url: str, root: Path) -> None:
         self.url, self.root = url, root
 
-    def entries(self) -> Iterable[Entry]:
+    def entries(self) -> Iterable[ObjectInfo]:
         """Returns the files below the folder."""
         return FolderStore(self.url, self.root).entries()
 
@@ -81,18 +81,18 @@ class FolderSource:
         try:
             return (self.root / key).read_bytes()
         except OSError as error:
-            raise PictureError(error.strerror or str(error)) from error
+            raise ImageError(error.strerror or str(error)) from error
 
 
 class DemoSource:
-    """Generated pictures: a data set to try things on."""
+    """Generated images: a data set to try things on."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._store = open_store(url)
 
-    def entries(self) -> Iterable[Entry]:
-        """Returns the pictures; their size in bytes is a guess."""
+    def entries(self) -> Iterable[ObjectInfo]:
+        """Returns the images; their size in bytes is a guess."""
         return self._store.entries()
 
     def read(self, key: str) -> bytes:
@@ -116,7 +116,7 @@ class ZipSource:
                 begins = file.read(16)
             raise UserError(f"{path} is no whole zip archive ({error}); it begins with {begins!r}") from error
         except (OSError, NotImplementedError) as error:
-            raise UserError(f"{path} can not be read: {error}") from error
+            raise UserError(f"{path} cannot be read: {error}") from error
         infos = self._archive.infolist()
         for info in infos:  # old tools of Windows write their own separator
             info.filename = info.filename.replace("\\", "/")
@@ -125,16 +125,16 @@ class ZipSource:
             raise UserError(f"{path} is refused: {reason}; nothing was read from it")
         self._infos = {info.filename: info for info in infos if not info.is_dir()}
 
-    def entries(self) -> Iterable[Entry]:
+    def entries(self) -> Iterable[ObjectInfo]:
         """Returns the files in the archive."""
-        return [Entry(name, info.file_size, f"{info.CRC:08x}") for name, info in self._infos.items()]
+        return [ObjectInfo(name, info.file_size, f"{info.CRC:08x}") for name, info in self._infos.items()]
 
     def read(self, key: str) -> bytes:
         """Returns a file's content, checked against its CRC; never more bytes than the archive's directory says."""
         try:
             return self._archive.read(self._infos[key])
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-            raise PictureError(f"damaged in the archive: {error}") from error
+            raise ImageError(f"damaged in the archive: {error}") from error
 
 
 def refusal(infos: list[zipfile.ZipInfo], archive_bytes: int) -> str:

@@ -13,15 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from dogbreed.data.aws import advice
-from dogbreed.data.s3 import RUN_OUT, S3Store
-from dogbreed.data.store import BusyError, Entry, FolderStore, Store, open_store
 from dogbreed.errors import UserError
+from dogbreed.publishing.checks import Checked, kind_of
 from dogbreed.publishing.download import TransferError
-from dogbreed.publishing.pictures import Checked, kind_of
+from dogbreed.storage.base import BusyError, FolderStore, ObjectInfo, Store, open_store
+from dogbreed.storage.credentials import advice
+from dogbreed.storage.s3 import RUN_OUT, S3Store
 
 HASH_NAME = "blake2b"
-"""Name of the metadata that holds a picture's hash, for servers whose ETags tell nothing (KMS encryption)."""
+"""Name of the metadata that holds an image's hash, for servers whose ETags tell nothing (KMS encryption)."""
 
 _PART_BYTES = [size << 20 for size in (5, 8, 10, 15, 16, 20, 25, 32, 50, 64, 100, 128)]
 """Parts that tools upload in; 8 MiB is that of `aws s3 cp`."""
@@ -34,22 +34,22 @@ class Target(Protocol):
     def store(self) -> Store:
         """What reads there."""
 
-    def entries(self) -> Iterable[Entry]:
+    def entries(self) -> Iterable[ObjectInfo]:
         """Returns what lies there; nothing where the place is yet to be made."""
 
     def check_room(self, num_bytes: int) -> None:
         """Raises UserError where `num_bytes` more do not fit."""
 
-    def holds(self, entry: Entry, picture: Checked, read: Callable[[], bytes]) -> bool:
-        """Returns whether an object, of the same size as `picture`, has its very content.
+    def holds(self, entry: ObjectInfo, image: Checked, read: Callable[[], bytes]) -> bool:
+        """Returns whether an object, of the same size as `image`, has its very content.
 
         Args:
             entry: The object, as listed.
-            picture: What should be there.
-            read: Returns the picture's bytes.
+            image: What should be there.
+            read: Returns the image's bytes.
         """
 
-    async def put(self, key: str, data: bytes, picture: Checked | None = None) -> None:
+    async def put(self, key: str, data: bytes, image: Checked | None = None) -> None:
         """Writes an object, wholly or not at all.
 
         Raises:
@@ -80,7 +80,7 @@ class FolderTarget:
     def __init__(self, store: FolderStore) -> None:
         self.store = store
 
-    def entries(self) -> Iterable[Entry]:
+    def entries(self) -> Iterable[ObjectInfo]:
         """Returns the files."""
         return self.store.entries() if self.store.root.exists() else ()
 
@@ -89,13 +89,13 @@ class FolderTarget:
         root = next(path for path in (self.store.root, *self.store.root.absolute().parents) if path.exists())
         free = shutil.disk_usage(root).free
         if num_bytes > free:
-            raise UserError(f"{root} has room for {free / 1e6:,.0f} MB, the pictures need {num_bytes / 1e6:,.0f} MB")
+            raise UserError(f"{root} has room for {free / 1e6:,.0f} MB, the images need {num_bytes / 1e6:,.0f} MB")
 
-    def holds(self, entry: Entry, picture: Checked, read: Callable[[], bytes]) -> bool:
-        """Returns whether the file has the picture's content."""
+    def holds(self, entry: ObjectInfo, image: Checked, read: Callable[[], bytes]) -> bool:
+        """Returns whether the file has the image's content."""
         return (self.store.root / entry.key).read_bytes() == read()
 
-    async def put(self, key: str, data: bytes, picture: Checked | None = None) -> None:
+    async def put(self, key: str, data: bytes, image: Checked | None = None) -> None:
         """Writes a file."""
         await asyncio.to_thread(self._write, self.store.root / key, data)
 
@@ -110,7 +110,7 @@ class FolderTarget:
                 part.unlink()
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise TransferError("the disk is full") from error
-            raise UserError(f"{path} can not be written: {error.strerror}") from error
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
     def delete(self, keys: Iterable[str]) -> None:
         """Removes files, and folders that get empty."""
@@ -128,22 +128,22 @@ class S3Target:
         self.store = store
         self._client: Any = None
 
-    def entries(self) -> Iterable[Entry]:
+    def entries(self) -> Iterable[ObjectInfo]:
         """Returns the objects."""
         return self.store.entries()
 
     def check_room(self, num_bytes: int) -> None:
         """Does nothing: a bucket has no end."""
 
-    def holds(self, entry: Entry, picture: Checked, read: Callable[[], bytes]) -> bool:
-        """Returns whether the object has the picture's content, told by its ETag, else by the hash it carries."""
+    def holds(self, entry: ObjectInfo, image: Checked, read: Callable[[], bytes]) -> bool:
+        """Returns whether the object has the image's content, told by its ETag, else by the hash it carries."""
         _, dash, num_parts = entry.etag.partition("-")
-        if entry.etag == picture.md5 or (dash and entry.etag in multipart_etags(read(), int(num_parts))):
+        if entry.etag == image.md5 or (dash and entry.etag in multipart_etags(read(), int(num_parts))):
             return True
         head = self._boto.head_object(Bucket=self.store.bucket, Key=self.store.prefix + entry.key)
-        return bool(head.get("Metadata", {}).get(HASH_NAME) == picture.hash)
+        return bool(head.get("Metadata", {}).get(HASH_NAME) == image.hash)
 
-    async def put(self, key: str, data: bytes, picture: Checked | None = None) -> None:
+    async def put(self, key: str, data: bytes, image: Checked | None = None) -> None:
         """Writes an object in one piece, so that its ETag is its MD5 wherever S3 does it that way."""
         import obstore
         from obstore.exceptions import BaseError, GenericError
@@ -152,8 +152,8 @@ class S3Target:
             self._client = self.store._client()
         kind = kind_of(data[:16])
         attributes = {"Content-Type": f"image/{kind.lower()}"} if kind else {}
-        if picture is not None:
-            attributes[HASH_NAME] = picture.hash
+        if image is not None:
+            attributes[HASH_NAME] = image.hash
         try:
             await obstore.put_async(
                 self._client, self.store.prefix + key, data, attributes=attributes, use_multipart=False
@@ -163,7 +163,7 @@ class S3Target:
             if any(code in str(error) for code in RUN_OUT):
                 self._client = None  # credentials that have run out are looked up anew
             elif not isinstance(error, GenericError):
-                raise UserError(f"{self.store.url} can not be written: {advice(error)}") from error
+                raise UserError(f"{self.store.url} cannot be written: {advice(error)}") from error
             raise BusyError(reason) from error
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -173,7 +173,7 @@ class S3Target:
             part = {"Objects": names[start : start + 1000], "Quiet": True}
             answer = self._boto.delete_objects(Bucket=self.store.bucket, Delete=part)
             for refused in answer.get("Errors", []):
-                raise UserError(f"s3://{self.store.bucket}/{refused['Key']} can not be deleted: {refused['Message']}")
+                raise UserError(f"s3://{self.store.bucket}/{refused['Key']} cannot be deleted: {refused['Message']}")
 
     @cached_property
     def _boto(self) -> Any:

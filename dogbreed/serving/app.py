@@ -1,6 +1,6 @@
 """The endpoint as a web application: what happens between a request and its answer.
 
-A request is taken in or refused, its pictures are decoded in a pool of threads, answered by the network's own thread
+A request is taken in or refused, its images are decoded in a pool of threads, answered by the network's own thread
 and written as the client asked. The event loop itself only reads and writes.
 """
 
@@ -23,13 +23,13 @@ from starlette.requests import Request as WebRequest
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from dogbreed import cores
-from dogbreed.serving.answers import Prediction, write_answer
 from dogbreed.serving.batching import Batcher, DeadError
 from dogbreed.serving.classifier import Classifier
-from dogbreed.serving.pictures import MAX_BODY_BYTES, RequestError, read_body, read_pictures, too_large
+from dogbreed.serving.images import MAX_BODY_BYTES, RequestError, read_body, read_images, too_large
+from dogbreed.serving.responses import Prediction, write_answer
 from dogbreed.serving.settings import Settings
-from dogbreed.threads import single_threaded
+from dogbreed.system import cpu as cores
+from dogbreed.system.threads import single_threaded
 
 MAX_HELD_BYTES = 8 * MAX_BODY_BYTES
 """Of the bodies of all requests together."""
@@ -58,7 +58,7 @@ class Endpoint:
         self.settings = settings
         self.batcher = Batcher(classifier, settings.max_batch)
         self._decoders = single_threaded(cores.count(), "decode")
-        self._waiting = 0  # pictures of all requests inside; a request counts as one until its body is read
+        self._waiting = 0  # images of all requests inside; a request counts as one until its body is read
         self._held_bytes = 0
         self._begun: dict[int, float] = {}  # when each request inside had been read
 
@@ -76,8 +76,8 @@ class Endpoint:
         return JSONResponse({"status": problem or "ok"}, 503 if problem else 200)
 
     async def invocations(self, request: WebRequest) -> Response:
-        """Answers with what the network says of the pictures in the body."""
-        pictures, held, body = self._admit(0, 1), 0, bytearray()
+        """Answers with what the network says of the images in the body."""
+        images, held, body = self._admit(0, 1), 0, bytearray()
 
         def take(chunk: bytes) -> None:
             nonlocal held
@@ -93,13 +93,13 @@ class Endpoint:
             await _receive(request, take)
             self._begun[id(request)] = time.monotonic()
             asked = await self._in_thread(partial(read_body, bytes(body), request.headers.get("content-type")))
-            pictures = self._admit(pictures, len(asked.pictures))
-            pixels = await self._in_thread(partial(read_pictures, asked, self.card.picture_format))
+            images = self._admit(images, len(asked.images))
+            pixels = await self._in_thread(partial(read_images, asked, self.card.input_spec))
             rows = await asyncio.wrap_future(self.batcher.submit(pixels))
         except DeadError as error:
             raise RequestError(503, str(error)) from error
         finally:
-            self._waiting -= pictures
+            self._waiting -= images
             self._held_bytes -= held
             self._begun.pop(id(request), None)
         answer = Prediction(rows, asked.several, self.card)
@@ -107,10 +107,10 @@ class Endpoint:
         return Response(content, media_type=kind)
 
     def _admit(self, before: int, now: int) -> int:
-        """Lets a request that counted as `before` pictures count as `now`; a single one is never too large."""
+        """Lets a request that counted as `before` images count as `now`; a single one is never too large."""
         others = self._waiting - before
         if others and others + now > self.settings.max_waiting:
-            raise _busy(f"{others} pictures are waiting")
+            raise _busy(f"{others} images are waiting")
         self._waiting = others + now
         return now
 

@@ -1,7 +1,7 @@
-"""One thread that runs the network, on all pictures that are waiting at once.
+"""One thread that runs the network, on all images that are waiting at once.
 
 Nothing waits for others to come: whatever came in while the last batch ran makes the next one. A single client's
-picture is therefore answered at once, and many clients' pictures share a forward pass.
+image is therefore answered at once, and many clients' images share a forward pass.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Batcher:
 
     Args:
         classify: uint8 (B, 3, H, W) to (B, num_classes).
-        max_batch: Pictures that it is given at once.
+        max_batch: Images that it is given at once.
     """
 
     def __init__(self, classify: Callable[[torch.Tensor], Rows], max_batch: int) -> None:
@@ -96,15 +96,15 @@ class Batcher:
     def _take(self) -> list[_Item]:
         """Returns what is waiting, at least one; nothing when it is time to end."""
         items: list[_Item] = []
-        num_pictures = 0
-        while num_pictures < self._max_batch and (not items or not self._queue.empty()):
+        num_images = 0
+        while num_images < self._max_batch and (not items or not self._queue.empty()):
             item = self._queue.get()
             if item is None:
                 if items:
                     self._queue.put(None)  # for the next call, when these have been answered
                 break
             items.append(item)
-            num_pictures += len(item.pixels)
+            num_images += len(item.pixels)
         return items
 
     def _answer(self, items: list[_Item]) -> None:

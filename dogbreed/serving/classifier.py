@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from dogbreed.errors import UserError
-from dogbreed.serving.artifact import load_net, read_card
-from dogbreed.serving.forms import Forward, fastest
+from dogbreed.serving.bundle import load_net, read_card
+from dogbreed.serving.runtime import Forward, fastest
 
 
 class Classifier:
-    """Pictures to probabilities.
+    """Images to probabilities.
 
     Args:
         folder: As `artifact.write_model` leaves it.
@@ -30,7 +30,7 @@ class Classifier:
 
     def __init__(self, folder: Path) -> None:
         self.card = read_card(folder)
-        target = self.card.picture_format
+        target = self.card.input_spec
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._mean, self._std = (
             torch.tensor(values, device=self._device).mul_(255).view(3, 1, 1) for values in (target.mean, target.std)

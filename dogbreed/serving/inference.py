@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dogbreed.serving.answers import Prediction, write_answer
 from dogbreed.serving.classifier import Classifier
-from dogbreed.serving.pictures import Request, RequestError, read_body, read_pictures
+from dogbreed.serving.images import Request, RequestError, read_body, read_images
+from dogbreed.serving.responses import Prediction, write_answer
 from dogbreed.serving.settings import Settings
 
 
@@ -23,15 +23,15 @@ def model_fn(model_dir: str) -> Classifier:
 
 
 def input_fn(body: bytes | bytearray | str, content_type: str) -> Request:
-    """Returns the pictures in a request's body, not decoded yet: how large they are wanted the model knows."""
+    """Returns the images in a request's body, not decoded yet: how large they are wanted the model knows."""
     with _toolkit_errors():
         return read_body(body if isinstance(body, str) else bytes(body), content_type)
 
 
 def predict_fn(request: Request, model: Classifier) -> Prediction:
-    """Returns what the model says of the pictures."""
+    """Returns what the model says of the images."""
     with _toolkit_errors():
-        pixels = read_pictures(request, model.card.picture_format)
+        pixels = read_images(request, model.card.input_spec)
     return Prediction(model(pixels), request.several, model.card)
 
 

@@ -4,8 +4,8 @@
     curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:PORT/invocations
 
 Set by environment variables, as an endpoint at AWS is: DOGBREED_TOP_K (5) classes in a JSON answer, DOGBREED_ANSWER
-(label, or index: the class's number alone), DOGBREED_MAX_BATCH (16) pictures at once through the network,
-DOGBREED_MAX_WAITING (128) pictures that may wait before requests are refused, SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT.
+(label, or index: the class's number alone), DOGBREED_MAX_BATCH (16) images at once through the network,
+DOGBREED_MAX_WAITING (128) images that may wait before requests are refused, SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import uvicorn
 
 from dogbreed.errors import UserError
 from dogbreed.serving.settings import Settings
-from dogbreed.whole import write_whole
+from dogbreed.system.atomic import atomic_write
 
 GRACE_S = 60
 """Seconds that requests have to end after SIGTERM."""
@@ -42,7 +42,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self._ready and sockets and self.started:
             text = json.dumps({"port": sockets[0].getsockname()[1], "pid": os.getpid()}) + "\n"
-            write_whole(self._ready, lambda part: part.write_text(text))
+            atomic_write(self._ready, lambda part: part.write_text(text))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -54,7 +54,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), backlog=1024)
     except (OSError, OverflowError) as error:
-        raise UserError(f"can not listen at {host}:{port}: {error}; --port 0 takes a free one") from error
+        raise UserError(f"cannot listen at {host}:{port}: {error}; --port 0 takes a free one") from error
     # asyncio does this only for sockets it made itself; without it the end of an answer waits 40 ms for an ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

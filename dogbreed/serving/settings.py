@@ -18,9 +18,9 @@ class Settings(NamedTuple):
     default_accept: str = "application/json"
     """Content type of the answer where the client names none."""
     max_batch: int = 16
-    """Pictures that go through the network at once."""
+    """Images that go through the network at once."""
     max_waiting: int = 128
-    """Pictures that may be inside before requests are refused."""
+    """Images that may be inside before requests are refused."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Settings:

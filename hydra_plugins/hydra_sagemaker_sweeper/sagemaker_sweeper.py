@@ -57,7 +57,7 @@ class SageMakerSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the sweep; leaves with the launcher's exit status where it is not 0."""
         from dogbreed.errors import UserError
-        from launch.sweep import run_plan
+        from launch.runs.sweep import run_plan
 
         try:
             script = Path(inspect.getfile(self.task_function)).resolve()
@@ -69,7 +69,7 @@ class SageMakerSweeper(Sweeper):
             sys.exit(status)
 
     def _plan(self, arguments: list[str], script: Path) -> Any:
-        from launch.plan import make_app_plan
+        from launch.spec.plan import make_app_plan
 
         assert self.hydra_context is not None and self.config is not None
         loader, config = self.hydra_context.config_loader, self.config
@@ -119,7 +119,7 @@ def _flags(local: bool) -> list[str]:
 
 def _overrides(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
     """Yields nested settings as the overrides that one would type: `tuner.max_jobs=8`."""
-    from launch.space import encode
+    from launch.spec.search_space import encode
 
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:

@@ -1,6 +1,6 @@
-"""Every picture of a folder or S3 prefix to an endpoint, many at a time, and the answers into a CSV file.
+"""Every image of a folder or S3 prefix to an endpoint, many at a time, and the answers into a CSV file.
 
-The file is the memory: a picture that has a line in it is not asked again, so whatever ended a run, the same command
+The file is the memory: an image that has a line in it is not asked again, so whatever ended a run, the same command
 goes on with it.
 """
 
@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from dogbreed.data.classes import ClassName, parse_class
-from dogbreed.data.listing import pack
-from dogbreed.data.patience import Patience
-from dogbreed.data.store import PictureError, Store
 from dogbreed.errors import UserError
-from launch.hosting.asking import Answer, Refused
+from dogbreed.storage.base import ImageError, Store
+from dogbreed.storage.listing import pack
+from dogbreed.storage.retry import RetryingFetcher
+from launch.hosting.invoke import Answer, Refused
 
 COLUMNS = ("key", "label", "class_name", "confidence", "top_k", "reason", "model")
 MAX_FAILURES = 10
-"""Pictures one after another that the endpoint fails on: then it is not the pictures."""
+"""Images one after another that the endpoint fails on: then it is not the images."""
 
 
-class Picture(NamedTuple):
+class Image(NamedTuple):
     """One object to ask about."""
 
     key: str
@@ -38,17 +38,17 @@ class Picture(NamedTuple):
     """Bytes."""
 
 
-def list_pictures(store: Store) -> list[Picture]:
-    """Returns the pictures under the store's URL, sorted by key.
+def list_images(store: Store) -> list[Image]:
+    """Returns the images under the store's URL, sorted by key.
 
     Raises:
-        UserError: it can not be listed, or there are none.
+        UserError: it cannot be listed, or there are none.
     """
     listing = pack(store.entries())
     if not len(listing):
-        raise UserError(f"{store.url} has no pictures (files that end in .jpg, .jpeg, .png, .webp and the like)")
+        raise UserError(f"{store.url} has no images (files that end in .jpg, .jpeg, .png, .webp and the like)")
     base = store.url.rstrip("/")
-    return [Picture(key, f"{base}/{key}", int(size)) for key, size in zip(listing.keys, listing.sizes, strict=True)]
+    return [Image(key, f"{base}/{key}", int(size)) for key, size in zip(listing.keys, listing.sizes, strict=True)]
 
 
 def open_csv(path: Path, model: str) -> tuple[TextIO, set[str]]:
@@ -61,7 +61,7 @@ def open_csv(path: Path, model: str) -> tuple[TextIO, set[str]]:
         model: what answers now.
 
     Raises:
-        UserError: the file is another kind of file, or holds answers of another model, or can not be written. It is
+        UserError: the file is another kind of file, or holds answers of another model, or cannot be written. It is
             left as it is.
     """
     done: set[str] = set()
@@ -74,7 +74,7 @@ def open_csv(path: Path, model: str) -> tuple[TextIO, set[str]]:
         _cut_to_whole_lines(path)
         file = path.open("a", newline="", encoding="utf-8", errors="surrogateescape")
     except OSError as error:
-        raise UserError(f"output={path} can not be written: {error.strerror}") from None
+        raise UserError(f"output={path} cannot be written: {error.strerror}") from None
     if not path.stat().st_size:
         csv.writer(file).writerow(COLUMNS)
     return file, done
@@ -110,18 +110,18 @@ def _cut_to_whole_lines(path: Path) -> None:
 
 
 async def ask_all(
-    pictures: Sequence[Picture],
+    images: Sequence[Image],
     store: Store,
     ask: Callable[[bytes], Answer],
-    write: Callable[[Picture, Answer | str], None],
+    write: Callable[[Image, Answer | str], None],
     *,
     in_flight: int,
     stopped: Callable[[], bool],
 ) -> None:
-    """Asks about every picture, `in_flight` at a time, and hands each answer, or the reason for none, to `write`.
+    """Asks about every image, `in_flight` at a time, and hands each answer, or the reason for none, to `write`.
 
     Args:
-        pictures: of the store.
+        images: of the store.
         store: where they lie.
         ask: blocks until there is an answer; called in threads.
         write: called in this thread, in the order in which the answers come.
@@ -129,30 +129,30 @@ async def ask_all(
         stopped: whether to begin no other.
 
     Raises:
-        UserError: the store can not be read any more, or the endpoint fails on everything.
-        ClientError: the endpoint can not be asked any more.
+        UserError: the store cannot be read any more, or the endpoint fails on everything.
+        ClientError: the endpoint cannot be asked any more.
     """
-    loop, patience, waiting, failures = asyncio.get_running_loop(), Patience(store), iter(pictures), 0
+    loop, patience, waiting, failures = asyncio.get_running_loop(), RetryingFetcher(store), iter(images), 0
 
     async def work(threads: ThreadPoolExecutor) -> None:
         nonlocal failures
-        for picture in waiting:
+        for image in waiting:
             if stopped():
                 return
             try:
-                content = await patience.fetch(picture.key, picture.size)
-                write(picture, await loop.run_in_executor(threads, ask, bytes(content.data)))
+                content = await patience.fetch(image.key, image.size)
+                write(image, await loop.run_in_executor(threads, ask, bytes(content.data)))
                 failures = 0
-            except PictureError as error:
-                write(picture, str(error))
+            except ImageError as error:
+                write(image, str(error))
             except Refused as error:
-                failures = 0 if error.fault_of_picture else failures + 1
+                failures = 0 if error.fault_of_image else failures + 1
                 if failures > MAX_FAILURES:
-                    raise UserError(f"the endpoint fails on every picture; the last time: {error}") from None
-                write(picture, str(error))
+                    raise UserError(f"the endpoint fails on every image; the last time: {error}") from None
+                write(image, str(error))
 
     with ThreadPoolExecutor(in_flight) as threads:
-        workers = [asyncio.ensure_future(work(threads)) for _ in range(min(in_flight, len(pictures)))]
+        workers = [asyncio.ensure_future(work(threads)) for _ in range(min(in_flight, len(images)))]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -160,17 +160,17 @@ async def ask_all(
                 worker.cancel()
 
 
-def row(picture: Picture, answer: Answer | str, model: str) -> list[Any]:
-    """Returns the line of the CSV about a picture."""
+def row(image: Image, answer: Answer | str, model: str) -> list[Any]:
+    """Returns the line of the CSV about an image."""
     if isinstance(answer, str):
-        return [picture.place, "", "", "", "", answer, model]
+        return [image.place, "", "", "", "", answer, model]
     top = json.dumps([[g.label, g.confidence] for g in answer.top], ensure_ascii=False) if answer.top else ""
     label, name, confidence = answer.best
-    return [picture.place, label, name, "" if confidence is None else f"{confidence:.6f}", top, "", model]
+    return [image.place, label, name, "" if confidence is None else f"{confidence:.6f}", top, "", model]
 
 
 def accuracy(rows: Sequence[dict[str, str]]) -> tuple[int, int] | None:
-    """Returns how many answers are right and how many there are, by the class folders that the pictures lie in.
+    """Returns how many answers are right and how many there are, by the class folders that the images lie in.
 
     None where the folders are not classes of the model: where fewer than half of them were ever among its answers.
     """

@@ -13,16 +13,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from launch.local.runtime import local_runtime
-    from launch.local.service import LocalSageMaker
-    from launch.local.wire import local_client
+    from launch.local.api.boto_client import local_client
+    from launch.local.api.operations import LocalSageMaker
+    from launch.local.hosting.runtime import local_runtime
 
 __all__ = ["LocalSageMaker", "local_client", "local_runtime"]
 
 _MODULES = {
-    "LocalSageMaker": "launch.local.service",
-    "local_client": "launch.local.wire",
-    "local_runtime": "launch.local.runtime",
+    "LocalSageMaker": "launch.local.api.operations",
+    "local_client": "launch.local.api.boto_client",
+    "local_runtime": "launch.local.hosting.runtime",
 }
 
 

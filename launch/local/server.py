@@ -23,12 +23,12 @@ from typing import Any
 
 from urllib3 import BaseHTTPResponse
 
-from dogbreed.config import run_cli
+from dogbreed.cli.config import run_cli
 from dogbreed.errors import UserError, did_you_mean
-from launch.local.errors import ServiceError, invalid
-from launch.local.runtime import PATH, forward
-from launch.local.service import LocalSageMaker
-from launch.shapes import service_model
+from launch.local.api.errors import ServiceError, invalid
+from launch.local.api.operations import LocalSageMaker
+from launch.local.hosting.runtime import PATH, forward
+from launch.spec.service_model import service_model
 
 HOST = "127.0.0.1"
 PORT = 8383
@@ -62,7 +62,7 @@ def make_server(service: LocalSageMaker, port: int = 0) -> ThreadingHTTPServer:
     try:
         return _Server((HOST, port), Handler)
     except OSError as error:
-        raise UserError(f"port={port} can not be used ({error.strerror}): give another") from None
+        raise UserError(f"port={port} cannot be used ({error.strerror}): give another") from None
 
 
 class _Server(ThreadingHTTPServer):
@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def do_POST(self) -> None:
-        """Answers one operation, or hands a picture on to the endpoint that it is for."""
+        """Answers one operation, or hands an image on to the endpoint that it is for."""
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         if PATH.match(self.path):
             self._send_on(forward(self.root, self.path, self.headers, body))

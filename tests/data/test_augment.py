@@ -1,4 +1,4 @@
-"""RandAugment changes a picture by its seed, epoch and place alone, and draws from nobody's random numbers."""
+"""RandAugment changes an image by its seed, epoch and place alone, and draws from nobody's random numbers."""
 
 import random
 from types import SimpleNamespace
@@ -8,13 +8,13 @@ import torch
 
 from dogbreed import ImageDataModule
 from dogbreed.data.augment import RandAugmentTransform
-from dogbreed.data.transforms import PictureFormat, TrainTransform
+from dogbreed.data.transforms import InputSpec, TrainTransform
 from dogbreed.errors import UserError
 
 DEMO = "demo://?classes=2&train=12&valid=2&test=2&size=32"
 
 
-def pictures(num_workers: int, **settings: object) -> dict[int, torch.Tensor]:
+def images(num_workers: int, **settings: object) -> dict[int, torch.Tensor]:
     data = ImageDataModule(
         DEMO, batch_size=5, num_workers=num_workers, data_config={"input_size": (3, 32, 32)}, **settings
     )
@@ -24,9 +24,9 @@ def pictures(num_workers: int, **settings: object) -> dict[int, torch.Tensor]:
     return found
 
 
-def test_a_picture_is_changed_alike_by_any_number_of_workers() -> None:
+def test_a_image_is_changed_alike_by_any_number_of_workers() -> None:
     torch.manual_seed(5)
-    here, there, plain = pictures(0, randaugment=9), pictures(2, randaugment=9), pictures(0)
+    here, there, plain = images(0, randaugment=9), images(2, randaugment=9), images(0)
     assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(5)))
     assert here.keys() == there.keys() and all(torch.equal(here[index], there[index]) for index in here)
     changed = [index for index in here if not torch.equal(here[index], plain[index])]
@@ -34,7 +34,7 @@ def test_a_picture_is_changed_alike_by_any_number_of_workers() -> None:
 
 
 def test_the_crop_is_the_one_without_and_a_higher_magnitude_changes_more() -> None:
-    target = PictureFormat(32, 32)
+    target = InputSpec(32, 32)
     pixels = torch.randint(0, 256, (3, 50, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     distances = []
     for magnitude in (1, 30):

@@ -61,7 +61,7 @@ def test_listing_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
         assert data.num_classes == 3
         data.setup("test")
     assert [message for message in caplog.messages if "classes" in message] == [
-        "demo://?classes=3&train=20&valid=0&test=4&size=16: 3 classes; pictures: 54 train, 6 valid, 12 test"
+        "demo://?classes=3&train=20&valid=0&test=4&size=16: 3 classes; images: 54 train, 6 valid, 12 test"
     ]
     assert sum("no valid split: made from train" in message for message in caplog.messages) == 1
 
@@ -97,9 +97,9 @@ def test_a_batch_goes_to_its_device_and_stays_where_it_is_on_the_cpu() -> None:
     assert {part.device.type for part in moved} == {"meta"}
 
 
-def test_single_pictures_are_what_evaluation_sees_but_small() -> None:
+def test_single_images_are_what_evaluation_sees_but_small() -> None:
     data = module(f"{SMALL[:-2]}64", augment=False, image_size=32, batch_size=8)
-    found = data.pictures("test", [5, 2], 16)
+    found = data.images("test", [5, 2], 16)
     assert (tuple(found.images.shape), found.indices.tolist()) == ((2, 3, 16, 16), [5, 2])
     evaluated = next(iter(data.test_dataloader()))
     assert found.labels.tolist() == evaluated.labels[[5, 2]].tolist()
@@ -108,15 +108,15 @@ def test_single_pictures_are_what_evaluation_sees_but_small() -> None:
     assert (found.images - small).abs().mean() < 12
 
 
-def test_size_comes_from_image_size_or_the_drawn_pictures_or_the_model(tmp_path: Path) -> None:
+def test_size_comes_from_image_size_or_the_drawn_images_or_the_model(tmp_path: Path) -> None:
     folder = ImageDataModule(str(tmp_path))
-    assert (folder.picture_format.height, folder.picture_format.mean) == (224, (0.485, 0.456, 0.406))
+    assert (folder.input_spec.height, folder.input_spec.mean) == (224, (0.485, 0.456, 0.406))
     data = module(data_config=None)
     trainer(tmp_path, fast_dev_run=True).fit(Recorder(), data)
-    assert data.picture_format.mean == CONFIG["mean"]
+    assert data.input_spec.mean == CONFIG["mean"]
     folder.trainer = data.trainer
-    assert folder.picture_format.height == CONFIG["input_size"][-1] == 16
-    assert ImageDataModule("demo://?size=40").picture_format.height == 40
+    assert folder.input_spec.height == CONFIG["input_size"][-1] == 16
+    assert ImageDataModule("demo://?size=40").input_spec.height == 40
     assert next(iter(module(image_size=24).train_dataloader())).images.shape[-2:] == (24, 24)
 
 
@@ -154,13 +154,13 @@ def test_resumed_training_goes_on_with_the_right_epoch(tmp_path: Path, num_worke
     assert {**first.seen, **second.seen} == whole.seen
 
 
-def test_overfitting_a_batch_shows_the_same_pictures_in_the_same_crops_each_time(tmp_path: Path) -> None:
+def test_overfitting_a_batch_shows_the_same_images_in_the_same_crops_each_time(tmp_path: Path) -> None:
     model = Recorder()
     trainer(tmp_path, overfit_batches=1).fit(model, module())
     assert len(model.seen) == 3 and model.seen[0] == model.seen[1] == model.seen[2]
 
 
-def test_every_picture_of_test_is_seen_once_in_order(tmp_path: Path) -> None:
+def test_every_image_of_test_is_seen_once_in_order(tmp_path: Path) -> None:
     model = Recorder()
     trainer(tmp_path).test(model, module(num_workers=2), verbose=False)
     assert [index for indices, _ in model.seen[-1] for index in indices] == list(range(6))
@@ -173,7 +173,7 @@ def test_no_worker_outlives_the_training(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
-def test_train_in_its_own_order_with_evaluation_pictures() -> None:
+def test_train_in_its_own_order_with_evaluation_images() -> None:
     data = module()
     loader = data.loader("train")
     first, second = (torch.cat([batch.images for batch in loader]) for _ in range(2))
@@ -181,8 +181,8 @@ def test_train_in_its_own_order_with_evaluation_pictures() -> None:
     assert torch.cat([batch.indices for batch in loader]).tolist() == list(range(18))
 
 
-def test_seed_changes_order_but_not_splits(tmp_path: Path, write_pictures: Folder) -> None:
-    root = write_pictures(tmp_path, {"a": 30, "b": 30})
+def test_seed_changes_order_but_not_splits(tmp_path: Path, write_images: Folder) -> None:
+    root = write_images(tmp_path, {"a": 30, "b": 30})
     one, other = module(str(root), seed=0), module(str(root), seed=1)
     assert one.keys("test") == other.keys("test")
     assert one.keys("test") != module(str(root), split_seed=1).keys("test")
@@ -190,32 +190,32 @@ def test_seed_changes_order_but_not_splits(tmp_path: Path, write_pictures: Folde
     assert indices[0] == indices[2] != indices[1]
 
 
-def test_number_of_workers_follows_the_size_of_the_data(tmp_path: Path, write_pictures: Folder) -> None:
+def test_number_of_workers_follows_the_size_of_the_data(tmp_path: Path, write_images: Folder) -> None:
     assert module("demo://?train=2000&size=16").num_workers == 0
-    assert module(str(write_pictures(tmp_path, {"a": 20}))).num_workers == 0
+    assert module(str(write_images(tmp_path, {"a": 20}))).num_workers == 0
     for number in range(1100):
         (tmp_path / "a" / f"more{number}.jpg").touch()
     assert 1 <= module(str(tmp_path)).num_workers <= 4
     assert module(str(tmp_path), num_workers=7).num_workers == 7
 
 
-def test_a_split_without_pictures_is_no_loader(tmp_path: Path, write_pictures: Folder) -> None:
-    data = module(str(write_pictures(tmp_path, {"a": 9})), test_fraction=0.0)
+def test_a_split_without_images_is_no_loader(tmp_path: Path, write_images: Folder) -> None:
+    data = module(str(write_images(tmp_path, {"a": 9})), test_fraction=0.0)
     assert data.test_dataloader() == []
     assert len(data.val_dataloader()) == 1
 
 
 def spoil(root: Path) -> None:
     (root / "train/a/001.jpg").write_bytes((root / "train/a/001.jpg").read_bytes()[:300])
-    (root / "train/b/002.jpg").write_text("not a picture")
+    (root / "train/b/002.jpg").write_text("not an image")
     (root / "train/b/003.jpg").write_bytes(b"")
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_bad_pictures_do_not_end_a_training(
-    tmp_path: Path, write_pictures: Folder, caplog: pytest.LogCaptureFixture, num_workers: int
+def test_bad_images_do_not_end_a_training(
+    tmp_path: Path, write_images: Folder, caplog: pytest.LogCaptureFixture, num_workers: int
 ) -> None:
-    root = write_pictures(tmp_path, {"train/a": 9, "train/b": 9, "valid/a": 2, "test/b": 2})
+    root = write_images(tmp_path, {"train/a": 9, "train/b": 9, "valid/a": 2, "test/b": 2})
     spoil(root)
     data = module(str(root), num_workers=num_workers)
     model = Recorder()
@@ -228,11 +228,11 @@ def test_bad_pictures_do_not_end_a_training(
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_bad_pictures_can_be_an_error(tmp_path: Path, write_pictures: Folder, num_workers: int) -> None:
-    root = write_pictures(tmp_path, {"train/a": 9, "train/b": 9})
+def test_bad_images_can_be_an_error(tmp_path: Path, write_images: Folder, num_workers: int) -> None:
+    root = write_images(tmp_path, {"train/a": 9, "train/b": 9})
     spoil(root)
     data = module(str(root), num_workers=num_workers, bad_images="raise", valid_fraction=0)
-    with pytest.raises(UserError, match=r"^train/[ab]/00[123].jpg: .*; data.bad_images=skip leaves such pictures out$"):
+    with pytest.raises(UserError, match=r"^train/[ab]/00[123].jpg: .*; data.bad_images=skip leaves such images out$"):
         list(data.train_dataloader())
     data.teardown("fit")
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from dogbreed.data.decode import decode
-from dogbreed.data.store import PictureError
+from dogbreed.storage.base import ImageError
 
 
-def picture(width: int = 60, height: int = 40) -> Image.Image:
+def image(width: int = 60, height: int = 40) -> Image.Image:
     y, x = np.mgrid[0:height, 0:width]
     pixels = np.stack([x * 255 / width, y * 255 / height, (x + y) % 64 * 3], axis=-1)
     return Image.fromarray(pixels.astype(np.uint8))
@@ -39,18 +39,18 @@ def assert_close(data: bytes, expected: Image.Image, levels: float = 0.5) -> Non
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF"])
 def test_lossless_formats(format: str) -> None:
-    source = picture() if format != "GIF" else picture().quantize(16)
+    source = image() if format != "GIF" else image().quantize(16)
     assert_close(encode(source, format), source.convert("RGB"), levels=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
 def test_jpeg_equals_pillow(options: dict[str, object]) -> None:
-    data = encode(picture(), "JPEG", **options)
+    data = encode(image(), "JPEG", **options)
     assert_close(data, Image.open(io.BytesIO(data)))
 
 
 def test_webp() -> None:
-    assert_close(encode(picture(), "WEBP", lossless=True), picture(), levels=0)
+    assert_close(encode(image(), "WEBP", lossless=True), image(), levels=0)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
@@ -58,20 +58,20 @@ def test_webp() -> None:
 def test_exif_orientation_is_undone(format: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(picture(), format, exif=exif)
+    data = encode(image(), format, exif=exif)
     assert_close(data, ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     assert seen(data).shape[:2] == ((40, 60) if orientation < 5 else (60, 40))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_grey(format: str) -> None:
-    data = encode(picture().convert("L"), format)
-    assert_close(data, picture().convert("L").convert("RGB"), levels=2)
+    data = encode(image().convert("L"), format)
+    assert_close(data, image().convert("L").convert("RGB"), levels=2)
 
 
 def test_cmyk_jpeg() -> None:
-    data = encode(picture().convert("CMYK"), "JPEG", quality=95)
-    assert_close(data, picture(), levels=3)
+    data = encode(image().convert("CMYK"), "JPEG", quality=95)
+    assert_close(data, image(), levels=3)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
@@ -82,11 +82,11 @@ def test_16_bit_grey_keeps_its_range(format: str) -> None:
 
 
 def test_transparent_parts_are_white() -> None:
-    source = picture().convert("RGBA")
+    source = image().convert("RGBA")
     source.paste((255, 0, 0, 0), (0, 0, 30, 40))
     pixels = seen(encode(source, "PNG"))
     assert (pixels[:, :30] == 255).all()
-    assert (pixels[:, 30:] == np.asarray(picture())[:, 30:]).all()
+    assert (pixels[:, 30:] == np.asarray(image())[:, 30:]).all()
 
 
 def test_transparent_palette() -> None:
@@ -100,20 +100,20 @@ def test_transparent_palette() -> None:
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_truncated_jpeg_at_any_length(progressive: bool) -> None:
-    data = encode(picture(), "JPEG", progressive=progressive)
+    data = encode(image(), "JPEG", progressive=progressive)
     for length in range(len(data)):
-        with pytest.raises(PictureError):
+        with pytest.raises(ImageError):
             decode(data[:length])
 
 
 def test_jpeg_cut_short_but_ended() -> None:
-    data = encode(picture(), "JPEG")
-    with pytest.raises(PictureError, match="damaged JPEG"):
+    data = encode(image(), "JPEG")
+    with pytest.raises(ImageError, match="damaged JPEG"):
         decode(data[: len(data) * 3 // 4] + b"\xff\xd9")
 
 
 def test_stray_bytes_in_a_good_jpeg_are_no_damage() -> None:
-    data = encode(picture(), "JPEG")
+    data = encode(image(), "JPEG")
     expected = Image.open(io.BytesIO(data))
     assert_close(data[:-2] + bytes(40) + data[-2:], expected)
     assert_close(data + b"left by a camera", expected)
@@ -123,13 +123,13 @@ def test_stray_bytes_in_a_good_jpeg_are_no_damage() -> None:
     ("data", "reason"),
     [
         (b"", "empty file"),
-        (b"hello, this is no picture", "not a readable picture, it begins with b'hello, this "),
+        (b"hello, this is no image", "not a readable image, it begins with b'hello, this "),
         (b"\xff\xd8\xff", "JPEG|readable|damaged"),
-        (encode(picture(), "PNG")[:-40], "truncated"),
+        (encode(image(), "PNG")[:-40], "truncated"),
     ],
 )
 def test_reason_is_named(data: bytes, reason: str) -> None:
-    with pytest.raises(PictureError, match=reason) as caught:
+    with pytest.raises(ImageError, match=reason) as caught:
         decode(data)
     assert "\n" not in str(caught.value)
 
@@ -137,7 +137,7 @@ def test_reason_is_named(data: bytes, reason: str) -> None:
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_damaged_files_never_raise_anything_else(format: str) -> None:
     rng = random.Random(format)
-    data = encode(picture(), format)
+    data = encode(image(), format)
     for _ in range(150):
         damaged = bytearray(data[: rng.randint(0, len(data))] if rng.random() < 0.3 else data)
         for _ in range(rng.choice([1, 5, 20])):
@@ -145,25 +145,25 @@ def test_damaged_files_never_raise_anything_else(format: str) -> None:
                 damaged[rng.randrange(min(len(damaged), rng.choice([60, 10_000])))] = rng.randrange(256)
         try:
             decode(bytes(damaged))
-        except PictureError as error:
+        except ImageError as error:
             assert str(error)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 @pytest.mark.parametrize("size", [(505, 5), (5, 505)])
-def test_a_picture_so_thin_that_it_would_fill_the_memory_when_resized_is_refused(
+def test_a_image_so_thin_that_it_would_fill_the_memory_when_resized_is_refused(
     format: str, size: tuple[int, int]
 ) -> None:
-    with pytest.raises(PictureError, match=f"{size[0]} x {size[1]} pixels: one side at most 100 times the other"):
+    with pytest.raises(ImageError, match=f"{size[0]} x {size[1]} pixels: one side at most 100 times the other"):
         decode(encode(Image.new("RGB", size), format))
     assert decode(encode(Image.new("RGB", (500, 5)), format)).shape == (3, 5, 500)
 
 
-def test_huge_picture_is_refused() -> None:
+def test_huge_image_is_refused() -> None:
     header = bytearray(encode(Image.new("RGB", (8, 8)), "JPEG"))
     frame = header.index(b"\xff\xc0")
     header[frame + 5 : frame + 9] = b"\xff\x00\xff\x00"
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         decode(bytes(header))
 
 

@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.data.index import Index, build_index
-from dogbreed.data.store import Entry
 from dogbreed.errors import UserError
+from dogbreed.storage.base import ObjectInfo
 
 
 def index(*keys: str, valid_fraction: float = 0.1, test_fraction: float = 0.1) -> Index:
-    entries = [Entry(key, 100, "e") for key in keys]
+    entries = [ObjectInfo(key, 100, "e") for key in keys]
     return build_index(entries, "DATA", valid_fraction=valid_fraction, test_fraction=test_fraction, seed=0)
 
 
@@ -38,7 +38,7 @@ def test_missing_splits_are_made_from_train_and_said() -> None:
     found = index(*keys)
     assert {name: len(split) for name, split in found.splits.items()} == {"train": 32, "valid": 4, "test": 4}
     assert sorted(key for split in found.splits.values() for key in split.keys) == sorted(keys)
-    assert "no valid split: made from train, 4 of 40 pictures (10% a class, seed 0)" in texts(found, logging.INFO)
+    assert "no valid split: made from train, 4 of 40 images (10% a class, seed 0)" in texts(found, logging.INFO)
     assert "no test split" in texts(found, logging.INFO)
 
 
@@ -57,54 +57,54 @@ def test_order_of_the_listing_does_not_matter() -> None:
 
 
 def test_fingerprint_follows_names_sizes_and_etags() -> None:
-    entries = [Entry("a/1.jpg", 5, "x"), Entry("a/2.jpg", 5, "x"), Entry("notes.txt", 5, "x")]
+    entries = [ObjectInfo("a/1.jpg", 5, "x"), ObjectInfo("a/2.jpg", 5, "x"), ObjectInfo("notes.txt", 5, "x")]
     options = {"valid_fraction": 0.1, "test_fraction": 0.1, "seed": 0}
 
-    def fingerprint(*changed: Entry) -> str:
+    def fingerprint(*changed: ObjectInfo) -> str:
         return build_index(changed, "DATA", **options).fingerprint
 
     same = fingerprint(*entries)
-    assert same == fingerprint(*entries[:2], Entry("notes.txt", 9, "y"))
-    for other in (Entry("a/3.jpg", 5, "x"), Entry("a/2.jpg", 6, "x"), Entry("a/2.jpg", 5, "y")):
+    assert same == fingerprint(*entries[:2], ObjectInfo("notes.txt", 9, "y"))
+    for other in (ObjectInfo("a/3.jpg", 5, "x"), ObjectInfo("a/2.jpg", 6, "x"), ObjectInfo("a/2.jpg", 5, "y")):
         assert same != fingerprint(entries[0], other)
     assert same != fingerprint(entries[0])
 
 
 def test_other_files_are_left_out_and_counted_once() -> None:
     found = index("train/a/1.jpg", "train/a/notes.txt", "train/a/x.csv", "README", "train/a/b.txt")
-    assert texts(found, logging.INFO).startswith("4 files that are not pictures are left out (2 .txt")
+    assert texts(found, logging.INFO).startswith("4 files that are not images are left out (2 .txt")
     assert found.splits["train"].keys == ["train/a/1.jpg"]
 
 
-def test_litter_of_desktops_is_no_picture() -> None:
+def test_litter_of_desktops_is_no_image() -> None:
     found = index("a/1.jpg", "a/._1.jpg", "__MACOSX/a/1.jpg", ".ipynb_checkpoints/1.jpg", "a/.DS_Store")
     assert found.classes == ["a"]
     assert not texts(found, logging.WARNING)
 
 
 @pytest.mark.parametrize("empty", ["train/poodle/", "train/poodle/readme.txt", "train/poodle/deeper/"])
-def test_class_folder_without_pictures_is_left_out_and_named(empty: str) -> None:
+def test_class_folder_without_images_is_left_out_and_named(empty: str) -> None:
     found = index("train/a/1.jpg", empty)
     assert found.classes == ["a"]
-    assert "class folders without pictures are left out: poodle" in texts(found, logging.WARNING)
+    assert "class folders without images are left out: poodle" in texts(found, logging.WARNING)
 
 
-def test_pictures_outside_class_folders_are_named() -> None:
-    assert "left out, as not in train/CLASS/: 2 pictures" in texts(
+def test_images_outside_class_folders_are_named() -> None:
+    assert "left out, as not in train/CLASS/: 2 images" in texts(
         index("train/a/1.jpg", "train/2.jpg", "3.jpg"), logging.WARNING
     )
-    assert "left out, as not in a class folder: 1 picture" in texts(index("a/1.jpg", "3.jpg"), logging.WARNING)
+    assert "left out, as not in a class folder: 1 image" in texts(index("a/1.jpg", "3.jpg"), logging.WARNING)
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ((), "'DATA': no pictures; expected below it: train/CLASS/"),
-        (("readme.txt",), "no pictures"),
-        (("1.jpg", "2.jpg"), "2 pictures, but none in a class folder of train"),
-        (("valid/a/1.jpg",), "1 picture, but none in a class folder of train"),
+        ((), "'DATA': no images; expected below it: train/CLASS/"),
+        (("readme.txt",), "no images"),
+        (("1.jpg", "2.jpg"), "2 images, but none in a class folder of train"),
+        (("valid/a/1.jpg",), "1 image, but none in a class folder of train"),
         (("train/a/1.jpg", "valid/a/1.jpg", "val/a/1.jpg"), "'val' and 'valid', which mean the same split"),
-        (("train/a/1.jpg", "test/b/1.jpg"), "test has classes that train has not: b; give them pictures in train"),
+        (("train/a/1.jpg", "test/b/1.jpg"), "test has classes that train has not: b; give them images in train"),
         (("train/a/1.jpg", "train/b/", "valid/b/1.jpg"), "valid has classes that train has not: b"),
     ],
 )

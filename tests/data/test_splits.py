@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from dogbreed.data.splits import stratified
 
-KEYS = [f"{number:03d}/{picture:03d}.jpg" for number in range(5) for picture in range(20)]
+KEYS = [f"{number:03d}/{image:03d}.jpg" for number in range(5) for image in range(20)]
 LABELS = [number for number in range(5) for _ in range(20)]
 
 
@@ -20,7 +20,7 @@ def test_each_class_gives_its_part() -> None:
     fractions=st.tuples(st.floats(0, 0.49), st.floats(0, 0.49)),
     seed=st.integers(0, 100),
 )
-def test_every_picture_is_in_one_split_and_train_keeps_every_class(
+def test_every_image_is_in_one_split_and_train_keeps_every_class(
     counts: list[int], fractions: tuple[float, float], seed: int
 ) -> None:
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
@@ -40,7 +40,7 @@ def test_depends_on_seed_and_keys_alone() -> None:
     assert [{KEYS[::-1][i] for i in positions} for positions in backwards] == [{KEYS[i] for i in p} for p in first]
 
 
-def test_a_new_picture_moves_few_others() -> None:
+def test_a_new_image_moves_few_others() -> None:
     before = {KEYS[i] for i in stratified(KEYS, LABELS, [0.1], seed=0)[0]}
     keys, labels = [*KEYS, "000/new.jpg"], [*LABELS, 0]
     after = {keys[i] for i in stratified(keys, labels, [0.1], seed=0)[0]}

@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resized_crop
 
 from dogbreed.data.decode import decode
-from dogbreed.data.transforms import EvalTransform, PictureFormat, ThumbnailTransform, TrainTransform, random_crop
+from dogbreed.data.transforms import EvalTransform, InputSpec, ThumbnailTransform, TrainTransform, random_crop
 
 CONFIG = {
     "input_size": (3, 96, 96),
@@ -28,12 +28,12 @@ def noise(height: int, width: int) -> torch.Tensor:
 
 
 def test_format_from_data_config() -> None:
-    found = PictureFormat.from_data_config(CONFIG)
+    found = InputSpec.from_data_config(CONFIG)
     assert (found.height, found.width, found.crop_pct) == (96, 96, 0.9)
     assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
     assert found.interpolation is InterpolationMode.BICUBIC
-    assert PictureFormat.from_data_config(CONFIG, image_size=32).height == 32
-    bare = PictureFormat.from_data_config({"input_size": (3, 64, 48)})
+    assert InputSpec.from_data_config(CONFIG, image_size=32).height == 32
+    bare = InputSpec.from_data_config({"input_size": (3, 64, 48)})
     assert (bare.height, bare.width, bare.mean) == (64, 48, (0.485, 0.456, 0.406))
 
 
@@ -42,7 +42,7 @@ def test_every_config_of_timm_is_understood() -> None:
 
     for name in timm.list_pretrained()[::40]:
         config = timm.data.resolve_data_config(timm.get_pretrained_cfg(name).to_dict())
-        found = PictureFormat.from_data_config(config)
+        found = InputSpec.from_data_config(config)
         assert len(found.mean) == len(found.std) == 3
         out = EvalTransform(found)(noise(40, 60), random.Random(0))
         assert out.shape == (3, *config["input_size"][-2:])
@@ -50,15 +50,15 @@ def test_every_config_of_timm_is_understood() -> None:
 
 @pytest.mark.parametrize("shape", [(300, 400), (400, 300), (50, 70), (96, 96), (7, 500), (1, 1)])
 def test_shape_and_type(shape: tuple[int, int]) -> None:
-    target = PictureFormat.from_data_config(CONFIG)
+    target = InputSpec.from_data_config(CONFIG)
     for transform in (EvalTransform(target), TrainTransform(target)):
         out = transform(noise(*shape), random.Random(0))
         assert out.shape == (3, 96, 96)
         assert out.dtype == torch.uint8
 
 
-def test_squash_keeps_all_of_the_picture() -> None:
-    target = PictureFormat.from_data_config({**CONFIG, "crop_pct": 1.0, "crop_mode": "squash"})
+def test_squash_keeps_all_of_the_image() -> None:
+    target = InputSpec.from_data_config({**CONFIG, "crop_pct": 1.0, "crop_mode": "squash"})
     pixels = torch.zeros((3, 100, 300), dtype=torch.uint8)
     pixels[:, :, :50] = 255
     out = EvalTransform(target)(pixels, random.Random(0))
@@ -67,7 +67,7 @@ def test_squash_keeps_all_of_the_picture() -> None:
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_real_photographs_are_within_a_tenth_of_a_grey_level_of_pillow(shared: Path, interpolation: str) -> None:
-    target = PictureFormat.from_data_config({**CONFIG, "interpolation": interpolation})
+    target = InputSpec.from_data_config({**CONFIG, "interpolation": interpolation})
     mode = target.interpolation
     paths = [*sorted((shared / "photos").glob("*.JPEG"))[:20], *sorted((shared / "data/valid").glob("*/*.jpg"))[:20]]
     evaluation, training = [], []
@@ -88,7 +88,7 @@ def distance(pixels: torch.Tensor, expected: Image.Image) -> float:
 
 
 def test_training_depends_on_its_generator_alone() -> None:
-    transform = TrainTransform(PictureFormat.from_data_config(CONFIG))
+    transform = TrainTransform(InputSpec.from_data_config(CONFIG))
     pixels = noise(100, 120)
     torch.manual_seed(1)
     first = transform(pixels, random.Random("a"))
@@ -121,8 +121,8 @@ def test_crops_cover_what_torchvision_covers() -> None:
 
 @pytest.mark.parametrize("transform", [TrainTransform, EvalTransform, ThumbnailTransform])
 def test_big_photographs_decoded_smaller_stay_near_to_pillow(shared: Path, transform: type) -> None:
-    """Pillow decodes all of a picture and resizes the same part of it."""
-    target = PictureFormat(96, 96, interpolation=InterpolationMode.BICUBIC)
+    """Pillow decodes all of an image and resizes the same part of it."""
+    target = InputSpec(96, 96, interpolation=InterpolationMode.BICUBIC)
     differences = {}
     for path in sorted((shared / "photos").glob("*.JPEG")):
         views = []
@@ -144,14 +144,14 @@ def test_big_photographs_decoded_smaller_stay_near_to_pillow(shared: Path, trans
             part = ImageOps.mirror(part) if view.mirrored else part
             wanted = center_crop(torch.from_numpy(np.array(part)).permute(2, 0, 1), [96, 96])
             differences[path.name] = float((out.float() - wanted.float()).abs().mean())
-    print(f"{len(differences)} pictures, mean difference {np.mean(list(differences.values())):.2f} grey levels")
+    print(f"{len(differences)} images, mean difference {np.mean(list(differences.values())):.2f} grey levels")
     assert len(differences) > 4
     assert np.mean(list(differences.values())) < 1.5
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000), st.integers(0, 99))
-def test_a_view_lies_in_the_picture_and_is_never_enlarged_by_reduction(height: int, width: int, seed: int) -> None:
-    for transform in (TrainTransform(PictureFormat()), EvalTransform(PictureFormat())):
+def test_a_view_lies_in_the_image_and_is_never_enlarged_by_reduction(height: int, width: int, seed: int) -> None:
+    for transform in (TrainTransform(InputSpec()), EvalTransform(InputSpec())):
         view = transform.view(height, width, random.Random(seed)).reduced(transform.spare)
         assert 0 <= view.top < view.top + view.height <= height
         assert 0 <= view.left < view.left + view.width <= width

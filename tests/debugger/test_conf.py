@@ -10,11 +10,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from dogbreed.config import conf_dir
-from dogbreed.debugger.callbacks import debugger_callbacks
+from dogbreed.cli.config import conf_dir
+from dogbreed.debugger.record.callbacks import debugger_callbacks
 from dogbreed.debugger.rules import advice
+from tests.paths import ROOT
 
-RULES = Path(__file__).parents[2] / "dogbreed" / "debugger" / "rules"
+RULES = ROOT / "dogbreed" / "debugger" / "rules"
 
 
 def group(name: str):
@@ -27,14 +28,14 @@ def test_configuration_makes_callbacks(name: str, tmp_path: Path):
     if name == "smdebug":
         pytest.importorskip("smdebug")
     callbacks = [type(callback).__name__ for callback in debugger_callbacks(group(name), tmp_path)]
-    expected = ["SystemProfiler", "TensorDebugger", "PredictionRecorder", "PictureCheck", "FailureReport"]
+    expected = ["SystemProfiler", "TensorDebugger", "PredictionRecorder", "ImageCheck", "FailureReport"]
     assert callbacks == {"off": [], "default": expected, "smdebug": [*expected[:3], "SmdebugHook", *expected[3:]]}[name]
 
 
 def test_defaults_of_the_file_are_those_of_the_callbacks(tmp_path: Path):
     from_file, bare = (
         group("default"),
-        {part: {"enabled": True} for part in ("profiler", "tensors", "predictions", "pictures")},
+        {part: {"enabled": True} for part in ("profiler", "tensors", "predictions", "images")},
     )
     for ours, plain in zip(debugger_callbacks(from_file, tmp_path), debugger_callbacks(bare, tmp_path), strict=True):
         public = [name for name in vars(plain) if not name.startswith("_")]

@@ -8,10 +8,10 @@ import pytest
 import pytorch_lightning as pl
 from torch import nn
 
-from debugger.tiny import TinyData, TinyModel, network, train
 from dogbreed.debugger.findings import Status
-from dogbreed.debugger.reading import read_run
-from dogbreed.debugger.registry import evaluate
+from dogbreed.debugger.read.reader import read_run
+from dogbreed.debugger.rules.base import evaluate
+from tests.debugger.tiny import TinyData, TinyModel, network, train
 
 
 def healthy():
@@ -19,7 +19,7 @@ def healthy():
 
 
 def overfitting():
-    """32 pictures whose labels mean nothing: there is only learning by heart."""
+    """32 images whose labels mean nothing: there is only learning by heart."""
     data = TinyData((8, 8, 8, 8), batch_size=16, shuffled=True)
     return TinyModel(network(width=32), lr=1e-2, weight_decay=0.0), data, {"epochs": 25}
 
@@ -117,10 +117,10 @@ def test_training_has_exactly_its_findings(name: str, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_frozen_pretrained_network_on_real_pictures_has_no_finding(shared: Path, tmp_path: Path):
+def test_frozen_pretrained_network_on_real_images_has_no_finding(shared: Path, tmp_path: Path):
     """MobileNetV2's real weights, three epochs on five breeds, everything as `python -m dogbreed.train` does it."""
-    from dogbreed.config import compose, settle
-    from dogbreed.training import train as train_config
+    from dogbreed.cli.config import compose, resolve_defaults
+    from dogbreed.run.train import train as train_config
 
     breeds = sorted(path.name for path in (shared / "data" / "train").iterdir() if path.is_dir())[::20]
     for split in ("train", "valid", "test"):
@@ -134,7 +134,7 @@ def test_frozen_pretrained_network_on_real_pictures_has_no_finding(shared: Path,
         *("data=folder", f"data.url={tmp_path}/data", "data.image_size=128", "data.augment=false"),
         *("batch_size=16", "lr=0.003", "epochs=3", "trainer=cpu", f"output_dir={tmp_path}/run", "name=five"),
     ]
-    results = train_config(settle(compose("train", overrides)))
+    results = train_config(resolve_defaults(compose("train", overrides)))
     assert results["issues"] == {}
     assert results["test"]["test/accuracy"] > 0.8
     assert "This training did not finish" not in (tmp_path / "run" / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""A training small enough for a test: 16 x 16 pictures of coloured stripes, a network of three convolutions."""
+"""A training small enough for a test: 16 x 16 images of coloured stripes, a network of three convolutions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from dogbreed.debugger.callbacks import debugger_callbacks
+from dogbreed.debugger.record.callbacks import debugger_callbacks
 
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 
@@ -22,8 +22,8 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-def pictures(labels: Tensor, seed: int, noise: float = 0.15) -> Tensor:
-    """Returns (N, 3, 16, 16) pictures in 0..1: a class is a colour and a direction of stripes."""
+def striped(labels: Tensor, seed: int, noise: float = 0.15) -> Tensor:
+    """Returns (N, 3, 16, 16) images in 0..1: a class is a colour and a direction of stripes."""
     random = torch.Generator().manual_seed(seed)
     count = len(labels)
     phase = torch.rand(count, 1, 1, generator=random) * 6.28
@@ -41,9 +41,9 @@ class TinyData(pl.LightningDataModule):
     """The interface of `ImageDataModule` that the debugger uses.
 
     Args:
-        counts: Training pictures of each class.
-        normalise: Whether pictures are normalised as the network expects.
-        shuffled: Whether training labels have nothing to do with the pictures.
+        counts: Training images of each class.
+        normalise: Whether images are normalised as the network expects.
+        shuffled: Whether training labels have nothing to do with the images.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TinyData(pl.LightningDataModule):
         held = val if isinstance(val, tuple) else (val,) * len(counts)
         for seed, (split, each) in enumerate({"train": counts, "valid": held, "test": held}.items()):
             labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(each))
-            images = pictures(labels, seed, noise)
+            images = striped(labels, seed, noise)
             if shuffled:
                 labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(9))]
             self._splits[split] = (images, labels)
@@ -134,7 +134,7 @@ class TinyModel(pl.LightningModule):
         return torch.optim.AdamW(parameters, lr=self.hparams["lr"], weight_decay=self.hparams.get("weight_decay", 0.01))
 
 
-CONFIG = {part: {"enabled": True} for part in ("tensors", "predictions", "profiler", "pictures")}
+CONFIG = {part: {"enabled": True} for part in ("tensors", "predictions", "profiler", "images")}
 
 
 def train(

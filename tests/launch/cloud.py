@@ -4,7 +4,7 @@ import signal
 import time
 from pathlib import Path
 
-from launch.local.errors import ServiceError
+from launch.local.api.errors import ServiceError
 
 ROLE = "arn:aws:iam::123456789012:role/jobs"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.10.0-cpu-py313"
@@ -15,7 +15,7 @@ EXPLICIT = [f"backend.role={ROLE}", f"backend.image='{IMAGE}'", f"backend.bucket
 STAND_IN = """
 import json, math, os, signal, sys, time
 from pathlib import Path
-from dogbreed.objective import metric_line
+from dogbreed.callbacks.metric_line import metric_line
 base = Path(os.environ["SAGEMAKER_BASE_DIR"])
 hp = json.loads((base / "input/config/hyperparameters.json").read_text())
 fixed = json.loads(hp["overrides"])

@@ -6,11 +6,12 @@ import threading
 
 import boto3
 import pytest
-from cloud import BUCKET, STAND_IN, Faulty
 
-from launch import follow, site
+from launch.backends import target as site
 from launch.local import LocalSageMaker
 from launch.local.server import make_server
+from launch.runs import polling as follow
+from tests.launch.cloud import BUCKET, STAND_IN, Faulty
 
 
 @pytest.fixture(scope="session")

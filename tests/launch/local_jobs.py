@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 
-from dogbreed.objective import metric_regex
+from dogbreed.callbacks.metric_line import metric_regex
 from launch.local import local_client
-from launch.local.folder import LOG, TUNER_LOG, make_folder
-from launch.local.state import TRAINING, TUNING, new_state
-from launch.shapes import check_shape
+from launch.local.job_state import TRAINING, TUNING, new_state
+from launch.local.job_store import LOG, TUNER_LOG, make_folder
+from launch.spec.service_model import check_shape
 
 PROGRAM = (sys.executable, str(Path(__file__).with_name("local_program.py")))
 ROLE = "arn:aws:iam::000000000000:role/this-machine"

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from dogbreed.objective import metric_line
+from dogbreed.callbacks.metric_line import metric_line
 
 
 def main() -> int:

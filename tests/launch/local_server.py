@@ -1,7 +1,7 @@
 """A model server of a few lines in place of a network: the same command line, the same HTTP.
 
-What a picture shows is written in it: `069.French_bulldog`. One that begins with `bad` can not be read (400); `slow`
-takes a second; `busy` is refused once (503), `crash` always (500). A model folder can not be served whose `model.json`
+What an image shows is written in it: `069.French_bulldog`. One that begins with `bad` cannot be read (400); `slow`
+takes a second; `busy` is refused once (503), `crash` always (500). A model folder cannot be served whose `model.json`
 says `broken`.
 """
 
@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         text = self.rfile.read(int(self.headers["Content-Length"])).decode(errors="replace").strip()
         if text.startswith("bad"):
-            return self.answer(400, {"error": f"cannot be read as a picture: {text[:20]}"})
+            return self.answer(400, {"error": f"cannot be read as an image: {text[:20]}"})
         if text.startswith("crash"):
             return self.answer(500, {"error": "out of memory"})
         if text.startswith("busy") and text not in refused:

@@ -11,12 +11,23 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from cloud import Interrupting
-from local_jobs import SERVE, end_endpoints, eventually, is_running, pack_model, put_training, put_tuning, state_of
 
 from dogbreed.errors import UserError
-from launch import deploy, endpoints, follow, predict, submit, undeploy
+from launch import deploy, endpoints, predict, undeploy
 from launch.local import local_client
+from launch.runs import polling as follow
+from launch.runs import submit
+from tests.launch.cloud import Interrupting
+from tests.launch.local_jobs import (
+    SERVE,
+    end_endpoints,
+    eventually,
+    is_running,
+    pack_model,
+    put_training,
+    put_tuning,
+    state_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +55,7 @@ def dogs(capsys):
     return state_of("outputs/endpoints/dogs")
 
 
-def pictures(folder, **texts):
+def images(folder, **texts):
     """Writes files that the stand-in server reads: name to what they show, `__` for folders."""
     for name, text in texts.items():
         path = Path(folder) / f"{name.replace('__', '/')}.jpg"
@@ -64,12 +75,12 @@ def test_from_a_training_to_an_answer_and_back_to_nothing(capsys):
     assert "python -m launch.predict dogs photo.jpg" in printed
     page = re.search(r"its page:  (http://127.0.0.1:\d+/)", printed)[1]
     assert urllib.request.urlopen(f"{page}ping").status == 200
-    pictures(".", a="069.French_bulldog")
+    images(".", a="069.French_bulldog")
     assert predict.main(["dogs", "a.jpg"]) == 0
     assert re.search(r"a\.jpg +│ French_bulldog +│ 069 +│ +0\.7500", capsys.readouterr().out)
     assert predict.main(["dogs", "a.jpg", "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out)
-    assert (answer["picture"], answer["predicted_label"], len(answer["top_k"])) == ("a.jpg", "069", 1)
+    assert (answer["image"], answer["predicted_label"], len(answer["top_k"])) == ("a.jpg", "069", 1)
     assert endpoints.main([]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"dogs +│ InService +│ dogs +│ http://127", printed) and "1 running on this machine" in printed
@@ -90,7 +101,7 @@ def test_of_a_sweep_the_best_trial_is_taken_and_said(capsys):
     assert deploy.main(["from_training=sweep"]) == 0
     printed = capsys.readouterr().out
     assert "the best trial of sweep sweep: sweep-002-00000002  val/accuracy=0.7500  lr=2" in printed
-    pictures(".", a="1.b")
+    images(".", a="1.b")
     assert predict.main(["sweep", "a.jpg"]) == 0
     assert "second" in capsys.readouterr().out
     assert deploy.main(["from_training=sweep-002-00000002", "name=same"]) == 0
@@ -120,7 +131,7 @@ def test_the_same_name_again_changes_nothing_or_the_model(dogs, capsys):
     train("better")
     assert deploy.main(["from_training=better", "name=dogs"]) == 0
     assert "[Updating]" in capsys.readouterr().out
-    pictures(".", a="1.b")
+    images(".", a="1.b")
     assert predict.main(["dogs", "a.jpg"]) == 0
     assert "better" in capsys.readouterr().out
     train("worse", broken=True)
@@ -189,7 +200,7 @@ def test_mistakes_are_one_line_that_says_what_to_type(dogs):
     pack_model(old)
     (old / "output/model.tar.gz").write_bytes(b"")
     put_tuning(Path("outputs/nothing"), objectives=[None])
-    pictures("photos", a="1.a")
+    images("photos", a="1.a")
     for main, words, message in (
         (deploy, ["from_training=dogz"], "no sweep or training is called 'dogz'; did you mean dogs?"),
         (deploy, [], "from_training is not set: type from_training=NAME"),
@@ -199,7 +210,7 @@ def test_mistakes_are_one_line_that_says_what_to_type(dogs):
             ["from_training=empty"],
             r"training empty has left no model \(.* is not there\); train again",
         ),
-        (deploy, ["from_training=old"], "model.tar.gz can not be read"),
+        (deploy, ["from_training=old"], "model.tar.gz cannot be read"),
         (deploy, ["from_training=nothing"], "sweep nothing has no best trial: none gave a result"),
         (deploy, ["from_training=dogs", "instance.kount=2"], "did you mean instance.count"),
         (deploy, ["from_training=dogs", "serverless.memory_mb=1"], "serverless.memory_mb=1: must be a whole number"),
@@ -210,11 +221,11 @@ def test_mistakes_are_one_line_that_says_what_to_type(dogs):
         (deploy, ["from_training=dogs", "name=a_b"], "'a_b' does not match the pattern"),
         (predict, ["dgos", "photos/a.jpg"], "no endpoint is called 'dgos'; did you mean dogs?"),
         (predict, ["dogs"], "give an endpoint and what to ask it about"),
-        (predict, ["dogs", "none.jpg"], "none.jpg: there is no such picture or folder"),
+        (predict, ["dogs", "none.jpg"], "none.jpg: there is no such image or folder"),
         (predict, ["dogs", "photos", "photos/a.jpg"], "photos is a folder: give it alone"),
-        (predict, ["dogs", "outputs"], "outputs has no pictures"),
+        (predict, ["dogs", "outputs"], "outputs has no images"),
         (predict, ["dogs", "photos", "in_flight=0"], "in_flight=0: must be a whole number"),
-        (predict, ["dogs", "photos", "output=no/such/x.csv"], "output=no/such/x.csv can not be written"),
+        (predict, ["dogs", "photos", "output=no/such/x.csv"], "output=no/such/x.csv cannot be written"),
         (undeploy, ["cats"], "no endpoint is called 'cats'; there are: dogs"),
         (undeploy, [], "give the one name to remove"),
         (endpoints, ["cats"], "no endpoint is called 'cats'"),
@@ -238,31 +249,31 @@ def test_a_name_that_something_else_made_is_not_touched(home):
 
 
 def test_photos_that_can_not_be_read_are_said_beside_those_that_can(dogs, capsys):
-    pictures(".", good="1.b", broken="bad bytes", crowded="busy 2.c")
+    images(".", good="1.b", broken="bad bytes", crowded="busy 2.c")
     assert predict.main(["dogs", "good.jpg", "broken.jpg", "crowded.jpg", "--json"]) == 1
     good, broken, crowded = json.loads(capsys.readouterr().out)
     assert (good["class_name"], crowded["class_name"]) == ("b", "c")  # the busy server was asked again
-    assert "cannot be read as a picture" in broken["error"]
+    assert "cannot be read as an image" in broken["error"]
 
 
 def test_a_folder_becomes_a_csv_with_accuracy_and_the_same_command_goes_on(dogs, capsys):
-    pictures("pets", **{"001.Pug__a": "001.Pug", "001.Pug__b": "002.Collie", "002.Collie__c": "002.Collie"})
-    pictures("pets", **{"002.Collie__torn": "bad bytes", "002.Collie__d": "busy 002.Collie"})
-    (Path("pets") / "notes.txt").write_text("no picture")
+    images("pets", **{"001.Pug__a": "001.Pug", "001.Pug__b": "002.Collie", "002.Collie__c": "002.Collie"})
+    images("pets", **{"002.Collie__torn": "bad bytes", "002.Collie__d": "busy 002.Collie"})
+    (Path("pets") / "notes.txt").write_text("no image")
     assert predict.main(["dogs", "pets/"]) == 0
     printed = capsys.readouterr().out
-    assert "5 pictures, 1 of them unreadable" in printed and "accuracy by their folders: 0.7500 (3 of 4)" in printed
+    assert "5 images, 1 of them unreadable" in printed and "accuracy by their folders: 0.7500 (3 of 4)" in printed
     found = rows()
     assert len(found) == 5
     assert found["pets/001.Pug/a.jpg"]["class_name"] == "Pug"
     assert json.loads(found["pets/001.Pug/b.jpg"]["top_k"]) == [["002", 0.75], ["999", 0.25]]
-    assert "cannot be read as a picture" in found["pets/002.Collie/torn.jpg"]["reason"]
+    assert "cannot be read as an image" in found["pets/002.Collie/torn.jpg"]["reason"]
     text = Path("predictions.csv").read_text()
     Path("predictions.csv").write_text(text[: text.rindex(",") - 20])  # killed in the middle of its last line
-    pictures("pets", **{"001.Pug__new": "001.Pug"})
+    images("pets", **{"001.Pug__new": "001.Pug"})
     assert predict.main(["dogs", "pets"]) == 0
     printed = capsys.readouterr().out
-    assert "4 of 6 pictures are in predictions.csv already" in printed and "2 pictures" in printed
+    assert "4 of 6 images are in predictions.csv already" in printed and "2 images" in printed
     assert "(4 of 5)" in printed and len(rows()) == 6
     train("other")
     deploy.main(["from_training=other", "name=dogs"])
@@ -275,7 +286,7 @@ def test_a_folder_becomes_a_csv_with_accuracy_and_the_same_command_goes_on(dogs,
 
 def test_an_endpoint_that_answers_with_numbers_alone(capsys):
     assert deploy.main(["from_training=dogs", "answer=index"]) == 0
-    pictures("pets", a="68", b="7")
+    images("pets", a="68", b="7")
     assert predict.main(["dogs", "pets/a.jpg", "--json"]) == 0
     assert '"predicted_label": "68"' in capsys.readouterr().out
     assert predict.main(["dogs", "pets"]) == 0
@@ -283,22 +294,22 @@ def test_an_endpoint_that_answers_with_numbers_alone(capsys):
 
 
 def test_an_endpoint_that_fails_on_everything_ends_the_run_and_on_a_few_does_not(dogs, capsys):
-    pictures("few", a="crash", b="1.a", c="crash")
+    images("few", a="crash", b="1.a", c="crash")
     assert predict.main(["dogs", "few", "in_flight=1"]) == 0
     assert rows()["few/a.jpg"]["reason"] == "the endpoint failed on it (500): out of memory"
-    pictures("all", **{f"p{number:02d}": "crash" for number in range(20)})
-    with pytest.raises(UserError, match=r"fails on every picture; the last time: .*out of memory"):
+    images("all", **{f"p{number:02d}": "crash" for number in range(20)})
+    with pytest.raises(UserError, match=r"fails on every image; the last time: .*out of memory"):
         predict.main(["dogs", "all", "output=all.csv"])
 
 
 def test_folders_that_are_no_classes_give_no_accuracy(dogs, capsys):
-    pictures("trip", monday__a="001.Pug", tuesday__b="002.Collie")
+    images("trip", monday__a="001.Pug", tuesday__b="002.Collie")
     assert predict.main(["dogs", "trip"]) == 0
     assert "accuracy" not in capsys.readouterr().out
 
 
 def test_ctrl_c_keeps_what_was_answered_and_the_endpoint(dogs, capsys):
-    pictures("many", **{f"p{number:02d}": "slow 1.a" for number in range(20)})
+    images("many", **{f"p{number:02d}": "slow 1.a" for number in range(20)})
     thread = interrupt_when(lambda: Path("predictions.csv").exists() and len(rows()) >= 2)
     assert predict.main(["dogs", "many", "in_flight=2"]) == 130
     thread.join()
@@ -310,7 +321,7 @@ def test_ctrl_c_keeps_what_was_answered_and_the_endpoint(dogs, capsys):
 
 
 def test_an_endpoint_that_dies_in_the_middle_is_said_and_what_was_answered_is_kept(dogs):
-    pictures("many", **{f"p{number:02d}": "slow 1.a" for number in range(8)})
+    images("many", **{f"p{number:02d}": "slow 1.a" for number in range(8)})
     pid = dogs["pid"]
 
     def kill():
@@ -325,9 +336,9 @@ def test_an_endpoint_that_dies_in_the_middle_is_said_and_what_was_answered_is_ke
     assert 2 <= len(rows()) < 8
 
 
-def test_pictures_under_an_s3_prefix(dogs, s3_server, capsys, monkeypatch):
+def test_images_under_an_s3_prefix(dogs, s3_server, capsys, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
-    pictures(s3_server.root / "bucket-of-dogs", **{"pets__001.Pug__a": "001.Pug", "pets__002.Collie__b": "001.Pug"})
+    images(s3_server.root / "bucket-of-dogs", **{"pets__001.Pug__a": "001.Pug", "pets__002.Collie__b": "001.Pug"})
     assert predict.main(["dogs", "s3://bucket-of-dogs/pets"]) == 0
     assert "(1 of 2)" in capsys.readouterr().out
     assert set(rows()) == {"s3://bucket-of-dogs/pets/001.Pug/a.jpg", "s3://bucket-of-dogs/pets/002.Collie/b.jpg"}

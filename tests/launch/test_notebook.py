@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dogbreed.config import compose
+from dogbreed.cli.config import compose
 from dogbreed.errors import UserError
 from launch import notebook
 from launch.notebook import read_results
@@ -47,8 +47,8 @@ def test_it_shows_itself(ended):
     sweep = read_results("dogs")
     assert "<td>001</td>" in (page := sweep._repr_html_()) and "<td>0.7500</td>" in page
     assert "&lt;sgd&gt;" in page and "<img" not in page
-    (ended / "sweep.png").write_bytes(b"picture")
-    assert f"base64,{base64.b64encode(b'picture').decode()}" in sweep._repr_html_()
+    (ended / "sweep.png").write_bytes(b"image")
+    assert f"base64,{base64.b64encode(b'image').decode()}" in sweep._repr_html_()
 
 
 def test_a_name_that_is_not_there(ended):

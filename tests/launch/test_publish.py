@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from dogbreed.data.manifest import MANIFEST, read_manifest
-from dogbreed.data.store import open_store
 from dogbreed.errors import UserError
 from dogbreed.publishing import targets, transfer
 from dogbreed.publishing.download import TransferError
+from dogbreed.storage.base import open_store
+from dogbreed.storage.manifest import MANIFEST, read_manifest
 from launch import publish
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNTS = {f"{split}/{breed}": count for split, count in (("train", 4), ("valid", 2), ("test", 2)) for breed in "ab"}
 
 
@@ -33,8 +33,8 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def pets(place, write_pictures):
-    return write_pictures(place / "pets", COUNTS)
+def pets(place, write_images):
+    return write_images(place / "pets", COUNTS)
 
 
 @pytest.fixture
@@ -69,18 +69,18 @@ def to_s3(server, source, bucket, *words):
 def test_a_folder_comes_to_s3_once(pets, bucket, s3_server, uploaded, capsys):
     assert to_s3(s3_server, pets, bucket) == 0
     assert files(bucket / "dogs") == sorted([MANIFEST, *files(pets)])
-    assert "16 pictures uploaded" in (out := capsys.readouterr().out)
+    assert "16 images uploaded" in (out := capsys.readouterr().out)
     assert f"data.url=s3://{bucket.name}/dogs data.endpoint_url={s3_server.url}" in out
     store = open_store(f"s3://{bucket.name}/dogs", s3_server.url)
     listed = {entry.key: entry for entry in store.entries()}
     manifest = list(read_manifest(store))
-    assert [picture.entry for picture in manifest] == [listed[key] for key in files(pets)]
-    assert {(picture.width, picture.height, len(picture.hash)) for picture in manifest} == {(32, 24, 32)}
+    assert [image.entry for image in manifest] == [listed[key] for key in files(pets)]
+    assert {(image.width, image.height, len(image.hash)) for image in manifest} == {(32, 24, 32)}
 
     uploaded.clear()
     assert to_s3(s3_server, pets, bucket) == 0
     assert uploaded == []
-    assert "0 pictures uploaded (0.0 MB), 16 were there already; manifest up to date" in capsys.readouterr().out
+    assert "0 images uploaded (0.0 MB), 16 were there already; manifest up to date" in capsys.readouterr().out
 
     changed = pets / "train/a/000.jpg"
     changed.write_bytes(simplejpeg.encode_jpeg(np.zeros((24, 32, 3), np.uint8)))
@@ -111,8 +111,8 @@ def test_etags_of_several_parts():
 
 def spoil(root):
     """Makes of a sound data set one with everything that can be wrong; returns what must come out of it."""
-    picture = root / "train/a/000.jpg"
-    (root / "train/b/wrong.png").write_bytes(picture.read_bytes()[:-2])
+    image = root / "train/a/000.jpg"
+    (root / "train/b/wrong.png").write_bytes(image.read_bytes()[:-2])
     (root / "train/b/half.jpg").write_bytes((root / "train/b/001.jpg").read_bytes()[:300])
     (root / "train/a/copy.jpg").write_bytes((root / "test/a/000.jpg").read_bytes())
     (root / "train/a/.DS_Store").write_bytes(b"x")
@@ -132,19 +132,19 @@ def test_everything_wrong_is_mended_or_left_out_and_named(pets, place, capsys):
     with report.open() as file:
         rows = {(row["file"].removeprefix("pets/"), row["what"]): row["why"] for row in csv.DictReader(file)}
     assert rows.pop(("train/b/half.jpg", "left out")) == "truncated"
-    assert rows.pop(("train/a/copy.jpg", "left out")) == "the same picture as test/a/000.jpg"
+    assert rows.pop(("train/a/copy.jpg", "left out")) == "the same image as test/a/000.jpg"
     assert rows.pop(("train/b/wrong.png", "mended"))
-    assert rows == {("train/b/wrong.png", "noted"): "the same picture as train/a/000.jpg, but in another class"}
+    assert rows == {("train/b/wrong.png", "noted"): "the same image as train/a/000.jpg, but in another class"}
     out = capsys.readouterr().out
     assert "train/b/half.jpg" in out and str(report) in out
     assert publish.main([str(place / "pets.zip"), str(place / "out")]) == 0
-    assert "0 pictures uploaded" in capsys.readouterr().out
+    assert "0 images uploaded" in capsys.readouterr().out
 
 
 def test_a_dry_run_writes_nothing(pets, place, bucket, s3_server, uploaded, capsys):
     assert publish.main([str(pets), str(place / "out"), "dry_run=true"]) == 0
     assert to_s3(s3_server, pets, bucket, "dry_run=true") == 0
-    assert "dry run: 16 pictures would be uploaded" in capsys.readouterr().out
+    assert "dry run: 16 images would be uploaded" in capsys.readouterr().out
     assert uploaded == files(bucket) == []
     assert not (place / "out").exists()
 
@@ -154,7 +154,7 @@ def test_what_should_not_be_there_is_deleted_only_when_told(pets, place, uploade
     assert publish.main([str(pets), str(out)]) == 0
     (pets / "train/a/000.jpg").unlink()
     uploaded.clear()
-    with pytest.raises(UserError, match=r"has 1 pictures that are not to be there \(train/a/000.jpg\).* delete=true"):
+    with pytest.raises(UserError, match=r"has 1 images that are not to be there \(train/a/000.jpg\).* delete=true"):
         publish.main([str(pets), str(out)])
     assert uploaded == []
     assert publish.main([str(pets), str(out), "delete=true"]) == 0
@@ -199,7 +199,7 @@ def test_a_connection_that_drops_is_borne_and_one_that_is_lost_is_said(pets, buc
 
 def test_a_full_disk_leaves_what_was_written_and_no_parts(pets, place, monkeypatch, capsys):
     monkeypatch.setattr(targets.shutil, "disk_usage", lambda path: type("Disk", (), {"free": 100}))
-    with pytest.raises(UserError, match="has room for 0 MB, the pictures need 0 MB"):
+    with pytest.raises(UserError, match="has room for 0 MB, the images need 0 MB"):
         publish.main([str(pets), str(place / "out")])
     monkeypatch.undo()
     monkeypatch.chdir(place / "cwd")
@@ -241,10 +241,10 @@ def test_an_interrupted_update_is_not_described_by_the_old_manifest(pets, bucket
         (["{pets}", "s3://"], "names no bucket"),
         (["{pets}", "{pets}/out"], "lie in each other"),
         (["{pets}", "s3://no-such-bucket/x", "endpoint_url={url}"], "there is no such bucket"),
-        (["{pets}", "s3://bucket/x", "endpoint_url=http://127.0.0.1:1"], "can not be listed: Could not connect"),
+        (["{pets}", "s3://bucket/x", "endpoint_url=http://127.0.0.1:1"], "cannot be listed: Could not connect"),
         (["{pets}", "out", "endpoint=http://x"], "key 'endpoint' is unknown; did you mean endpoint_url"),
         (["{pets}", "out", "dry_run=perhaps"], "dry_run=perhaps"),
-        (["{empty}", "out"], "no pictures; expected below it"),
+        (["{empty}", "out"], "no images; expected below it"),
     ],
 )
 def test_a_mistake_is_one_line(words, message, pets, place, s3_server, monkeypatch):
@@ -278,7 +278,7 @@ def test_ctrl_c_keeps_what_is_there_and_the_same_command_goes_on(pets, place, up
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert "pictures uploaded; the same command goes on" in out
+    assert "images uploaded; the same command goes on" in out
     assert "Traceback" not in err
     there = files(place / "out")
     assert there and MANIFEST not in there

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cloud import BUCKET, EXPLICIT, ROLE, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.launch.cloud import BUCKET, EXPLICIT, ROLE, wait_for
+from tests.paths import ROOT
+
 SECTION = (ROOT / "README.md").read_text().partition("## Going to AWS")[2].partition("\n## ")[0]
 LINES = re.findall(r"^python -m .*$", SECTION, re.MULTILINE)
 

@@ -5,14 +5,15 @@ import re
 import shlex
 from pathlib import Path
 
-from cloud import BUCKET, ROLE
-from local_jobs import SERVE, end_endpoints, pack_model, put_training
-from test_deploy_aws import AWS
-
-from launch import deploy, endpoints, follow, predict, undeploy
+from launch import deploy, endpoints, predict, undeploy
 from launch.local import local_client
+from launch.runs import polling as follow
+from tests.launch.cloud import BUCKET, ROLE
+from tests.launch.hosting.test_deploy_aws import AWS
+from tests.launch.local_jobs import SERVE, end_endpoints, pack_model, put_training
+from tests.paths import ROOT
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 SECTION = README.partition("## From the best model to an answer")[2].partition("\n## ")[0]
 LINES = [line.split("  #")[0].strip() for line in re.findall(r"^python -m .*$", SECTION, re.MULTILINE)]
 MAINS = {module.__name__: module.main for module in (deploy, predict, undeploy, endpoints)}

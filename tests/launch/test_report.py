@@ -10,8 +10,8 @@ from rich.console import Console
 
 from dogbreed.errors import UserError
 from launch import report
-from launch.results import Sweep, Trial, found_issues
-from launch.show import sweep_table
+from launch.runs.results import Sweep, Trial, found_issues
+from launch.views.tables import sweep_table
 
 
 @pytest.fixture

@@ -16,19 +16,22 @@ import time
 from pathlib import Path
 
 import pytest
-from cloud import Interrupting
 from omegaconf import OmegaConf
 
-import launch.sweep
+import launch.runs.sweep
 from dogbreed.errors import UserError
-from launch import status, submit, tune
+from launch import status, tune
 from launch.local import local_client
-from launch.results import read_sweep
+from launch.runs import submit
+from launch.runs.results import read_sweep
+from tests.launch.cloud import Interrupting
+from tests.paths import ROOT
 
 STAND_IN = """
 import json, math, os, sys, time
 from pathlib import Path
-from dogbreed.objective import metric_line
+from tests.paths import ROOT
+from dogbreed.callbacks.metric_line import metric_line
 base = Path(os.environ["SAGEMAKER_BASE_DIR"])
 hp = json.loads((base / "input/config/hyperparameters.json").read_text())
 fixed = json.loads(hp["overrides"])
@@ -56,7 +59,7 @@ def sweep(tmp_path, monkeypatch):
     program = tmp_path / "stand_in.py"
     program.write_text(STAND_IN)
     command = (sys.executable, str(program))
-    for module in (launch.sweep, submit):
+    for module in (launch.runs.sweep, submit):
         monkeypatch.setattr(module, "make_client", lambda backend: local_client(Path(backend.root), command=command))
     return lambda *typed: tune.main([*typed, f"backend.root={tmp_path}/outputs"])
 
@@ -82,7 +85,7 @@ def results(tmp_path, name):
     return json.loads((tmp_path / "outputs" / name / "results.json").read_text())
 
 
-def test_a_sweep_ends_with_a_table_files_a_picture_and_the_command_for_the_best(sweep, tmp_path, capsys):
+def test_a_sweep_ends_with_a_table_files_a_image_and_the_command_for_the_best(sweep, tmp_path, capsys):
     typed = ["lr=range", "batch_size=16,32", "epochs=7", "tuner=random", "tuner.max_jobs=5"]
     assert sweep(*typed, "name=first", "logs=true") == 0
     printed = capsys.readouterr().out
@@ -188,15 +191,15 @@ def test_a_resumed_sweep_takes_a_name_and_says_what_it_does_not_take(sweep, tmp_
     with pytest.raises(UserError, match=r"dogs-first-r2.*choose another name with name=NAME"):
         sweep(*more)
     assert sweep(*more, "name=dogs") == 0
-    found = read_sweep(launch.sweep.make_client(OmegaConf.create({"root": f"{tmp_path}/outputs"})), "dogs")
+    found = read_sweep(launch.runs.sweep.make_client(OmegaConf.create({"root": f"{tmp_path}/outputs"})), "dogs")
     assert (len(found.trials), len(found.own_trials)) == (2, 1)
 
 
 def test_two_sweeps_at_once_do_not_disturb_each_other(sweep, tmp_path):
     typed = ["lr=range", "tuner=random", "tuner.max_jobs=3"]
-    client = launch.sweep.make_client(OmegaConf.create({"root": f"{tmp_path}/outputs"}))
-    from launch.plan import make_plan
-    from launch.request import LOCAL_SITE, tuning_request
+    client = launch.runs.sweep.make_client(OmegaConf.create({"root": f"{tmp_path}/outputs"}))
+    from launch.spec.plan import make_plan
+    from launch.spec.requests.tuning import LOCAL_SITE, tuning_request
 
     client.create_hyper_parameter_tuning_job(**tuning_request(make_plan([*typed, "name=other"]), LOCAL_SITE))
     assert sweep(*typed, "name=mine") == 0
@@ -244,7 +247,7 @@ def test_a_mistake_starts_nothing(sweep, tmp_path, typed, message):
     ("typed", "message"),
     [
         (["data=folder", "data.url=/no/such/place"], "/no/such/place"),
-        (["data=folder", "data.url={folder}"], "no pictures"),
+        (["data=folder", "data.url={folder}"], "no images"),
         (["model.weights=/no/such.pth"], "model.weights=/no/such.pth: no such file"),
     ],
 )
@@ -295,7 +298,7 @@ def test_a_real_sweep_through_the_command_line(tmp_path):
         "name=real",
         f"backend.root={tmp_path}",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "real" / "results.json").read_text())
     assert [trial["status"] for trial in found["trials"]] == ["Completed", "Completed"]
@@ -318,8 +321,6 @@ def test_own_data_without_pretrained_weights_fails_with_what_to_do(tmp_path):
         f"backend.root={tmp_path}/outputs", "tuner.max_jobs=1",
     ]  # fmt: skip
     environ = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environ, cwd=Path(__file__).parents[2]
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ, cwd=ROOT)
     assert done.returncode == 1
     assert "model.weights=PATH.safetensors" in done.stdout.replace("\n", " ")

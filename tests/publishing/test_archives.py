@@ -5,10 +5,10 @@ import zipfile
 
 import pytest
 
-from dogbreed.data.store import PictureError
 from dogbreed.errors import UserError
 from dogbreed.publishing import sources
 from dogbreed.publishing.sources import open_source
+from dogbreed.storage.base import ImageError
 
 
 @pytest.fixture
@@ -91,11 +91,11 @@ def test_an_encrypted_one_is_refused(pack):
         open_source(str(path))
 
 
-def test_a_file_damaged_in_the_archive_is_one_bad_picture(pack):
+def test_a_file_damaged_in_the_archive_is_one_bad_image(pack):
     path = pack([("a/1.jpg", b"one" * 100), ("a/2.jpg", b"two")], zipfile.ZIP_STORED)
     path.write_bytes(path.read_bytes().replace(b"oneone", b"onetwo", 1))
     source = open_source(str(path))
-    with pytest.raises(PictureError, match="damaged in the archive: Bad CRC-32"):
+    with pytest.raises(ImageError, match="damaged in the archive: Bad CRC-32"):
         source.read("a/1.jpg")
     assert source.read("a/2.jpg") == b"two"
 

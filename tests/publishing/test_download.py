@@ -136,7 +136,7 @@ def test_no_room(server, tmp_path, monkeypatch):
 
 
 def test_nobody_there(tmp_path):
-    with pytest.raises(TransferError, match=r"can not be reached: .*refused"):
+    with pytest.raises(TransferError, match=r"cannot be reached: .*refused"):
         download("http://127.0.0.1:1/x.zip", tmp_path, lambda *now: None, pauses_s=(0.0,))
 
 

@@ -1,7 +1,8 @@
 """A small model folder, and an endpoint of it as a process of its own."""
 
 import pytest
-from endpoints import make_model, serving
+
+from tests.serving.endpoints import make_model, serving
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import sys
 import time
 from contextlib import contextmanager
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 CLASSES = ["001.Affenpinscher", "069.French_bulldog", 'a, "b"']
 
 
@@ -67,19 +67,19 @@ def serving(folder, tmp_path, *program, **environ):
 
 
 def make_model(folder, classes=CLASSES, spoil=None):
-    """Leaves a small network with random weights that tells pictures apart; `spoil` may change its weights."""
+    """Leaves a small network with random weights that tells images apart; `spoil` may change its weights."""
     import torch
 
-    from dogbreed.backbone import create, data_config
-    from dogbreed.data.transforms import PictureFormat
-    from dogbreed.serving.artifact import make_card, write_model
+    from dogbreed.data.transforms import InputSpec
+    from dogbreed.models.backbones import create, data_config
+    from dogbreed.serving.bundle import make_card, write_model
 
     torch.manual_seed(3)
     net = create("test_resnet", len(classes), "random", {}).eval()
     torch.nn.init.normal_(net.get_classifier().weight, std=3.0)
     card = make_card(
         name="small", architecture="test_resnet", model_kwargs={}, classes=list(classes),
-        pictures=PictureFormat.from_data_config(data_config(net)), metrics={"val/accuracy": 0.5, "x": float("nan")},
+        images=InputSpec.from_data_config(data_config(net)), metrics={"val/accuracy": 0.5, "x": float("nan")},
         overrides=["model=timm", "model.name=test_resnet"],
     )  # fmt: skip
     state = net.state_dict()

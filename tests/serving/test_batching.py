@@ -11,7 +11,7 @@ import torch
 from dogbreed.serving.batching import Batcher, DeadError
 
 
-def picture(value, count=1):
+def image(value, count=1):
     return torch.full((count, 3, 2, 2), value, dtype=torch.uint8)
 
 
@@ -20,7 +20,7 @@ def value_of(pixels):
 
 
 class Gate:
-    """Answers with each picture's value, once it is opened."""
+    """Answers with each image's value, once it is opened."""
 
     def __init__(self):
         self.entered, self.opened, self.batches = threading.Event(), threading.Event(), []
@@ -35,9 +35,9 @@ class Gate:
 def test_what_comes_while_a_batch_runs_makes_the_next_one_and_everybody_gets_his_own():
     gate = Gate()
     batcher = Batcher(gate, max_batch=4)
-    answers = [batcher.submit(picture(0))]
+    answers = [batcher.submit(image(0))]
     assert gate.entered.wait(60)
-    answers += [batcher.submit(picture(number, count)) for number, count in ((1, 1), (2, 2), (3, 1), (4, 6), (5, 1))]
+    answers += [batcher.submit(image(number, count)) for number, count in ((1, 1), (2, 2), (3, 1), (4, 6), (5, 1))]
     gate.opened.set()
     for number, (answer, count) in enumerate(zip(answers, (1, 1, 2, 1, 6, 1), strict=True)):
         assert answer.result(10).tolist() == [[number]] * count
@@ -55,9 +55,9 @@ def test_a_batch_that_fails_fails_its_own_and_three_in_a_row_are_ill_health():
     for _ in range(3):
         assert batcher.problem(30) is None
         with pytest.raises(MemoryError):
-            batcher.submit(picture(9)).result(10)
+            batcher.submit(image(9)).result(10)
     assert batcher.problem(30) == "the last 3 batches failed"
-    assert batcher.submit(picture(1)).result(10).tolist() == [[1]]
+    assert batcher.submit(image(1)).result(10).tolist() == [[1]]
     assert batcher.problem(30) is None
     batcher.stop()
 
@@ -65,7 +65,7 @@ def test_a_batch_that_fails_fails_its_own_and_three_in_a_row_are_ill_health():
 def test_a_batch_that_does_not_end_is_told():
     gate = Gate()
     batcher = Batcher(gate, max_batch=4)
-    answer = batcher.submit(picture(1))
+    answer = batcher.submit(image(1))
     assert gate.entered.wait(60)
     time.sleep(0.2)
     assert batcher.problem(30) is None
@@ -84,20 +84,20 @@ def test_a_thread_that_died_leaves_nobody_waiting():
         raise SystemExit
 
     batcher = Batcher(classify, max_batch=1)
-    first, second = batcher.submit(picture(1)), batcher.submit(picture(2))
+    first, second = batcher.submit(image(1)), batcher.submit(image(2))
     gate.opened.set()
     for answer in (first, second):
         with pytest.raises(DeadError):
             answer.result(10)
     assert batcher.problem(30) == "the network's thread has ended"
     with pytest.raises(DeadError):
-        batcher.submit(picture(3))
+        batcher.submit(image(3))
 
 
 def test_stopping_answers_what_is_waiting():
     gate = Gate()
     batcher = Batcher(gate, max_batch=1)
-    answers = [batcher.submit(picture(number)) for number in range(3)]
+    answers = [batcher.submit(image(number)) for number in range(3)]
     threading.Timer(0.1, gate.opened.set).start()
     batcher.stop()
     assert [answer.result(0).tolist() for answer in answers] == [[[0]], [[1]], [[2]]]

@@ -8,10 +8,10 @@ from pathlib import Path
 from launch import deploy, predict, undeploy
 
 
-def test_deployed_it_says_what_it_says_alone(model_folder, endpoint, tmp_path, monkeypatch, write_pictures, capsys):
+def test_deployed_it_says_what_it_says_alone(model_folder, endpoint, tmp_path, monkeypatch, write_images, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(model_folder, "outputs/tiny/model")
-    write_pictures(tmp_path / "pets", {"069.French_bulldog": 12})
+    write_images(tmp_path / "pets", {"069.French_bulldog": 12})
     Path("pets/069.French_bulldog/torn.jpg").write_bytes(b"\xff\xd8\xff torn")
     assert deploy.main(["from_training=tiny", "top_k=2"]) == 0
     try:
@@ -24,7 +24,7 @@ def test_deployed_it_says_what_it_says_alone(model_folder, endpoint, tmp_path, m
     assert len(first["top_k"]) == 2
     with Path("predictions.csv").open() as file:
         rows = {Path(row["key"]).name: row for row in csv.DictReader(file)}
-    assert "not a readable picture" in rows.pop("torn.jpg")["reason"] and len(rows) == 12
+    assert "not a readable image" in rows.pop("torn.jpg")["reason"] and len(rows) == 12
     for name, row in rows.items():
         alone = endpoint.invoke(Path("pets/069.French_bulldog", name).read_bytes()).json
         assert row["label"] == alone["predicted_label"]

@@ -19,26 +19,27 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from endpoints import CLASSES, ROOT, serving
-from sample_pictures import as_json, encoded, forms, jpeg, png_of_size, scene
 from starlette.requests import Request
 
 from dogbreed.errors import UserError
 from dogbreed.serving.app import Endpoint
 from dogbreed.serving.classifier import Classifier
-from dogbreed.serving.pictures import RequestError, read_picture
+from dogbreed.serving.images import RequestError, read_image
 from dogbreed.serving.server import listen
 from dogbreed.serving.settings import Settings
+from tests.paths import ROOT
+from tests.serving.endpoints import CLASSES, serving
+from tests.serving.sample_images import as_json, encoded, forms, jpeg, png_of_size, scene
 
 
 @pytest.fixture(scope="module")
 def expected(model_folder):
     """The probabilities of `jpeg()`, worked out without a server."""
     model = Classifier(model_folder)
-    return model(read_picture(jpeg(), model.card.picture_format)[None])[0]
+    return model(read_image(jpeg(), model.card.input_spec)[None])[0]
 
 
-def test_a_raw_picture_is_answered_with_its_class_and_the_top_ones(endpoint, expected):
+def test_a_raw_image_is_answered_with_its_class_and_the_top_ones(endpoint, expected):
     answer = endpoint.invoke(jpeg())
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     order = np.argsort(-expected).tolist()
@@ -78,7 +79,7 @@ def test_json_csv_and_numpy_say_the_same(endpoint, expected):
     ("status", "reason", "body", "headers"),
     [
         (415, "'text/html'; allowed: image/jpeg", b"x", {"Content_Type": "text/html"}),
-        (400, "not a readable picture", b"hello", {}),
+        (400, "not a readable image", b"hello", {}),
         (400, "Premature end", jpeg()[:-900], {}),
         (400, "empty", b"", {}),
         (400, "must be", b"{}", {"Content_Type": "application/json"}),
@@ -141,10 +142,10 @@ def test_the_page_is_one_file_that_asks_nobody_else(endpoint):
 
 
 def test_many_clients_get_their_own_answers(endpoint):
-    pictures = [jpeg(scene().rotate(15 * turn)) for turn in range(12)]
-    alone = [endpoint.invoke(content).json["top_k"] for content in pictures]
+    images = [jpeg(scene().rotate(15 * turn)) for turn in range(12)]
+    alone = [endpoint.invoke(content).json["top_k"] for content in images]
     with ThreadPoolExecutor(12) as clients:
-        together = list(clients.map(lambda content: endpoint.invoke(content).json["top_k"], pictures * 3))
+        together = list(clients.map(lambda content: endpoint.invoke(content).json["top_k"], images * 3))
     for found, wanted in zip(together, alone * 3, strict=True):
         assert {e["label"]: e["confidence"] for e in found} == pytest.approx(
             {e["label"]: e["confidence"] for e in wanted}, abs=1e-3
@@ -181,7 +182,7 @@ def test_more_than_can_wait_is_refused_at_once_and_sigterm_lets_the_rest_end(mod
             asked = [clients.submit(endpoint.invoke, jpeg()) for _ in range(6)]
             refused = [future.result() for future in itertools.islice(as_completed(asked, 60), 3)]
             assert [answer.status for answer in refused] == [503] * 3
-            assert refused[0].headers["retry-after"] == "1" and "3 pictures are waiting" in refused[0].json["error"]
+            assert refused[0].headers["retry-after"] == "1" and "3 images are waiting" in refused[0].json["error"]
             running = [future for future in asked if not future.done()]
             assert len(running) == 3
             assert endpoint.ask("GET", "/ping").status == 200

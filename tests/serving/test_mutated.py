@@ -10,9 +10,10 @@ from contextlib import suppress
 import numpy as np
 import psutil
 import pytest
-from endpoints import serving
 from PIL import Image
-from sample_pictures import SIZE, as_json, forms, jpeg, png_of_size
+
+from tests.serving.endpoints import serving
+from tests.serving.sample_images import SIZE, as_json, forms, jpeg, png_of_size
 
 TYPES = ["image/jpeg", "image/png", "image/webp", "application/x-image", "application/json"]
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from endpoints import CLASSES
-from sample_pictures import as_json, encoded, forms, jpeg, png_of_size, scene
 
 from dogbreed.serving import inference
+from tests.serving.endpoints import CLASSES
+from tests.serving.sample_images import as_json, encoded, forms, jpeg, png_of_size, scene
 
 CONTAINER = """
 import base64, json, sys
@@ -92,13 +92,13 @@ def container(model_folder, tmp_path_factory):
 
 @pytest.mark.slow
 def test_each_form_of_question_and_answer(container, endpoint):
-    pictures = [(content, "application/x-image", "application/json") for content in forms().values()]
-    pictures += [(forms()[kind], f"image/{kind}", "*/*") for kind in ("jpeg", "png", "webp")]
+    images = [(content, "application/x-image", "application/json") for content in forms().values()]
+    images += [(forms()[kind], f"image/{kind}", "*/*") for kind in ("jpeg", "png", "webp")]
     one = json.dumps({"image": base64.b64encode(jpeg()).decode()}).encode()
     several = as_json(jpeg(), encoded(scene(), "PNG")).encode()
     texts = [(one, "application/json", "application/json"), (several, "application/json", "application/json")]
     others = [(several, "application/json", accept) for accept in ("text/csv", "application/x-npy")]
-    asked = [*pictures, *texts, *others]
+    asked = [*images, *texts, *others]
     for request, (status, kind, body) in zip(asked, container(*asked), strict=True):
         assert status == 200, body
         ours = endpoint.invoke(*request[:2], Accept=request[2])  # the server of this machine says the same
@@ -121,7 +121,7 @@ def test_each_form_of_question_and_answer(container, endpoint):
 def test_each_error(container):
     asked = [
         (415, "'text/plain'; allowed", b"x", "text/plain", "*/*"),
-        (400, "not a readable picture", b"hello", "image/png", "*/*"),
+        (400, "not a readable image", b"hello", "image/png", "*/*"),
         (400, "Premature end", jpeg()[:-900], "image/jpeg", "*/*"),
         (400, "no JSON", b"{", "application/json", "*/*"),
         (413, "at most 26,214,400", bytes(25 * 2**20 + 1), "image/jpeg", "*/*"),

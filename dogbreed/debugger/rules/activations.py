@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, not_applicable, ok
-from dogbreed.debugger.registry import rule
 from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.series import Array, NodeActivity, Series, TensorSeries
 
 Settings = Mapping[str, Any]
@@ -23,7 +23,7 @@ def _lazy_layers(
     for name, activity in layers.items():
         idle = 100 * float(np.mean(activity.inside_percent < threshold_inactivity))
         if idle > threshold_layer:
-            seen = f"{text} ({activity.mode}, {activity.num_samples} pictures)"
+            seen = f"{text} ({activity.mode}, {activity.num_samples} images)"
             evidence.append(Evidence(seen, name, None, idle, threshold_layer))
     return evidence
 
@@ -48,7 +48,7 @@ def dead_relu(
 ) -> Outcome:
     """Most ReLUs of a layer never fire, so nothing behind them learns.
 
-    A node is a channel, counted over pictures and positions (OURS; DOC leaves the unit open), in validation where
+    A node is a channel, counted over images and positions (OURS; DOC leaves the unit open), in validation where
     that was recorded, else in training.
 
     Args:
@@ -56,14 +56,14 @@ def dead_relu(
         settings: The run's settings, for the suggestion.
         threshold_inactivity: Percent of its outputs that a living node has above 0 at least (DOC, CFG: 1).
         threshold_layer: Percent of dead nodes above which the layer fires (DOC, CFG: 50).
-        min_samples: Pictures that it takes (OURS: 200).
+        min_samples: Images that it takes (OURS: 200).
 
     Source: DOC 2.1.
     """
     enough = {name: item for name, item in relu_activity.items() if item.num_samples >= min_samples}
     if not enough:
         most = max((item.num_samples for item in relu_activity.values()), default=0)
-        return insufficient(f"activations of {most} pictures were counted; it takes {min_samples}", datapoints=most)
+        return insufficient(f"activations of {most} images were counted; it takes {min_samples}", datapoints=most)
     nodes = sum(len(item.inside_percent) for item in enough.values())
     evidence = _lazy_layers(enough, threshold_inactivity, threshold_layer, "% dead nodes")
     details = {"dead_percent": _ratings(enough, threshold_inactivity)}

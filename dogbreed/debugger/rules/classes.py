@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, ok
-from dogbreed.debugger.registry import rule
+from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.series import Array, Predictions
 
 Settings = Mapping[str, Any]
@@ -50,16 +50,16 @@ def class_imbalance(
     samples: int = 500,
     min_class_samples: int = 20,
 ) -> Outcome:
-    """Some classes have many times the pictures of others, or one class alone is mostly missed.
+    """Some classes have many times the images of others, or one class alone is mostly missed.
 
-    Counted in the dataset, not in what a sampler makes of it; a class without pictures counts as infinitely rare
+    Counted in the dataset, not in what a sampler makes of it; a class without images counts as infinitely rare
     (OURS). A class's error rate counts where it is seen often enough and the model as a whole is good: a model that
     gets everything wrong has another problem (OURS).
 
     Args:
-        class_counts: Training pictures of each class.
-        predictions: Labels and predictions of validation or test pictures.
-        threshold_imbalance: Most over fewest pictures that is still right (DOC, CFG: 10).
+        class_counts: Training images of each class.
+        predictions: Labels and predictions of validation or test images.
+        threshold_imbalance: Most over fewest images that is still right (DOC, CFG: 10).
         threshold_misprediction: Error rate of a class that is still right (DOC, CFG: 0.7).
         samples: Labels that it takes (DOC, CFG: 500).
         min_class_samples: Predictions that it takes to judge a class (OURS).
@@ -74,14 +74,14 @@ def class_imbalance(
     ratio = class_counts[most] / count if count else float("inf")
     evidence = []
     if ratio > threshold_imbalance:
-        text = f"{most} has {class_counts[most]} training pictures, {fewest} has {count}"
+        text = f"{most} has {class_counts[most]} training images, {fewest} has {count}"
         evidence.append(Evidence(text, fewest, None, ratio, threshold_imbalance))
     if predictions is not None:
         evidence += _missed_classes(predictions, threshold_misprediction, min_class_samples)
     if evidence:
         summary = f"{evidence[0].text} (ratio {ratio:.3g})"
         return issue(summary, "objective.metric=val/f1", evidence, datapoints=total)
-    return ok(f"most over fewest pictures of a class: {ratio:.3g}", datapoints=total)
+    return ok(f"most over fewest images of a class: {ratio:.3g}", datapoints=total)
 
 
 def _missed_classes(predictions: Predictions, threshold: float, min_samples: int) -> list[Evidence]:
@@ -110,14 +110,14 @@ def confusion(
     """A class is often taken for another.
 
     Args:
-        predictions: Labels and predictions of validation or test pictures.
+        predictions: Labels and predictions of validation or test images.
         settings: The run's settings, for the suggestion.
         category_no: Number of classes; None: all there are (DOC, CFG).
-        min_diag: Smallest share of a class's pictures that must be right (DOC, CFG: 0.9; `defaults.OURS` sets 0.5).
+        min_diag: Smallest share of a class's images that must be right (DOC, CFG: 0.9; `defaults.OURS` sets 0.5).
         max_off_diag: Largest share of a predicted class that may come from one other class (DOC, CFG: 0.1;
             `defaults.OURS` sets 0.5).
         confidence_z: Standard errors by which a share must be beyond its threshold (OURS; 0 is AWS's test, with
-            few pictures a class one mistake fires; `defaults.OURS` sets 1.96).
+            few images a class one mistake fires; `defaults.OURS` sets 1.96).
 
     Source: DOC 2.1; the diagonal is a share of its row and the rest a share of its column (TST: the identity does not
     fire; DOC's formula, a share of the trace, would).
@@ -179,7 +179,7 @@ def calibration(
     One that is less sure than it is right, as in the first epochs of a training, is said to be and no issue.
 
     Args:
-        predictions: Labels and probabilities of validation or test pictures.
+        predictions: Labels and probabilities of validation or test images.
         threshold: Expected calibration error above which it fires, 0..1.
         num_bins: Bins of equal width of the top probability.
         min_samples: Predictions that it takes; with fewer the error is mostly noise.
@@ -205,9 +205,9 @@ def calibration(
 
 
 def confident_errors(labels: NDArray[np.int64], probabilities: Array) -> tuple[NDArray[np.int64], Array]:
-    """Returns (positions of pictures whose label is likely wrong, most likely first; their margin).
+    """Returns (positions of images whose label is likely wrong, most likely first; their margin).
 
-    Confident learning: the threshold of a class is the mean probability it gets on pictures labelled so. A picture
+    Confident learning: the threshold of a class is the mean probability it gets on images labelled so. An image
     counts for the most probable class among those that reach their threshold, and where that is another than its
     label, the label is in doubt. The margin is that class's probability less the label's.
     """
@@ -229,10 +229,10 @@ def confident_errors(labels: NDArray[np.int64], probabilities: Array) -> tuple[N
 def likely_label_errors(
     predictions: Predictions, *, threshold: float = 0.05, min_accuracy: float = 0.85, min_samples: int = 100
 ) -> Outcome:
-    """Labels of validation or test pictures are likely wrong.
+    """Labels of validation or test images are likely wrong.
 
     Args:
-        predictions: Out-of-sample probabilities: the model did not train on these pictures.
+        predictions: Out-of-sample probabilities: the model did not train on these images.
         threshold: Share of labels in doubt above which it fires; those below are still shown.
         min_accuracy: Accuracy that the model must have to be believed.
         min_samples: Predictions that it takes.

@@ -1,4 +1,4 @@
-"""Rules about pictures: what the network is fed, copies in two splits, near duplicates, files that can not be read."""
+"""Rules about images: what the network is fed, copies in two splits, near duplicates, files that cannot be read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, ok
-from dogbreed.debugger.registry import rule
-from dogbreed.debugger.series import ImageStatistics, PictureHashes
+from dogbreed.debugger.rules.base import rule
+from dogbreed.debugger.series import ImageHashes, ImageStatistics
 
 Settings = Mapping[str, Any]
 
@@ -26,15 +26,15 @@ def check_input_images(
     min_std: float = 0.5,
     max_std: float = 2.0,
 ) -> Outcome:
-    """Pictures reach the network with another normalisation than it expects.
+    """Images reach the network with another normalisation than it expects.
 
     A dataset may well be darker or flatter than ImageNet: where darkest and brightest value are those of the
-    backbone's own normalisation of 0..1, the deviation is the pictures' own and said, but no issue (OURS).
+    backbone's own normalisation of 0..1, the deviation is the images' own and said, but no issue (OURS).
 
     Args:
-        input_images: Statistics of the first pictures that were fed.
+        input_images: Statistics of the first images that were fed.
         threshold_mean: Largest absolute mean of a channel that is still right (DOC, CFG: 0.2).
-        threshold_samples: Pictures that it takes (DOC, CFG: 500).
+        threshold_samples: Images that it takes (DOC, CFG: 500).
         min_std: Smallest standard deviation of a channel that is still right (OURS).
         max_std: Largest one (OURS).
 
@@ -42,7 +42,7 @@ def check_input_images(
     """
     count = input_images.num_images
     if count < threshold_samples:
-        return insufficient(f"{count} pictures were looked at; it takes {threshold_samples}", datapoints=count)
+        return insufficient(f"{count} images were looked at; it takes {threshold_samples}", datapoints=count)
     mean, std = input_images.mean, input_images.std
     evidence = [
         Evidence("mean of a channel", f"channel {i}", None, float(value), threshold_mean)
@@ -56,16 +56,16 @@ def check_input_images(
     ]
     figures = f"mean {np.round(mean, 2).tolist()}, std {np.round(std, 2).tolist()}"
     if not evidence:
-        return ok(f"pictures are normalised: {figures}", datapoints=count)
+        return ok(f"images are normalised: {figures}", datapoints=count)
     if _spans_expected_range(input_images):
-        text = f"normalised as the backbone expects; the pictures themselves differ: {figures}"
+        text = f"normalised as the backbone expects; the images themselves differ: {figures}"
         return ok(text, datapoints=count, evidence=evidence)
-    summary = f"pictures are not normalised as the network expects: {figures}, {_looks_like(input_images)}"
+    summary = f"images are not normalised as the network expects: {figures}, {_looks_like(input_images)}"
     return issue(summary, "++data.data_config=null", evidence, datapoints=count)
 
 
 def _spans_expected_range(images: ImageStatistics) -> bool:
-    """Returns whether the extremes are those of 0..1 pictures after the backbone's own normalisation."""
+    """Returns whether the extremes are those of 0..1 images after the backbone's own normalisation."""
     if not images.expected_mean or not images.expected_std:
         return False
     mean, std = np.array(images.expected_mean), np.array(images.expected_std)
@@ -82,25 +82,25 @@ def _looks_like(images: ImageStatistics) -> str:
     return f"values from {images.minimum:.2f} to {images.maximum:.2f}"
 
 
-@rule("CorruptPictures", group="data", priority=32)
-def corrupt_pictures(pictures: PictureHashes, *, threshold_percent: float = 0.0) -> Outcome:
-    """Some picture files can not be read.
+@rule("CorruptImages", group="data", priority=32)
+def corrupt_images(images: ImageHashes, *, threshold_percent: float = 0.0) -> Outcome:
+    """Some image files cannot be read.
 
     Args:
-        pictures: Hashes and unreadable files.
+        images: Hashes and unreadable files.
         threshold_percent: Percent of unreadable files that is still right.
 
     Source: OURS.
     """
-    total = max(pictures.num_pictures, sum(map(len, pictures.hashes.values())) + len(pictures.bad))
+    total = max(images.num_images, sum(map(len, images.hashes.values())) + len(images.bad))
     if not total:
-        return insufficient("no picture was looked at")
-    percent = 100 * len(pictures.bad) / total
+        return insufficient("no image was looked at")
+    percent = 100 * len(images.bad) / total
     if percent > threshold_percent:
-        evidence = [Evidence(reason, name, None, percent, threshold_percent) for name, reason in pictures.bad.items()]
-        summary = f"{len(pictures.bad)} of {total} pictures can not be read"
+        evidence = [Evidence(reason, name, None, percent, threshold_percent) for name, reason in images.bad.items()]
+        summary = f"{len(images.bad)} of {total} images cannot be read"
         return issue(summary, "data.bad_images=raise", evidence, datapoints=total)
-    return ok(f"{total} pictures, {len(pictures.bad)} of them unreadable", datapoints=total)
+    return ok(f"{total} images, {len(images.bad)} of them unreadable", datapoints=total)
 
 
 def _table(names: list[str], hashes: Mapping[str, int]) -> NDArray[np.uint64]:
@@ -115,10 +115,10 @@ _BITS = np.array([bin(value).count("1") for value in range(256)], dtype=np.uint8
 def close_pairs(
     first: Mapping[str, int], second: Mapping[str, int] | None, max_distance: int
 ) -> list[tuple[str, str, int]]:
-    """Returns (name, name, Hamming distance) for each picture of `second` that has a close one in `first`.
+    """Returns (name, name, Hamming distance) for each image of `second` that has a close one in `first`.
 
-    Close are pictures whose hashes differ in at most `max_distance` bits; the closest is named. With `second` None:
-    each picture of `first` that has a close one before it. Compared by brute force in blocks: 6000 pictures with
+    Close are images whose hashes differ in at most `max_distance` bits; the closest is named. With `second` None:
+    each image of `first` that has a close one before it. Compared by brute force in blocks: 6000 images with
     themselves take about 2 s on one core.
     """
     names_a, names_b = list(first), list(first if second is None else second)
@@ -147,37 +147,37 @@ def _ones(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     return _BITS[octets].sum(axis=-1, dtype=np.int64)
 
 
-def _telling(pictures: PictureHashes, max_distance: int) -> tuple[dict[str, dict[str, int]], str]:
-    """Returns the hashes of each split that are not those of a flat picture, and what to say of those left out.
+def _telling(images: ImageHashes, max_distance: int) -> tuple[dict[str, dict[str, int]], str]:
+    """Returns the hashes of each split that are not those of a flat image, and what to say of those left out.
 
-    A hash as close to that of a flat picture (all bits equal) as to a copy's would be a copy of every such picture.
+    A hash as close to that of a flat image (all bits equal) as to a copy's would be a copy of every such image.
     """
     telling = {
         split: {n: h for n, h in hashes.items() if max_distance < bin(h).count("1") < HASH_BITS - max_distance}
-        for split, hashes in pictures.hashes.items()
+        for split, hashes in images.hashes.items()
     }
-    count = sum(len(hashes) - len(telling[split]) for split, hashes in pictures.hashes.items())
+    count = sum(len(hashes) - len(telling[split]) for split, hashes in images.hashes.items())
     return telling, f"; {count} are too flat to be compared" if count else ""
 
 
-def _hashed(pictures: PictureHashes) -> tuple[int, str]:
-    count = sum(map(len, pictures.hashes.values()))
-    part = f" ({count} of {pictures.num_pictures} pictures were hashed)" if count < pictures.num_pictures else ""
+def _hashed(images: ImageHashes) -> tuple[int, str]:
+    count = sum(map(len, images.hashes.values()))
+    part = f" ({count} of {images.num_images} images were hashed)" if count < images.num_images else ""
     return count, part
 
 
 @rule("TrainValOverlap", group="data", priority=4)
-def train_val_overlap(pictures: PictureHashes, *, max_distance: int = 12) -> Outcome:
-    """The same picture is in the training and in the validation or test split, so the metrics flatter.
+def train_val_overlap(images: ImageHashes, *, max_distance: int = 12) -> Outcome:
+    """The same image is in the training and in the validation or test split, so the metrics flatter.
 
     Args:
-        pictures: 256-bit difference hashes of each split's pictures.
-        max_distance: Bits in which two hashes of the same picture may differ (0: the same pixels, scaled to 17 x 16).
+        images: 256-bit difference hashes of each split's images.
+        max_distance: Bits in which two hashes of the same image may differ (0: the same pixels, scaled to 17 x 16).
 
     Source: OURS.
     """
-    count, part = _hashed(pictures)
-    hashes, flat = _telling(pictures, max_distance)
+    count, part = _hashed(images)
+    hashes, flat = _telling(images, max_distance)
     train = hashes.pop("train", {})
     others = {split: found for split, found in hashes.items() if found}
     part += flat
@@ -189,32 +189,32 @@ def train_val_overlap(pictures: PictureHashes, *, max_distance: int = 12) -> Out
         for mine, theirs, distance in close_pairs(train, found, max_distance)
     ]
     if evidence:
-        summary = f"{len(evidence)} pictures of other splits are in the training split too{part}"
+        summary = f"{len(evidence)} images of other splits are in the training split too{part}"
         return issue(summary, "+debugger.rules.TrainValOverlap.max_distance=0", evidence, datapoints=count)
-    return ok(f"no picture is in two splits{part}", datapoints=count)
+    return ok(f"no image is in two splits{part}", datapoints=count)
 
 
 @rule("NearDuplicates", group="data", priority=46, follows=("TrainValOverlap",))
-def near_duplicates(pictures: PictureHashes, *, max_distance: int = 12, threshold_percent: float = 1.0) -> Outcome:
-    """Many training pictures are nearly the same picture.
+def near_duplicates(images: ImageHashes, *, max_distance: int = 12, threshold_percent: float = 1.0) -> Outcome:
+    """Many training images are nearly the same image.
 
     Args:
-        pictures: 256-bit difference hashes of each split's pictures.
-        max_distance: Bits in which two hashes of nearly the same picture may differ.
-        threshold_percent: Percent of training pictures with a double that is still right.
+        images: 256-bit difference hashes of each split's images.
+        max_distance: Bits in which two hashes of nearly the same image may differ.
+        threshold_percent: Percent of training images with a double that is still right.
 
     Source: OURS.
     """
-    count, part = _hashed(pictures)
-    hashes, flat = _telling(PictureHashes({"train": pictures.hashes.get("train", {})}), max_distance)
+    count, part = _hashed(images)
+    hashes, flat = _telling(ImageHashes({"train": images.hashes.get("train", {})}), max_distance)
     train = hashes["train"]
     part += flat
     if len(train) < 2:
-        return insufficient(f"hashes of two training pictures at least are needed{part}", datapoints=count)
+        return insufficient(f"hashes of two training images at least are needed{part}", datapoints=count)
     pairs = close_pairs(train, None, max_distance)
     percent = 100 * len(pairs) / len(train)
     evidence = [Evidence(f"nearly the same as {b} (bits)", a, None, d, max_distance) for a, b, d in pairs]
     if percent > threshold_percent:
-        summary = f"{percent:.1f} % of the training pictures have a double{part}"
+        summary = f"{percent:.1f} % of the training images have a double{part}"
         return issue(summary, "+debugger.rules.NearDuplicates.max_distance=0", evidence, datapoints=len(train))
     return ok(f"{len(pairs)} near duplicates among {len(train)}{part}", datapoints=len(train), evidence=evidence)

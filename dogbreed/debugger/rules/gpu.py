@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, issue, not_applicable, ok
-from dogbreed.debugger.registry import rule
 from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.rules.system import scaled, too_few
 from dogbreed.debugger.series import Array, SystemSeries
 

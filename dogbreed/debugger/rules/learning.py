@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, Status, insufficient, issue, not_applicable, ok
-from dogbreed.debugger.registry import rule
 from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.rules.updates import driven, moving_weights, while_learning
 from dogbreed.debugger.series import Array, Series, TensorSeries
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, not_applicable, ok
-from dogbreed.debugger.registry import rule
+from dogbreed.debugger.rules.base import rule
 
 Settings = Mapping[str, Any]
 
@@ -47,7 +47,7 @@ def max_initialization_time(settings: Settings, *, threshold: float = 20.0) -> O
             there is none yet).
         threshold: Minutes that it may take (DOC, CFG: 20).
 
-    Source: DOC, CFG, SRC 3. AWS can not evaluate it for PyTorch 2; ours uses the callback's clock.
+    Source: DOC, CFG, SRC 3. AWS cannot evaluate it for PyTorch 2; ours uses the callback's clock.
     """
     seconds = settings.get("initialization_s")
     if not isinstance(seconds, (int, float)):

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, ok
-from dogbreed.debugger.registry import rule
 from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.series import Series
 
 Settings = Mapping[str, Any]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, not_applicable, ok
-from dogbreed.debugger.registry import rule
 from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.series import Array, StepTimes
 
 Settings = Mapping[str, Any]
@@ -81,7 +81,7 @@ def data_wait(
     min_steps: int = 20,
     min_wait_ms: float = 5.0,
 ) -> Outcome:
-    """The training waits for pictures.
+    """The training waits for images.
 
     Args:
         step_times: Training steps; the first `WARM_UP` are left out.
@@ -98,9 +98,9 @@ def data_wait(
     share, milliseconds = waiting(step_times)
     if share > threshold and milliseconds > min_wait_ms:
         seen = Evidence(f"share of the step time ({milliseconds:.0f} ms a step)", "data", None, share, threshold)
-        summary = f"{share:.0%} of the step time is spent waiting for pictures"
+        summary = f"{share:.0%} of the step time is spent waiting for images"
         return issue(summary, advice.num_workers(settings), [seen], datapoints=count)
-    return ok(f"{share:.1%} of the step time is spent waiting for pictures", datapoints=count)
+    return ok(f"{share:.1%} of the step time is spent waiting for images", datapoints=count)
 
 
 def waiting(step_times: StepTimes) -> tuple[float, float]:
@@ -171,7 +171,7 @@ def overall_framework_metrics(step_times: StepTimes, settings: Settings | None =
 
     Args:
         step_times: Training steps and phases of the run.
-        settings: The run's settings; `batch_size`, for pictures a second.
+        settings: The run's settings; `batch_size`, for images a second.
 
     Source: DOC 3 (absent from CFG): shares of phases and of the parts of a step, which add up to 100 %.
     """
@@ -187,7 +187,7 @@ def overall_framework_metrics(step_times: StepTimes, settings: Settings | None =
     details: dict[str, Any] = {"parts_percent": parts, "phases_percent": phases, "step_s": statistics}
     batch = (settings or {}).get("batch_size")
     if isinstance(batch, int):
-        details["pictures_a_second"] = batch / statistics["mean"]
+        details["images_a_second"] = batch / statistics["mean"]
     text = f"a step takes {1000 * statistics['p50']:.0f} ms (median), " + ", ".join(
         f"{name} {value:.0f} %" for name, value in parts.items() if value >= 1
     )

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, not_applicable, ok
-from dogbreed.debugger.registry import rule
 from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.rules.selection import chosen_tensors, observations, runs_of
 from dogbreed.debugger.series import Array, Flags, Series, TensorSeries
 
@@ -91,7 +91,7 @@ def vanishing_gradient(
     patience: int = 3,
     min_loss: float = 1e-3,
 ) -> Outcome:
-    """A weight's gradient is so small that the weight can not learn.
+    """A weight's gradient is so small that the weight cannot learn.
 
     Biases are left out: one before a batch norm has a gradient that is zero in theory and 1e-9 in floating point, on
     a perfectly healthy network (OURS). So are frozen parameters, steps at which the loss itself is all but zero, and

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, ok
-from dogbreed.debugger.registry import rule
 from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.series import Array, Series
 
 Settings = Mapping[str, Any]
@@ -37,7 +37,7 @@ def overfit(
     min_train_loss: float = 1e-6,
     min_gap: float = 0.0,
 ) -> Outcome:
-    """The validation loss is well above the training loss: the network learns pictures by heart.
+    """The validation loss is well above the training loss: the network learns images by heart.
 
     Args:
         train_losses: Mean training loss of each epoch. Augmentation, dropout and label smoothing push it up, so a
@@ -97,7 +97,7 @@ def overtraining(
 
     Fires when the validation loss has had no new best for `patience_validation` epochs, or when training loss
     (`patience_train`) and validation loss (the same number) both stand still (OURS; DOC leaves and/or open). A loss
-    that is next to 0 can not fall by `delta`: the training loss alone never fires.
+    that is next to 0 cannot fall by `delta`: the training loss alone never fires.
 
     Args:
         train_losses: Mean training loss of each epoch.

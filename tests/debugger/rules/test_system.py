@@ -160,4 +160,4 @@ def test_overall_framework_shares_add_up_to_100():
     details = overall_framework_metrics(steps(np.full(50, 0.1), 0.25), {"batch_size": 32}).details
     assert sum(details["parts_percent"].values()) == pytest.approx(100)
     assert sum(details["phases_percent"].values()) == pytest.approx(100)
-    assert details["pictures_a_second"] == pytest.approx(320)
+    assert details["images_a_second"] == pytest.approx(320)

@@ -1,0 +1,1 @@
+"""Lightning callbacks of a training: checkpoints, metric lines, signals, weight averaging."""

@@ -1,0 +1,1 @@
+"""The command line of one training: composing, validating and running a Hydra config."""

@@ -1,0 +1,1 @@
+"""Reads recordings of a run back into series."""

@@ -1,0 +1,253 @@
+"""SmdebugHook: smdebug's own hook as a callback; `smdebug.trials.create_trial` reads what it writes.
+
+smdebug's hook is its writer and its configuration here, the callback decides what is a step and when a tensor is
+ready. That mends what breaks plain smdebug under Lightning: sanity checks and validation counted as steps, gradients
+from before the all-reduce, parameters unfrozen later, functional losses, bfloat16, in-place ReLUs whose input is
+recorded after they overwrote it, a second `fit`, a folder that exists.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from dogbreed.debugger import files
+from dogbreed.debugger.record.network import activation_layers, is_compiled, root_module
+from dogbreed.errors import UserError, did_you_mean
+
+COLLECTIONS = (
+    *("weights", "biases", "gradients", "losses", "all"),
+    *("relu_input", "relu_output", "tanh_input", "sigmoid_input"),
+)
+"""Collections that can be asked for; those of activation layers hold all layers of that kind."""
+
+_CONFIG = "/opt/ml/input/config/debughookconfig.json"
+_CONFIG_VARIABLE = "SMDEBUG_CONFIG_FILE_PATH"
+
+
+class SmdebugHook(pl.Callback):
+    """Writes tensors in smdebug's layout into `debug-output` of the run's folder.
+
+    In a SageMaker training job with a hook configuration (`debughookconfig.json`) that is followed, its path
+    included. A step is an optimizer step; validation losses are steps of mode EVAL. Recording whole tensors is slow
+    and large (about 90 MB a recorded step for a ResNet18): it is off by default.
+
+    Args:
+        folder: The run's folder.
+        save_interval: Optimizer steps between two saved ones.
+        collections: Names in `COLLECTIONS`.
+        reductions: smdebug's reductions (min, max, mean, std, variance, abs_mean, ...) in place of whole tensors.
+
+    Raises:
+        UserError: smdebug cannot be imported, or an unknown collection.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        save_interval: int = 50,
+        collections: Sequence[str] = ("weights", "gradients", "losses"),
+        reductions: Sequence[str] = (),
+    ) -> None:
+        for name in collections:
+            if name not in COLLECTIONS:
+                raise UserError(f"debugger.smdebug.collections={name}{did_you_mean(name, COLLECTIONS)}")
+        require_smdebug()
+        self.folder = Path(folder)
+        self.save_interval = save_interval
+        self.collections = tuple(collections)
+        self.reductions = tuple(reductions)
+        self._hook: Any = None
+        self._root: nn.Module | None = None
+        self._handles: list[Any] = []
+        self._compiled = False
+        self._step = -1
+        self._writing = self._only_losses = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Makes the hook; a second fit goes on with the one of the first."""
+        if not trainer.is_global_zero:
+            return
+        self._root = root_module(pl_module)
+        self._compiled = is_compiled(pl_module)
+        self._step = -1
+        if self._hook is None:
+            self._hook = self._make()
+            atexit.unregister(self._hook._cleanup)  # the end is noted when a fit ends, not when Python does
+
+    def _make(self) -> Any:
+        from smdebug.core.reduction_config import ReductionConfig
+        from smdebug.core.save_config import SaveConfig
+        from smdebug.pytorch import Hook
+
+        config = Path(os.environ.get(_CONFIG_VARIABLE, _CONFIG))
+        if config.is_file():
+            local = json.loads(config.read_text(encoding="utf-8")).get("LocalPath", "/opt/ml/output/tensors")
+            shutil.rmtree(local, ignore_errors=True)
+            return Hook.create_from_json_file(str(config))
+        out = self.folder / files.DEBUG_OUTPUT
+        shutil.rmtree(out, ignore_errors=True)
+        hook = Hook(
+            out_dir=str(out),
+            save_config=SaveConfig(save_interval=self.save_interval),
+            reduction_config=ReductionConfig(**self._reduction_lists()) if self.reductions else None,
+            include_collections=list(self.collections),
+        )
+        assert self._root is not None
+        for name in self.collections:
+            kind, _, side = name.partition("_")
+            layers = [layer for layer, (_, found) in activation_layers(self._root).items() if found == kind]
+            if side and layers:
+                hook.get_collection(name).include([rf"^{re.escape(layer)}_{side}_[0-9]+$" for layer in layers])
+            elif side:
+                hook.include_collections.remove(name)  # smdebug refuses a collection of nothing
+        return hook
+
+    def _reduction_lists(self) -> dict[str, list[str]]:
+        absolute = [name.removeprefix("abs_") for name in self.reductions if name.startswith("abs_")]
+        return {"reductions": [r for r in self.reductions if not r.startswith("abs_")], "abs_reductions": absolute}
+
+    def _begin(self, mode: str) -> None:
+        """A step of `mode` begins: smdebug's hook decides by its configuration whether it is saved."""
+        from smdebug import modes
+
+        hook = self._hook
+        if not hook.prepared_collections:
+            hook._prepare_collections()
+        hook.set_mode(modes.TRAIN if mode == "train" else modes.EVAL)
+        hook._increment_step()
+        self._writing = bool(hook._get_collections_to_save_for_step())
+        if self._writing:
+            hook._initialize_writers()
+            hook.last_saved_step = hook.step
+
+    def _end(self) -> None:
+        if self._writing:
+            self._hook._close_writers()
+            if not self._hook.exported_collections:
+                self._hook.export_collections()
+                self._hook.exported_collections = True
+        self._writing = False
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begins a step with the first of its accumulated batches."""
+        if self._hook is None or self._root is None or trainer.global_step == self._step:
+            return
+        self._step = int(trainer.global_step)
+        self._begin("train")
+        if not self._writing:
+            return
+        saved = {collection.name for collection in self._hook._get_collections_to_save_for_step()}
+        self._only_losses = saved == {"losses"}
+        if not self._only_losses:
+            for name, parameter in self._root.named_parameters():
+                self._save(f"{self._root._get_name()}_{name}", parameter)
+        if not self._compiled and not saved <= set(_PARAMETERS):
+            self._listen(self._root)
+
+    def _listen(self, root: nn.Module) -> None:
+        """Puts hooks on all layers for this step; inputs are taken before the layer can overwrite them."""
+        for name, module in root.named_modules():
+
+            def before(_: nn.Module, inputs: Any, name: str = name) -> None:
+                self._hook._write_inputs(name or root._get_name(), _readable(inputs))
+
+            def after(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
+                self._hook._write_outputs(name or root._get_name(), _readable(output))
+
+            self._handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+
+    def _save(self, name: str, tensor: Tensor) -> None:
+        self._hook._save_for_tensor(name, _readable(tensor))
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Saves gradients as the optimizer sees them: reduced over processes, accumulated, unscaled."""
+        if self._writing and self._root is not None and not self._only_losses:
+            for name, parameter in self._root.named_parameters():
+                if parameter.grad is not None:
+                    full = f"{self._root._get_name()}_{name}"
+                    self._save(self._hook.GRADIENT_PREFIX + full, parameter.grad)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves the loss and ends the step with the last of its accumulated batches."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if not self._writing or trainer.global_step == self._step:
+            return
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            self._hook._write_outputs("train_loss", _readable(loss * trainer.accumulate_grad_batches))
+        self._end()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves the validation loss, whatever the interval: there is one a validation."""
+        loss = trainer.callback_metrics.get("val/loss")
+        if self._hook is None or trainer.sanity_checking or loss is None:
+            return
+        self._begin("eval")
+        if not self._writing:
+            self._hook._initialize_writers()
+            self._writing = True
+        losses = self._hook.get_collection("losses")
+        name = "val_loss_output_0"
+        losses.add_tensor_name(name)
+        self._hook._write_raw_tensor(name, _readable(loss.reshape(1)), [losses])
+        self._end()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes the end, so that readers do not wait for more."""
+        if self._hook is not None:
+            self._end()
+            # Parameters that were unfrozen late are in no list yet if this one is from the first step.
+            self._hook.export_collections()
+            self._hook.exported_collections = True
+            self._hook._cleanup()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Closes the files."""
+        self.on_train_end(trainer, pl_module)
+
+
+_PARAMETERS = ("weights", "biases", "gradients", "losses")
+"""Collections that need no hook on a layer."""
+
+
+def _readable(value: Any) -> Any:
+    """Returns tensors as smdebug can write them: bfloat16 and half precision as float32."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+    return type(value)(map(_readable, value)) if type(value) in (tuple, list) else value
+
+
+def require_smdebug() -> None:
+    """Checks that smdebug can be used.
+
+    Raises:
+        UserError: it is not installed, or with a protobuf or numpy that it cannot use.
+    """
+    try:
+        import numpy as np
+        import smdebug.pytorch  # noqa: F401
+    except (ImportError, TypeError) as error:  # protobuf 4 and later raise TypeError
+        raise UserError(f"smdebug cannot be imported ({error}): pip install 'dogbreed[debug]'") from error
+    if tuple(map(int, np.__version__.split(".")[:2])) >= (2, 3):
+        raise UserError(f"smdebug cannot write with numpy {np.__version__}: pip install 'dogbreed[debug]'")

@@ -1,0 +1,1 @@
+"""The classifier: backbone, head, losses, metrics, optimizer and schedules."""

@@ -1,0 +1,1 @@
+"""One training from a resolved config to results and a model folder."""

@@ -1,0 +1,1 @@
+"""Where requests go: AWS or this machine."""

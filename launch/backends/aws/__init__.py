@@ -1,0 +1,1 @@
+"""AWS: accounts, images, source archives, logs, errors."""

@@ -1,0 +1,205 @@
+"""What the API says of a job: its state and request in the shapes of the describe and list operations. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+from launch.local.tuning.trials import (
+    OBJECTIVE_HYPERPARAMETER,
+    best_of,
+    count_statuses,
+    final_objective,
+    objective_status,
+)
+
+Json = dict[str, Any]
+
+_TRAINING_ECHO = (
+    "AlgorithmSpecification",
+    "RoleArn",
+    "InputDataConfig",
+    "ResourceConfig",
+    "VpcConfig",
+    "EnableNetworkIsolation",
+    "EnableInterContainerTrafficEncryption",
+    "EnableManagedSpotTraining",
+    "CheckpointConfig",
+    "DebugHookConfig",
+    "ExperimentConfig",
+    "DebugRuleConfigurations",
+    "TensorBoardOutputConfig",
+    "ProfilerConfig",
+    "ProfilerRuleConfigurations",
+    "Environment",
+    "RetryStrategy",
+    "RemoteDebugConfig",
+    "InfraCheckConfig",
+    "HyperParameters",
+    "OutputDataConfig",
+)
+"""What describe_training_job repeats from the request."""
+_MAX_RUNTIME = {"MaxRuntimeInSeconds": 86_400}
+_UNREADABLE: Json = {
+    "HyperParameterTuningJobConfig": {
+        "Strategy": "Random",
+        "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": "unknown"},
+        "ResourceLimits": {"MaxParallelTrainingJobs": 1},
+    },
+    "TrainingJobDefinition": {
+        "AlgorithmSpecification": {"TrainingImage": "unknown", "TrainingInputMode": "File"},
+        "RoleArn": "arn:aws:iam::000000000000:role/unknown",
+        "OutputDataConfig": {"S3OutputPath": "s3://local"},
+        "StoppingCondition": _MAX_RUNTIME,
+    },
+}
+"""Stands for a request that cannot be read, so that one broken folder does not break whoever lists them all."""
+
+
+def timestamp(seconds: float) -> dt.datetime:
+    """Returns seconds since the epoch as the API gives times, to the millisecond."""
+    return dt.datetime.fromtimestamp(round(seconds, 3), dt.timezone.utc)
+
+
+def training_description(state: Json, request: Json, artifact_uri: str) -> Json:
+    """Returns the answer of describe_training_job.
+
+    Args:
+        state: of the job.
+        request: that made it; {} where it cannot be read.
+        artifact_uri: where its model.tar.gz lies or will lie.
+    """
+    answer: Json = {
+        "TrainingJobName": state["name"],
+        "TrainingJobArn": state["arn"],
+        "ModelArtifacts": {"S3ModelArtifacts": artifact_uri},
+        "TrainingJobStatus": state["status"],
+        "SecondaryStatus": state["secondary"],
+        "StoppingCondition": request.get("StoppingCondition", _MAX_RUNTIME),
+        "SecondaryStatusTransitions": [_transition(entry) for entry in state.get("transitions", [])],
+        "FinalMetricDataList": [
+            {"MetricName": name, "Value": value, "Timestamp": timestamp(time)}
+            for name, (value, time) in state.get("metrics", {}).items()
+        ],
+        **{field: request[field] for field in _TRAINING_ECHO if field in request},
+        **_times(state, "CreationTime", "TrainingStartTime", "TrainingEndTime", "LastModifiedTime"),
+        **_failure(state),
+    }
+    if "tuning_arn" in state:
+        answer["TuningJobArn"] = state["tuning_arn"]
+    if "started" in state and "ended" in state:
+        seconds = max(1, round(state["ended"] - state["started"]))
+        answer |= {"TrainingTimeInSeconds": seconds, "BillableTimeInSeconds": seconds}
+    return answer
+
+
+def training_summary(state: Json) -> Json:
+    """Returns a job's entry in list_training_jobs."""
+    return {
+        "TrainingJobName": state["name"],
+        "TrainingJobArn": state["arn"],
+        "TrainingJobStatus": state["status"],
+        "SecondaryStatus": state["secondary"],
+        **_times(state, "CreationTime", None, "TrainingEndTime", "LastModifiedTime"),
+    }
+
+
+def trial_summary(state: Json, objective: Mapping[str, str]) -> Json:
+    """Returns a training job's entry in its tuning job's list."""
+    value = final_objective(state, objective)
+    answer = {
+        "TrainingJobName": state["name"],
+        "TrainingJobArn": state["arn"],
+        "TuningJobName": state.get("tuning_job", ""),
+        "TrainingJobStatus": state["status"],
+        "TunedHyperParameters": state.get("tuned", {}),
+        "ObjectiveStatus": objective_status(state, objective),
+        **_times(state, "CreationTime", "TrainingStartTime", "TrainingEndTime", None),
+        **_failure(state),
+    }
+    if value is not None:
+        answer["FinalHyperParameterTuningJobObjectiveMetric"] = {**objective, "Value": value}
+    return answer
+
+
+def tuning_description(state: Json, request: Json, trials: list[Json], parents: list[Json]) -> Json:
+    """Returns the answer of describe_hyper_parameter_tuning_job.
+
+    Args:
+        state: of the tuning job.
+        request: that made it; {} where it cannot be read.
+        trials: the states of its training jobs.
+        parents: the states of the training jobs of its warm start's parents.
+    """
+    unreadable = not request
+    request = request or _UNREADABLE
+    config = request["HyperParameterTuningJobConfig"]
+    objective = config["HyperParameterTuningJobObjective"]
+    definition = request["TrainingJobDefinition"]
+    static = {**definition.get("StaticHyperParameters", {}), OBJECTIVE_HYPERPARAMETER: objective["MetricName"]}
+    answer: Json = {
+        **_tuning_head(state, trials, objective),
+        "HyperParameterTuningJobConfig": config,
+        "TrainingJobDefinition": {**definition, "StaticHyperParameters": static},
+        "TuningJobCompletionDetails": _completion(state),
+        "ConsumedResources": {"RuntimeInSeconds": sum(map(_seconds, trials))},
+        **({"WarmStartConfig": request["WarmStartConfig"]} if "WarmStartConfig" in request else {}),
+        **({"FailureReason": "InternalServerError: its request.json cannot be read"} if unreadable else {}),
+        **_failure(state),
+    }
+    best = best_of(trials, objective)
+    if best:
+        answer["BestTrainingJob"] = trial_summary(best, objective)
+    overall = best_of([*parents, *trials], objective)
+    if overall and request.get("WarmStartConfig", {}).get("WarmStartType") == "IdenticalDataAndAlgorithm":
+        answer["OverallBestTrainingJob"] = trial_summary(overall, objective)
+    return answer
+
+
+def tuning_summary(state: Json, request: Json, trials: list[Json]) -> Json:
+    """Returns a tuning job's entry in list_hyper_parameter_tuning_jobs."""
+    config = (request or _UNREADABLE)["HyperParameterTuningJobConfig"]
+    head = _tuning_head(state, trials, config["HyperParameterTuningJobObjective"])
+    return {**head, "Strategy": config["Strategy"], "ResourceLimits": config["ResourceLimits"]}
+
+
+def _tuning_head(state: Json, trials: list[Json], objective: Mapping[str, str]) -> Json:
+    jobs, objectives = count_statuses(trials, objective)
+    return {
+        "HyperParameterTuningJobName": state["name"],
+        "HyperParameterTuningJobArn": state["arn"],
+        "HyperParameterTuningJobStatus": state["status"],
+        "TrainingJobStatusCounters": jobs,
+        "ObjectiveStatusCounters": objectives,
+        **_times(state, "CreationTime", None, "HyperParameterTuningEndTime", "LastModifiedTime"),
+    }
+
+
+def _times(state: Json, created: str, started: str | None, ended: str, modified: str | None) -> Json:
+    """Returns those times of a job that are known, under the names an operation has for them."""
+    names = {"created": created, "started": started, "ended": ended, "modified": modified}
+    return {name: timestamp(state[key]) for key, name in names.items() if name and key in state}
+
+
+def _failure(state: Json) -> Json:
+    return {"FailureReason": state["failure"]} if "failure" in state else {}
+
+
+def _transition(entry: Json) -> Json:
+    answer = {"Status": entry["status"], "StartTime": timestamp(entry["start"]), "StatusMessage": entry["message"]}
+    return answer | ({"EndTime": timestamp(entry["end"])} if "end" in entry else {})
+
+
+def _completion(state: Json) -> Json:
+    answer: Json = {"NumberOfTrainingJobsObjectiveNotImproving": state.get("not_improving", 0)}
+    if state.get("converged_at"):
+        answer["ConvergenceDetectedTime"] = timestamp(state["converged_at"])
+    return answer
+
+
+def _seconds(state: Json) -> int:
+    """Returns how long a training job has run, in whole seconds."""
+    if "started" not in state:
+        return 0
+    return round(state.get("ended", state["modified"]) - state["started"])

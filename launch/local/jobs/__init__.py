@@ -1,0 +1,1 @@
+"""Training jobs on this machine: supervisors, processes, job folders."""

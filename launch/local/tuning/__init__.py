@@ -1,0 +1,1 @@
+"""Tuning jobs on this machine: search, pruning, trials."""

@@ -1,0 +1,1 @@
+"""The life cycle of sweeps and trainings: submit, follow, read results."""

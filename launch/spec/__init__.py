@@ -1,0 +1,1 @@
+"""Requests as pure data: no client, no clock, no working directory."""

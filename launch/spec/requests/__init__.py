@@ -1,0 +1,1 @@
+"""The dicts that boto3 sends: tuning jobs, training jobs, endpoints."""

@@ -1,0 +1,105 @@
+"""What is validated, kept, served and gone on from when weights are averaged."""
+
+import pytest
+import pytorch_lightning as pl
+import safetensors.torch
+import torch
+
+from dogbreed import ImageClassifier, ImageDataModule
+from dogbreed.callbacks.weight_averaging import AveragedWeights
+from dogbreed.cli.config import compose, resolve_defaults
+from dogbreed.errors import UserError
+from dogbreed.run.train import train
+
+TINY = [
+    "model=timm", "model.name=test_resnet", "data.url='demo://?classes=3&train=12&valid=4&test=4&size=32'",
+    "batch_size=4", "trainer=cpu", "debugger=off", "scheduler=none", "lr=0.01",
+]  # fmt: skip
+
+
+def run(folder, *overrides):
+    return train(resolve_defaults(compose("train", [*TINY, f"output_dir={folder}", *overrides])))
+
+
+def weights(folder, name="last"):
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    return all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory):
+    """Folder and results of a training that averages nothing."""
+    folder = tmp_path_factory.mktemp("without")
+    return folder, run(folder, "epochs=2")
+
+
+def test_a_share_of_steps_without_end_is_an_error():
+    data = ImageDataModule("demo://?classes=3&train=4&valid=0&test=0&size=32")
+    model = ImageClassifier("test_resnet", data.classes, weights="random")
+    trainer = pl.Trainer(max_epochs=-1, callbacks=[AveragedWeights("swa")], accelerator="cpu", logger=False)
+    with pytest.raises(UserError, match=r"averaging=swa .* needs max_epochs or max_steps"):
+        trainer.fit(model, data)
+
+
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_the_average_is_what_is_validated_kept_tested_and_served(tmp_path, kind, without):
+    averaged = run(tmp_path / "a", "epochs=2", f"averaging={kind}")
+    last, best = weights(tmp_path / "a"), weights(tmp_path / "a", "best")
+    # AveragedWeights changes nothing of the training itself.
+    folder, plain = without
+    assert same(last["current_model_state"], weights(folder)["state_dict"])
+    assert {epoch: metrics["train/loss"] for epoch, metrics in averaged["epochs"].items()} == {
+        epoch: metrics["train/loss"] for epoch, metrics in plain["epochs"].items()
+    }
+    assert averaged["epochs"][1]["val/loss"] != plain["epochs"][1]["val/loss"]
+    if kind == "swa":  # begins in the second epoch
+        assert averaged["epochs"][0] == plain["epochs"][0]
+    if averaged["best_epoch"] == 1:
+        assert same(best["state_dict"], last["state_dict"])
+    served = safetensors.torch.load_file(tmp_path / "a" / "model" / "model.safetensors")
+    assert same(served, {key.removeprefix("net."): value for key, value in best["state_dict"].items()})
+    model = ImageClassifier.load_from_checkpoint(tmp_path / "a" / "checkpoints" / "best.ckpt")
+    assert same(model.state_dict(), best["state_dict"])
+
+
+def test_swa_is_the_mean_over_the_last_quarter_and_ema_forgets_slowly_what_was_first():
+    values = torch.arange(1.0, 9.0)
+    for kind, expected in [("swa", values[6:].mean().item()), ("ema", None)]:
+        averaging, model = AveragedWeights(kind, decay=0.5), torch.nn.Linear(1, 1, bias=False)
+        averaging._average_model = torch.optim.swa_utils.AveragedModel(model, **averaging._kwargs)
+        averaging._first_step = int(averaging.start * len(values))
+        by_hand = None
+        for step, value in enumerate(values):
+            model.weight.data.fill_(value)
+            if averaging.should_update(step_idx=step):
+                averaging._average_model.update_parameters(model)
+                count = step  # of those before
+                decay = min(0.5, (1 + count) / (10 + count))
+                by_hand = value if by_hand is None else decay * by_hand + (1 - decay) * value
+        found = averaging._average_model.module.weight.item()
+        assert found == pytest.approx(expected if expected is not None else by_hand.item())
+
+
+EVERYTHING = [
+    "averaging=ema", "finetune=gradual", "unfreeze_every=1", "layer_decay=0.8", "backbone_lr_factor=1",
+    "mixup=0.4", "cutmix=1.0", "tta=true", "label_smoothing=0.1",
+]  # fmt: skip
+
+
+def test_a_training_goes_on_with_both_weights_as_if_it_had_never_stopped(tmp_path):
+    straight = run(tmp_path / "straight", "epochs=4", *EVERYTHING)
+    run(tmp_path / "begun", "epochs=2", *EVERYTHING)
+    resumed = run(tmp_path / "resumed", "epochs=4", *EVERYTHING, f"resume_from={tmp_path}/begun/checkpoints/last.ckpt")
+    assert [resumed["epochs"][epoch] for epoch in (2, 3)] == [straight["epochs"][epoch] for epoch in (2, 3)]
+    ends = [weights(tmp_path / name) for name in ("straight", "resumed")]
+    for key in ("state_dict", "current_model_state", "averaging_state"):
+        assert same(ends[0][key], ends[1][key])
+
+
+def test_an_unknown_kind_is_named():
+    with pytest.raises(UserError, match="averaging=emaa is not allowed; did you mean ema"):
+        AveragedWeights("emaa")

@@ -1,0 +1,90 @@
+"""A mistake in what was typed is one line that says what to type."""
+
+import pytest
+
+from dogbreed.cli.config import choices, compose, conf_dir, describe_groups, fresh_name, resolve_defaults
+from dogbreed.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=resnet43", "model 'resnet43' is unknown; did you mean resnet34?"),
+        ("modell=resnet18", "key 'modell' is unknown; did you mean model?"),
+        ("batchsize=3", "did you mean batch_size?"),
+        ("trainer.maxepochs=3", "did you mean trainer.max_epochs?"),
+        ("nosuch=1", "key 'nosuch' is unknown; allowed: "),
+        ("lr=abc", "lr=abc: must be a number of at least 0"),
+        ("epochs=2.5", "epochs=2.5: must be a whole number of at least 1"),
+        ("batch_size=0", "batch_size=0: must be a whole number"),
+        ("label_smoothing=2", "must be a number from 0 to 1"),
+        ("finetune=heads", "did you mean head?"),
+        ("layer_decay=2", "layer_decay=2: must be a number from 0 to 1"),
+        ("averaging=emma", "averaging=emma: not allowed; did you mean ema?"),
+        ("effective_batch_size=0", "must be a whole number of at least 1"),
+        ("data.randaugment=31", "must be a whole number from 0 to 30"),
+        ("tta=no", "tta=no: must be true or false"),
+        ("data.augment=1", "data.augment=1: must be true or false"),
+        ("debugger.managed_rules=flase", "must be true or false"),
+        ("objective.goal=max", "objective.goal=max: not allowed"),
+        ("objective.metric=val/acuracy", "objective.metric=val/acuracy: not allowed; did you mean val/accuracy?"),
+        ("data=folder", "data.url is not set: type data.url=VALUE"),
+        ("model=timm", "model.name is not set"),
+        ("lr=interval(", "cannot read 'lr=interval('"),
+        ("lr", "cannot read 'lr'"),
+        ("+lr=3", "lr"),
+        ("~nosuch", "nosuch"),
+        ("scheduler=cosinus", "did you mean cosine?"),
+        ("data.url=${nope}", "nope"),
+    ],
+)
+def test_a_mistake_gives_one_line(override, message):
+    with pytest.raises(UserError) as error:
+        compose("train", [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+LAUNCHER_GROUPS = ("search", "tuner", "backend", "instance")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(conf_dir().glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}"
+)
+def test_every_choice_in_conf_composes(path):
+    choice = f"{path.parent.name}={path.stem}"
+    needed = ["model.name=resnet18"] if choice == "model=timm" else []
+    needed += ["data.url=/images"] if choice in ("data=folder", "data=s3") else []
+    for config in ["tune"] if path.parent.name in LAUNCHER_GROUPS else ["train", "tune"]:
+        cfg = resolve_defaults(compose(config, [choice, *needed]))
+        assert cfg.name
+        assert cfg.model.weights in ("hub", "random")
+
+
+def test_demo_images_are_learned_from_random_weights_and_own_images_are_not():
+    demo, own = resolve_defaults(compose("train", [])), resolve_defaults(compose("train", ["data.url=/my/dogs"]))
+    assert (demo.model.weights, demo.finetune) == ("random", "full")
+    assert (own.model.weights, own.finetune) == ("hub", "head")
+
+
+def test_an_experiment_has_the_last_word_on_the_tuner_and_the_user_the_very_last():
+    assert compose("tune", ["experiment=course_b"]).tuner.strategy == "Bayesian"
+    assert compose("tune", ["experiment=course_b", "tuner.strategy=Random"]).tuner.strategy == "Random"
+
+
+def test_null_is_no_experiment():
+    assert compose("train", ["experiment=best", "experiment=null"]) == compose("train", [])
+    assert compose("train", ["experiment=null", "experiment=best"]) == compose("train", ["experiment=best"])
+
+
+def test_names_are_new_readable_and_short_enough():
+    names = {fresh_name("Res Net/34_é" * 5) for _ in range(8)}
+    assert len(names) == 8
+    assert all(len(name) <= 32 and name.replace("-", "").isalnum() and name.isascii() for name in names)
+    assert all("--" not in name and not name.endswith("-") for name in names)
+
+
+def test_help_names_every_group_and_choice():
+    text = describe_groups()
+    assert "resnet34" in text and "hyperband" in text
+    assert choices("nosuch") == []

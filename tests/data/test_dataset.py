@@ -1,0 +1,238 @@
+import io
+import pickle
+import threading
+from collections.abc import Callable, Mapping
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dogbreed.data.dataset import BatchSampler, ImageStream
+from dogbreed.data.index import Split
+from dogbreed.data.loader import ImageLoader
+from dogbreed.data.transforms import EvalTransform, InputSpec, TrainTransform
+from dogbreed.errors import UserError
+from dogbreed.storage.base import FolderStore, ObjectBody, Store
+
+FORMAT = InputSpec(height=16, width=16)
+
+
+@given(num_images=st.integers(1, 500), batch_size=st.integers(1, 64), world_size=st.integers(1, 5))
+def test_every_image_once_and_as_many_batches_for_each_process(
+    num_images: int, batch_size: int, world_size: int
+) -> None:
+    if num_images < world_size:
+        return
+    seen: list[int] = []
+    for rank in range(world_size):
+        order = BatchSampler(num_images, batch_size, True, 0, rank, world_size)
+        batches = order.batches(epoch=3)
+        assert len(batches) == len(order) == -(-num_images // (batch_size * world_size))
+        assert all(min(2, batch_size) <= len(batch) + 1 <= batch_size + 1 for batch in batches)
+        seen += np.concatenate(batches).tolist()
+    assert sorted(seen) == list(range(num_images))
+
+
+@given(num_images=st.integers(2, 300), batch_size=st.integers(3, 64))
+def test_no_batch_of_one(num_images: int, batch_size: int) -> None:
+    sizes = [len(batch) for batch in BatchSampler(num_images, batch_size, True, 0).batches(0)]
+    assert min(sizes) >= min(2, num_images)
+    assert sizes[:-2] == [batch_size] * len(sizes[:-2])
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 20), st.integers(1, 4), st.integers(0, 9))
+def test_each_class_equally_often_and_its_images_as_equally_as_that_allows(
+    counts: list[int], batch_size: int, world_size: int, epoch: int
+) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)) * 2, counts))  # every other is empty
+    if len(labels) < world_size:
+        return
+    orders = [BatchSampler(len(labels), batch_size, True, 0, rank, world_size, labels) for rank in range(world_size)]
+    batches = [order.batches(epoch) for order in orders]
+    assert {len(own) for own in batches} == {len(orders[0])}
+    shown = np.concatenate([batch for own in batches for batch in own])
+    each = -(-len(labels) // len(counts))
+    assert np.unique(labels[shown], return_counts=True)[1].tolist() == [each] * len(counts)
+    times = np.bincount(shown, minlength=len(labels))
+    for number in range(len(counts)):
+        own = times[labels == 2 * number]
+        assert own.max() - own.min() <= 1
+    together = np.concatenate([batch for round_ in zip(*batches, strict=True) for batch in round_])
+    alone = np.concatenate(BatchSampler(len(labels), batch_size, True, 0, labels=labels).batches(epoch))
+    assert together.tolist() == alone.tolist()
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    def flat(seed: int, epoch: int, world_size: int = 1) -> list[int]:
+        ranks = [BatchSampler(100, 10, True, seed, rank, world_size).batches(epoch) for rank in range(world_size)]
+        return [int(index) for round_ in zip(*ranks, strict=True) for batch in round_ for index in batch]
+
+    assert flat(0, 0) == flat(0, 0)
+    assert flat(0, 0) != flat(0, 1)
+    assert flat(0, 0) != flat(1, 0)
+    assert flat(0, 0) == flat(0, 0, world_size=2)
+    assert BatchSampler(5, 10, False, 0).batches(7)[0].tolist() == [0, 1, 2, 3, 4]
+
+
+Folder = Callable[[Path, Mapping[str, int]], Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, write_images: Folder) -> FolderStore:
+    return FolderStore("here", write_images(tmp_path, {"a": 25, "b": 18}))
+
+
+def stream(store: Store, batch_size: int = 5, shuffle: bool = True, train: bool = True) -> ImageStream:
+    entries = sorted(store.entries())
+    labels = np.array([ord(entry.key[0]) - ord("a") for entry in entries], dtype=np.int64)
+    split = Split([e.key for e in entries], labels, np.array([e.size for e in entries], dtype=np.int64))
+    transform = TrainTransform(FORMAT) if train else EvalTransform(FORMAT)
+    return ImageStream(store, split, BatchSampler(len(entries), batch_size, shuffle, 0), transform, (16, 16))
+
+
+def ignore(key: str, reason: str) -> None:
+    raise AssertionError(f"{key}: {reason}")
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+def test_same_batches_and_pixels_for_any_number_of_workers(folder: FolderStore, num_workers: int) -> None:
+    alone = ImageLoader(stream(folder), 0, ignore)
+    shared = ImageLoader(stream(folder), num_workers, ignore)
+    epochs = []
+    for _ in range(2):  # the second time through the same worker processes
+        expected, found = list(alone), list(shared)
+        assert len(expected) == len(found) == len(alone) == len(shared) == 9
+        for one, other in zip(expected, found, strict=True):
+            assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+        epochs.append(expected)
+    assert not torch.equal(epochs[0][0].indices, epochs[1][0].indices)
+    shared.close()
+
+
+def test_pixels_of_a_image_do_not_depend_on_its_batch(folder: FolderStore) -> None:
+    def by_index(batch_size: int) -> dict[int, torch.Tensor]:
+        batches = list(ImageLoader(stream(folder, batch_size), 0, ignore))
+        return {int(i): image for batch in batches for i, image in zip(batch.indices, batch.images, strict=True)}
+
+    small, large = by_index(3), by_index(16)
+    assert small.keys() == large.keys() == set(range(43))
+    assert all(torch.equal(small[index], large[index]) for index in small)
+
+
+def test_batch_holds_what_it_says(folder: FolderStore) -> None:
+    source = stream(folder, shuffle=False, train=False)
+    batch = next(iter(ImageLoader(source, 0, ignore)))
+    assert batch.images.shape == (5, 3, 16, 16)
+    assert batch.images.dtype == torch.uint8
+    assert batch.labels.tolist() == [0] * 5
+    assert batch.indices.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_epoch_is_asked_for_at_each_iteration(folder: FolderStore) -> None:
+    asked = iter([4, 4, 0])
+    loader = ImageLoader(stream(folder), 1, ignore, epoch=lambda: next(asked))
+    orders = [torch.cat([batch.indices for batch in loader]).tolist() for _ in range(3)]
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[2] == np.concatenate(stream(folder).order.batches(0)).tolist()
+
+
+def test_epoch_left_in_the_middle_does_not_disturb_the_next(folder: FolderStore) -> None:
+    for num_workers in (0, 2):
+        loader = ImageLoader(stream(folder), num_workers, ignore, epoch=lambda: 1)
+        whole = torch.cat([batch.indices for batch in loader]).tolist()
+        batches = iter(loader)
+        next(batches)
+        batches.close()
+        assert torch.cat([batch.indices for batch in loader]).tolist() == whole
+
+
+def test_epoch_left_in_the_middle_leaves_no_thread(folder: FolderStore) -> None:
+    """Without workers images are decoded by threads of this process, a few ahead."""
+    batches = iter(ImageLoader(stream(folder), 0, ignore))
+    next(batches)
+    assert "decode_0" in {thread.name for thread in threading.enumerate()}
+    batches.close()
+    for thread in [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "fetch"))]:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_batches_that_are_kept_stay_as_they_are(folder: FolderStore) -> None:
+    """Workers use memory again: not before the batch in it is gone."""
+    expected = [batch.images for batch in ImageLoader(stream(folder, batch_size=2), 0, ignore)]
+    kept = [batch.images for batch in ImageLoader(stream(folder, batch_size=2), 1, ignore)]
+    assert len(kept) == 22
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(kept, expected, strict=True))
+
+
+def test_pickles(folder: FolderStore) -> None:
+    source = stream(folder)
+    source.start_at(3)
+    copy = pickle.loads(pickle.dumps(source))
+    first, second = next(iter(source)), next(iter(copy))
+    assert torch.equal(first.images, second.images)
+    assert first.indices.tolist() == second.indices.tolist()
+    ForkingPickler(io.BytesIO()).dump(source)
+
+
+def spoil(root: Path) -> dict[str, str]:
+    """Damages four images; returns what the reasons must say."""
+    good = (root / "a/000.jpg").read_bytes()
+    (root / "a/001.jpg").write_bytes(good[: len(good) // 2])
+    (root / "a/002.jpg").write_text("I am not an image")
+    (root / "b/003.jpg").write_bytes(b"")
+    (root / "b/004.jpg").unlink()
+    return {"a/001.jpg": "JPEG", "a/002.jpg": "not a readable image", "b/003.jpg": "empty", "b/004.jpg": "No such"}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_bad_images_are_left_out_and_reported(folder: FolderStore, num_workers: int) -> None:
+    source = stream(folder, shuffle=False)
+    expected = spoil(folder.root)
+    reports: dict[str, str] = {}
+    batches = list(ImageLoader(source, num_workers, reports.__setitem__))
+    assert reports.keys() == expected.keys()
+    assert all(part in reports[key] for key, part in expected.items())
+    assert len(batches) == 9
+    assert len(batches[0].images) == len(batches[0].labels) == len(batches[0].indices) == 3
+    left = {source.split.keys[int(index)] for batch in batches for index in batch.indices}
+    assert left == set(source.split.keys) - expected.keys()
+    for batch in batches:
+        assert batch.labels.tolist() == source.split.labels[batch.indices].tolist()
+
+
+def test_a_batch_without_a_good_image_is_empty(folder: FolderStore) -> None:
+    for path in sorted((folder.root / "a").iterdir())[:5]:
+        path.write_bytes(b"broken")
+    batches = list(ImageLoader(stream(folder, shuffle=False), 0, lambda key, reason: None))
+    assert [len(batch.labels) for batch in batches[:2]] == [0, 5]
+    assert batches[0].images.shape == (0, 3, 16, 16)
+    assert batches[0].labels.dtype == batches[0].indices.dtype == torch.int64
+
+
+def test_not_one_good_image_is_an_error(folder: FolderStore) -> None:
+    for path in folder.root.glob("*/*"):
+        path.write_bytes(b"broken")
+    with pytest.raises(UserError, match="not one of 43 images of here could be read"):
+        list(ImageLoader(stream(folder), 0, lambda key, reason: None))
+
+
+class LostStore(FolderStore):
+    """A store that cannot be reached any more after some images."""
+
+    async def fetch(self, key: str) -> ObjectBody:
+        if key.startswith("b"):
+            raise UserError(f"{key} cannot be read: no network")
+        return await super().fetch(key)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_store_that_fails_is_one_clear_error(folder: FolderStore, num_workers: int) -> None:
+    loader = ImageLoader(stream(LostStore("here", folder.root), shuffle=False), num_workers, ignore)
+    with pytest.raises(UserError, match=r"^b/000.jpg cannot be read: no network$"):
+        list(loader)

@@ -1,0 +1,69 @@
+import torch
+
+from dogbreed.data.shared_memory import Buffers, SharedMemoryPool, hold
+
+
+def test_memory_is_used_again_once_the_tensor_is_gone() -> None:
+    buffers = Buffers()
+    tensor = buffers.empty((4, 3, 8, 8))
+    place = tensor.data_ptr()
+    del tensor
+    again = buffers.empty((3, 3, 8, 8))
+    assert again.data_ptr() == place
+    assert again.shape == (3, 3, 8, 8)
+    assert again.dtype == torch.float32
+
+
+def test_memory_that_anybody_still_looks_at_is_left_alone() -> None:
+    buffers = Buffers()
+    tensor = buffers.empty((2, 4)).fill_(1)
+    view, weight = tensor.flatten()[3:], torch.ones(4, requires_grad=True)
+    loss = (tensor * weight).sum()
+    del tensor
+    buffers.empty((2, 4)).fill_(7)
+    assert view.tolist() == [1.0] * 5
+    del view
+    buffers.empty((2, 4)).fill_(7)
+    loss.backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [2.0] * 4
+
+
+def test_few_buffers_are_kept() -> None:
+    buffers = Buffers()
+    tensors = [buffers.empty((100,)) for _ in range(9)]
+    del tensors
+    assert len(buffers._free) == 2
+
+
+def test_shared_memory_is_used_again_once_nobody_looks_at_what_was_sent() -> None:
+    outbox = SharedMemoryPool()
+    sent = outbox.empty((2, 3)).fill_(1)
+    place = sent.data_ptr()
+    held = hold(sent)
+    view = held[1]
+    del held
+    assert outbox.empty((2, 3)).fill_(7).data_ptr() != place
+    assert view.tolist() == [1, 1, 1]
+    del view
+    assert outbox.empty((1, 2)).data_ptr() == place
+
+
+def test_what_never_arrived_is_taken_back_and_what_is_held_is_not() -> None:
+    outbox = SharedMemoryPool()
+    lost, sent = outbox.empty((4,)), outbox.empty((4,))
+    place, held = lost.data_ptr(), hold(sent[:0])
+    outbox.take_back()
+    assert [outbox.empty((4,)).data_ptr() == place for _ in range(2)] == [True, False]
+    assert held.shape == (0,)
+
+
+def test_few_pieces_of_shared_memory_are_kept() -> None:
+    outbox = SharedMemoryPool()
+    assert len({outbox.empty((9,)).data_ptr() for _ in range(9)}) > 6
+    assert len(outbox._pieces) == 6
+
+
+def test_a_tensor_of_this_process_is_its_own() -> None:
+    tensor = torch.zeros(3)
+    assert hold(tensor) is tensor

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from dogbreed.debugger.findings import Evidence, Status, issue, ok, plain
+from dogbreed.debugger.read.recording import INPUTS, Recording
+from dogbreed.debugger.rules.base import all_rules, configured_rules, evaluate, merged_rules
+from dogbreed.debugger.series import Series
+from dogbreed.errors import UserError
+
+AWS_RULES = [
+    "VanishingGradient",
+    "ExplodingTensor",
+    "PoorWeightInitialization",
+    "SaturatedActivation",
+    "DeadRelu",
+    "WeightUpdateRatio",
+    "AllZero",
+    "TensorVariance",
+    "UnchangedTensor",
+    "LossNotDecreasing",
+    "Overfit",
+    "Overtraining",
+    "ClassImbalance",
+    "Confusion",
+    "SimilarAcrossRuns",
+    "CheckInputImages",
+    "StalledTraining",
+    "BatchSize",
+    "CPUBottleneck",
+    "GPUMemoryIncrease",
+    "IOBottleneck",
+    "LoadBalancing",
+    "LowGPUUtilization",
+    "OverallSystemUsage",
+    "MaxInitializationTime",
+    "OverallFrameworkMetrics",
+    "StepOutlier",
+    "Dataloader",
+]
+OWN_RULES = [
+    "LearningRateTooHigh",
+    "LearningRateTooLow",
+    "InitialLoss",
+    "Calibration",
+    "TrainValOverlap",
+    "NearDuplicates",
+    "CorruptImages",
+    "LikelyLabelErrors",
+    "DataWait",
+    "HeadAgainstBackbone",
+    "BestEpoch",
+]
+
+
+def loss_above(losses, val_losses=None, *, limit=3.0):
+    """A rule of a user's own."""
+    worst = float(losses.values.max())
+    if worst > limit:
+        return issue("too high", "lr=0.001", [Evidence("loss", value=worst, threshold=limit)], datapoints=len(losses))
+    return ok("low", datapoints=len(losses))
+
+
+def broken(losses):
+    raise KeyError("no such thing")
+
+
+def test_every_rule_is_there_documented_and_asks_for_what_there_is():
+    rules = all_rules()
+    assert set(rules) == {*AWS_RULES, *OWN_RULES}
+    for rule in rules.values():
+        doc = rule.function.__doc__ or ""
+        assert "Source:" in doc, rule.name
+        assert {*rule.needs, *rule.likes} <= set(INPUTS), rule.name
+        for parameter in rule.defaults:
+            assert f"        {parameter}:" in doc, f"{rule.name}.{parameter} is not in its docstring"
+
+
+def test_nothing_recorded_is_never_ok():
+    findings = evaluate(Recording())
+    assert len(findings) == len(all_rules())
+    assert {item.status for item in findings} == {Status.NOT_APPLICABLE, Status.INSUFFICIENT_DATA}
+    assert all(item.outcome.summary for item in findings)
+
+
+def test_rule_of_ones_own_takes_one_line():
+    recording = Recording(inputs={"losses": Series.of([5.0, 1.0])})
+    path = f"{__name__}.loss_above"
+    [finding] = evaluate(recording, {"LossAbove": path}, only=["LossAbove"])
+    assert (finding.status, finding.line()) == (Status.ISSUE, "finding=LossAbove status=issue count=1")
+    [finding] = evaluate(recording, {"LossAbove": {"_target_": path, "limit": 6}}, only=["LossAbove"])
+    assert finding.status is Status.OK
+
+
+def test_failing_rule_has_status_error_and_its_reason():
+    recording = Recording(inputs={"losses": Series.of([5.0])})
+    [finding] = evaluate(recording, {"Broken": f"{__name__}.broken"}, only=["Broken"])
+    assert finding.status is Status.ERROR
+    assert "KeyError" in finding.outcome.summary
+
+
+def test_wrong_setting_value_is_status_error():
+    recording = Recording(inputs={"losses": Series.of([5.0, 4.0])})
+    [finding] = evaluate(recording, {"LossNotDecreasing": {"against": "end"}}, only=["LossNotDecreasing"])
+    assert finding.status is Status.ERROR
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"Overfitt": {"patience": 3}}, "did you mean Overfit"),
+        ({"Overfit": {"patiense": 3}}, "did you mean patience"),
+        ({"Mine": "no.such.rule"}, "no rule function at"),
+    ],
+)
+def test_mistakes_in_the_configuration_say_what_to_type(config, message):
+    with pytest.raises(UserError, match=message):
+        configured_rules(config)
+
+
+def test_rules_can_be_switched_off_and_set():
+    chosen = {
+        rule.name: settings for rule, settings in configured_rules({"Overfit": False, "AllZero": {"threshold": 50}})
+    }
+    assert "Overfit" not in chosen
+    assert chosen["AllZero"] == {"collection_names": ["weights"], "threshold": 50}
+
+
+def test_a_rule_is_set_by_awss_name_for_it_too():
+    chosen = {rule.name: settings for rule, settings in configured_rules({"StalledTrainingRule": {"threshold": 60}})}
+    assert set(chosen) == set(all_rules())
+    assert chosen["StalledTraining"] == {"threshold": 60}
+
+
+def test_settings_given_later_leave_a_rules_other_settings_alone():
+    run = {"Overfit": {"ratio_threshold": 0.1, "patience": 1}, "Mine": "my.rule", "AllZero": {"threshold": 5}}
+    later = {"Overfit": {"patience": 2}, "Mine": {"limit": 3}, "AllZero": True, "DeadRelu": False}
+    assert merged_rules(run, later) == {
+        "Overfit": {"ratio_threshold": 0.1, "patience": 2},
+        "Mine": {"_target_": "my.rule", "limit": 3},
+        "AllZero": {"threshold": 5},
+        "DeadRelu": False,
+    }
+    assert merged_rules(run, {"Overfit": None})["Overfit"] is None
+    assert merged_rules(None, None) == {}
+
+
+def test_an_issue_without_evidence_or_override_can_not_be_made():
+    with pytest.raises(ValueError, match="evidence"):
+        issue("x", "lr=1", [], datapoints=1)
+    with pytest.raises(ValueError, match="override"):
+        issue("x", "", [Evidence("y")], datapoints=1)
+    with pytest.raises(ValueError, match="without anything"):
+        ok("x", datapoints=0)
+
+
+def test_plain_makes_json_of_anything():
+    assert plain({"a": float("nan"), 1: (Status.OK, None)}) == {"a": "nan", "1": ["ok", None]}
+
+
+def test_rules_need_no_torch():
+    code = "import dogbreed.debugger.rules.base as r; r.all_rules(); import sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,138 @@
+"""`hydra/sweeper=sagemaker`: another Hydra application's multirun becomes a tuning job."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
+
+from launch.container.hydra_callback import PrintReturned
+from tests.paths import ROOT
+
+APP = ROOT / "examples" / "quadratic.py"
+
+
+def run(folder, *words, app=APP):
+    command = [sys.executable, str(app), "--multirun", *words]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environ)
+
+
+def given(*settings):
+    return [f"++hydra.sweeper.launch.{setting}" for setting in settings]
+
+
+def test_the_example_finds_the_lowest_point_and_says_how_to_run_it_again(tmp_path):
+    done = run(tmp_path, "x=interval(-4.0,4.0)", "shift=0,1", *given("tuner.max_jobs=6", "name=curve"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "outputs" / "curve" / "results.json").read_text())
+    assert (found["metric"], found["goal"], len(found["trials"])) == ("objective", "minimize", 6)
+    for trial in found["trials"]:
+        x, shift = (float(trial["hyperparameters"][key]) for key in ("x", "shift"))
+        assert trial["objective"] == pytest.approx((x - 1) ** 2 + shift, rel=1e-4)
+    assert re.search(rf"train the best: python {APP} shift=[01] x=\S+", done.stdout)
+    assert len(APP.read_text().splitlines()) <= 22
+
+
+def test_the_readmes_command_runs(tmp_path):
+    (line,) = re.findall(r"^python examples/quadratic.py (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    done = run(tmp_path, *shlex.split(line)[1:])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [(0.25, "0.25"), (1, "1"), (np.float32(0.25), "0.25"), (torch.tensor(0.25), "0.25"), ("word", ""), (None, "")],
+)
+def test_whatever_is_a_number_is_the_objective(value, printed, capsys):
+    PrintReturned().on_job_end(OmegaConf.create(), JobReturn(_return_value=value, status=JobStatus.COMPLETED))
+    assert capsys.readouterr().out == (f"metrics epoch=0 objective={printed}\n" if printed else "")
+
+
+def test_the_trials_have_the_config_that_was_chosen(tmp_path):
+    app = tmp_path / "app.py"
+    app.write_text(APP.read_text().replace("return (cfg.x - 1) ** 2 + cfg.shift", "print(cfg.shift + cfg.more.by)"))
+    config = APP.with_suffix(".yaml").read_text()
+    (tmp_path / "quadratic.yaml").write_text(config)
+    (tmp_path / "other.yaml").write_text(config.replace("shift: 0", "shift: 10"))
+    (tmp_path / "extra" / "more").mkdir(parents=True)
+    (tmp_path / "extra" / "more" / "much.yaml").write_text("by: 100\n")
+    flags = ["--config-name", "other", "-cd", "extra", "+more=much"]
+    done = run(tmp_path, *flags, "x=1.0,2.0", *given("dry_run=true"), app=app)
+    assert done.returncode == 0, done.stderr
+    words = json.loads(json.loads(done.stdout)["TrainingJobDefinition"]["StaticHyperParameters"]["overrides"])
+    (job := tmp_path / "job").mkdir()
+    trial = subprocess.run([sys.executable, app, *words, "x=1.0"], capture_output=True, text=True, check=True, cwd=job)
+    assert trial.stdout == "110\n"
+
+
+def test_a_config_that_would_not_travel_to_aws_is_refused(tmp_path):
+    done = run(tmp_path, "-cd", str(tmp_path), "x=1.0,2.0", *given("backend=sagemaker"))
+    assert done.returncode == 2
+    assert f"--config-dir={tmp_path}: only what lies beside the script" in done.stderr
+
+
+def test_at_aws_the_application_travels_in_the_archive(tmp_path):
+    app = tmp_path / "quadratic.py"
+    app.write_text(APP.read_text())
+    settings = {
+        "name": "far", "dry_run": True, "backend": "sagemaker", "backend.region": "us-east-1",
+        "backend.bucket": "some-bucket", "backend.role": "arn:aws:iam::123456789012:role/jobs",
+        "backend.image": "1.dkr.ecr.us-east-1.amazonaws.com/a:b", "tuner": "bayesian", "tuner.max_jobs": 2,
+    }  # fmt: skip
+    config = {"defaults": ["_self_", {"override hydra/sweeper": "sagemaker"}], "x": 0.0, "shift": 0}
+    config["hydra"] = {"sweeper": {"launch": settings}}
+    OmegaConf.save(OmegaConf.create(config), tmp_path / "quadratic.yaml")
+    done = run(tmp_path, "x=-1.0,1.0", app=app)
+    assert done.returncode == 0, done.stderr
+    definition = json.loads(done.stdout)["TrainingJobDefinition"]
+    assert definition["StaticHyperParameters"]["app"] == "quadratic.py"
+    assert [m["Name"] for m in definition["AlgorithmSpecification"]["MetricDefinitions"]] == ["objective"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["tuner=random", "tuner.max_jobs=3"], ("Random", 3, "mine")),
+        (["tuner=random", "name=${hydra.job.name}-1"], ("Random", 4, "quadratic-1")),  # max_jobs of quadratic.yaml
+        (["tuner.max_parallel_jobs=1", "tuner.early_stopping=false"], ("Bayesian", 4, "mine")),
+    ],
+)
+def test_a_choice_and_a_key_of_its_group_hold_both(tmp_path, typed, expected):
+    done = run(tmp_path, "x=interval(-4.0,4.0)", *given("dry_run=true", "name=mine", *typed))
+    assert done.returncode == 0, done.stderr
+    request = json.loads(done.stdout)
+    config = request["HyperParameterTuningJobConfig"]
+    jobs = config["ResourceLimits"]["MaxNumberOfTrainingJobs"]
+    assert (config["Strategy"], jobs, request["HyperParameterTuningJobName"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["x=interval(2.0,1.0)"], "has its ends the wrong way round"),
+        (["x=1.0"], "nothing is searched"),
+        (["x=1.0,2.0", "++hydra.sweeper.launch.instance=gpus"], "did you mean gpu"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, words, message):
+    done = run(tmp_path, *words)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_application_that_fails_is_a_failed_trial(tmp_path):
+    app = tmp_path / "app.py"
+    app.write_text(APP.read_text().replace("return (cfg.x", "return 1 / 0 + (cfg.x"))
+    (tmp_path / "quadratic.yaml").write_text(APP.with_suffix(".yaml").read_text())
+    done = run(tmp_path, "x=1.0,2.0", *given("tuner.max_jobs=1"), app=app)
+    assert done.returncode == 1
+    assert "division by zero" in " ".join(done.stdout.split())

@@ -1,0 +1,216 @@
+"""`backend=sagemaker` over real HTTP, from what is typed to the table; the clients are boto3's own."""
+
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import tarfile
+import threading
+import time
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from dogbreed.errors import UserError
+from launch import status, stop, train, tune
+from launch.runs import submit
+from launch.spec.limits import check_request
+from tests.launch.cloud import BUCKET, EXPLICIT, IMAGE, ROLE, Interrupting, wait_for
+
+SWEEP = ["lr=0.001,0.01", "tuner.max_jobs=2", *EXPLICIT]
+
+
+def test_a_sweep_uploads_its_code_once_and_ends_with_results_and_the_bill(aws, capsys):
+    assert tune.main([*SWEEP, "name=first", "instance.price_per_hour=3600", "instance.count=1"]) == 0
+    printed = capsys.readouterr().out
+    assert "AWS, 1 x ml.m5.xlarge a job; at most 4 instance-hours, 14400.00 at 3600 an hour" in printed
+    assert re.search(r"billable: 0\.00 instance-hours, [1-9][0-9.]* at 3600 an hour", printed)
+    best = shlex.split(printed.partition("train the best: ")[2].splitlines()[0])
+    assert best[:4] == ["python", "-m", "launch.train", "from_tuning=first"]
+    assert train.main([*best[3:], "dry_run=true"]) == 0  # as it stands: role, bucket and image are among its words
+    (key,) = aws.keys()
+    request = aws.sent("CreateHyperParameterTuningJob")[0]
+    definition = request["TrainingJobDefinition"]
+    assert definition["StaticHyperParameters"]["sagemaker_submit_directory"] == f"s3://{BUCKET}/{key}"
+    assert definition["OutputDataConfig"] == {"S3OutputPath": f"s3://{BUCKET}/dogbreed/first"}
+    assert (definition["RoleArn"], definition["AlgorithmSpecification"]["TrainingImage"]) == (ROLE, IMAGE)
+    body = aws.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    with tarfile.open(fileobj=io.BytesIO(body)) as archive:
+        names = archive.getnames()
+    assert {
+        "run_job.py",
+        "requirements.txt",
+        "launch/container/entry.py",
+        "dogbreed/train.py",
+        "conf/train.yaml",
+    } <= set(names)
+    uploaded = aws.s3.head_object(Bucket=BUCKET, Key=key)["LastModified"]
+    assert tune.main([*SWEEP, "name=second"]) == 0
+    assert aws.keys() == [key] and aws.s3.head_object(Bucket=BUCKET, Key=key)["LastModified"] == uploaded
+
+
+def test_the_best_is_trained_from_what_aws_knows_of_the_sweep(aws, capsys):
+    assert tune.main([*SWEEP, "name=first", "epochs=7"]) == 0
+    capsys.readouterr()
+    assert train.main(["from_tuning=first", "name=full", "weight_decay=0.5", *EXPLICIT]) == 0
+    request = aws.sent("CreateTrainingJob")[0]
+    assert check_request("CreateTrainingJob", request) == []
+    fixed = json.loads(request["HyperParameters"]["overrides"])
+    assert {"epochs=7", "lr=0.001", "weight_decay=0.5"} <= set(fixed)
+    printed = capsys.readouterr().out
+    assert "[Training] Training is in progress" in printed and "val/accuracy" in printed
+    assert "model: s3://" in printed
+
+
+def test_ctrl_c_leaves_a_sweep_at_aws_alone_and_another_terminal_takes_over(aws, capsys):
+    def interrupt():
+        wait_for(lambda: aws.sent("ListTrainingJobsForHyperParameterTuningJob"))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert tune.main([*SWEEP, "name=left", "seed=20"]) == 130
+    thread.join()
+    printed = capsys.readouterr().out
+    assert "SIGINT: left goes on without you" in printed
+    assert "python -m launch.status left --follow backend=sagemaker" in printed
+    assert aws.sent("StopHyperParameterTuningJob") == []
+    assert status.main(["left", "backend=sagemaker"]) == 0
+    assert "InProgress" in capsys.readouterr().out
+    assert stop.main(["left", "backend=sagemaker"]) == 0
+    assert "left is being stopped" in capsys.readouterr().out
+    assert status.main(["left", "--follow", "backend=sagemaker"]) in (0, 1)
+    assert "sweep left: Stopped" in capsys.readouterr().out
+    assert stop.main(["left", "backend=sagemaker"]) == 0
+    assert "left has ended already: Stopped" in capsys.readouterr().out
+
+
+def test_ctrl_c_during_the_create_request_leaves_what_it_made_and_says_so(aws, capsys, monkeypatch):
+    make = submit.make_client
+    monkeypatch.setattr(submit, "make_client", lambda backend: Interrupting(make(backend)))
+    assert tune.main([*SWEEP, "name=left", "seed=20"]) == 130
+    assert train.main(["lr=0.1", "name=left-too", "seed=20", *EXPLICIT]) == 130
+    printed = capsys.readouterr().out
+    for name in ("left", "left-too"):
+        assert f"SIGINT: {name} goes on without you" in printed
+        assert stop.main([name, "backend=sagemaker"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("faults", "said"), [(["ThrottlingException"] * 3, "ThrottlingException"), ([5.0], "Read timeout")]
+)
+def test_throttling_and_silence_are_waited_out(aws, impatient, capsys, faults, said):
+    aws.faults = {"DescribeHyperParameterTuningJob": faults}
+    assert tune.main([*SWEEP, "name=slow"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("no answer for now") == 1 and printed.count("AWS answers again") == 1
+    assert said in printed
+    assert "sweep slow: Completed" in printed
+
+
+def test_boto3_itself_retries_a_throttled_request(aws):
+    aws.faults = {"CreateHyperParameterTuningJob": ["ThrottlingException"] * 3}
+    assert tune.main([*SWEEP, "name=throttled"]) == 0
+    assert len(aws.sent("CreateHyperParameterTuningJob")) == 4
+
+
+def test_credentials_that_expire_in_the_middle_leave_the_sweep_and_say_how_to_look_again(aws):
+    aws.faults = {"DescribeHyperParameterTuningJob": [None, "ExpiredTokenException"]}
+    with pytest.raises(UserError) as error:
+        tune.main([*SWEEP, "name=long", "seed=20"])
+    assert "log in again" in str(error.value)
+    assert "long goes on, look again: python -m launch.status long --follow backend=sagemaker" in str(error.value)
+    assert stop.main(["long", "backend=sagemaker"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (
+            (
+                "ResourceLimitExceeded",
+                "The account-level service limit 'ml.m5.xlarge for training job usage' is 0 Instances.",
+            ),
+            r"quota 'ml\.m5\.xlarge for training job usage' of Amazon SageMaker in us-east-1 \(https://us-east-1\.",
+        ),
+        (("ResourceLimitExceeded", "limit reached"), r"quota 'ml\.m5\.xlarge for training job usage'"),
+        ("ExpiredTokenException", "the credentials have expired: log in again"),
+        ("UnrecognizedClientException", "AWS does not know these credentials"),
+        ("AccessDeniedException", "lack this permission"),
+        (("ValidationException", "Could not assume role arn"), "trust policy must name sagemaker.amazonaws.com"),
+    ],
+)
+def test_what_aws_refuses_ends_in_what_to_do(aws, fault, message):
+    aws.faults = {"CreateHyperParameterTuningJob": [fault]}
+    with pytest.raises(UserError, match=message):
+        tune.main([*SWEEP, "name=refused"])
+
+
+def test_a_job_that_fails_at_start_says_what_to_do(aws, capsys):
+    assert tune.main([*SWEEP, "name=failing", "seed=14"]) == 1
+    printed = capsys.readouterr().out
+    assert "a smaller batch_size" in " ".join(printed.split())
+    lines, table = printed.split("sweep failing: ")
+    assert len(re.findall(r"  as 00[12]$", lines, re.MULTILINE)) == 1 and re.search(r"as 001 *│", table)
+    assert "their logs: python -m launch.status failing-001-" in printed
+    assert train.main(["lr=0.1", "seed=14", "name=alone", *EXPLICIT]) == 1
+
+
+def test_a_reason_is_told_once_also_where_a_later_trial_is_the_first_to_fail(aws, capsys):
+    assert tune.main([*SWEEP, "name=failing", "seed=15"]) == 1
+    printed = capsys.readouterr().out
+    lines, table = printed.split("sweep failing: ")
+    assert lines.count("CUDA error: out of memory") == lines.count("  as 002\n") == 1
+    assert table.count("CUDA") == 1 and re.search(r"as 001 *│", table)
+
+
+def test_the_log_of_a_training_comes_from_cloudwatch(aws, capsys):
+    logs = boto3.client("logs")
+    group, stream = "/aws/sagemaker/TrainingJobs", "seen/algo-1-1700000000"
+    logs.create_log_group(logGroupName=group)
+    logs.create_log_stream(logGroupName=group, logStreamName=stream)
+    events = [{"timestamp": round(time.time() * 1000) + i, "message": f"line {i} of the job"} for i in range(3)]
+    logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
+    assert train.main(["lr=0.1", "name=seen", *EXPLICIT]) == 0
+    printed = capsys.readouterr().out
+    assert [printed.count(f"line {i} of the job") for i in range(3)] == [1, 1, 1]
+
+
+def test_learning_curves_come_from_the_logs_where_they_may_be_read(aws, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("launch.views.plots.plot_sweep", lambda sweep, curves, path: drawn.append(curves))
+
+    class Log:
+        def __init__(self, backend, name):
+            self.name = name
+
+        def read(self):
+            return ["metrics epoch=0 val/accuracy=0.25", "metrics epoch=1 val/accuracy=0.5"]
+
+    monkeypatch.setattr("launch.runs.summary.open_log", Log)
+    assert tune.main([*SWEEP, "name=seen"]) == 0
+    assert list(drawn.pop().values()) == [{0: 0.25, 1: 0.5}] * 2
+    denied = ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "GetLogEvents")
+    monkeypatch.setattr(Log, "read", lambda self: (_ for _ in ()).throw(denied))
+    assert status.main(["seen", "--follow", "backend=sagemaker"]) == 0
+    assert drawn == [{}]
+    assert "no learning curves and findings" in capsys.readouterr().out
+
+
+def test_a_stopped_sweep_is_resumed_with_its_tags_and_its_settings(aws, capsys):
+    typed = [*SWEEP, "name=tagged", "+backend.tags.team=dogs", "+backend.environment.A=b", "instance.spot=true"]
+    assert tune.main(typed) == 0
+    capsys.readouterr()
+    assert tune.main(["resume=tagged", "tuner.max_jobs=4", "backend=sagemaker", "dry_run=true"]) == 0
+    request = json.loads(capsys.readouterr().out)
+    assert request["Tags"] == [{"Key": "team", "Value": "dogs"}]
+    first, again = (
+        aws.sent("CreateHyperParameterTuningJob")[0]["TrainingJobDefinition"],
+        request["TrainingJobDefinition"],
+    )
+    assert {k: v for k, v in again.items() if k != "OutputDataConfig"} == {
+        k: v for k, v in first.items() if k != "OutputDataConfig"
+    }

@@ -1,0 +1,115 @@
+"""What AWS needs and is not there: one line each, and nothing has been uploaded."""
+
+import json
+import subprocess
+import sys
+
+import boto3
+import pytest
+
+from dogbreed.errors import UserError
+from launch import train, tune
+from tests.launch.cloud import BUCKET, IMAGE, ROLE
+
+
+def typed(**changed):
+    words = {"role": ROLE, "image": f"'{IMAGE}'", "bucket": BUCKET} | changed
+    return ["lr=0.1,0.2", "backend=sagemaker", *(f"backend.{k}={v}" for k, v in words.items())]
+
+
+def test_no_region(aws, monkeypatch):
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(UserError, match=r"no AWS region is configured: type backend\.region=us-east-1"):
+        tune.main(typed())
+    assert tune.main([*typed(region="us-east-1"), "dry_run=true"]) == 0
+    assert aws.keys() == []
+
+
+def test_no_credentials(aws, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(UserError, match=r"no AWS credentials were found.*log in again"):
+        tune.main(typed())
+
+
+def test_no_sdk_for_what_is_not_given(aws, monkeypatch):
+    for name in ("sagemaker", "sagemaker.core", "sagemaker.core.helper", "sagemaker.core.helper.session_helper"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=r"backend\.role, backend\.image not given, .* pip install 'dogbreed\[sag"):
+        tune.main(typed(role="null", image="null"))
+    assert aws.keys() == []
+
+
+def test_no_bucket_of_that_name(aws):
+    with pytest.raises(UserError, match=r"there is no bucket nosuch: aws s3 mb s3://nosuch --region us-east-1"):
+        tune.main(typed(bucket="nosuch"))
+
+
+def test_a_role_that_is_none(aws):
+    with pytest.raises(UserError, match=r"TrainingJobDefinition\.RoleArn: 'role/jobs-of-dogbreed' does not match"):
+        tune.main(typed(role="role/jobs-of-dogbreed"))
+    assert aws.keys() == []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["data=folder", "data.url=/my/dogs"], "aws s3 sync /my/dogs s3://BUCKET/PREFIX"),
+        (
+            ["model.weights=/my/w.pth"],
+            "aws s3 cp /my/w.pth s3://BUCKET/PREFIX/, then model.weights=s3://BUCKET/PREFIX/w",
+        ),
+        (["backend.network_isolation=true", "backend.image=null"], "give backend.image=URI"),
+        (["backend.network_isolation=true", "data=s3", "data.url=s3://b/dogs"], "add backend.input_mode=FastFile or"),
+        (
+            ["backend.network_isolation=true", "data=s3", "data.url=s3://b/dogs", "backend.input_mode=File"],
+            "the hub cannot be reached",
+        ),
+    ],
+)
+def test_what_a_job_at_aws_could_not_reach_is_said_here(aws, more, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        tune.main([*typed(), *more])
+    assert aws.keys() == [] and aws.sent("CreateHyperParameterTuningJob") == []
+
+
+def test_weights_in_s3_are_not_for_this_machine():
+    with pytest.raises(UserError, match="on this machine give the path of a local file"):
+        train.main(["model.weights=s3://b/w.pth"])
+
+
+def test_a_dry_run_with_everything_given_asks_nothing_of_anybody_and_is_quick(credentials, tmp_path):
+    words = [*typed(), "dry_run=true"]
+    done = subprocess.run([sys.executable, "-m", "launch.tune", *words], capture_output=True, text=True, check=True)
+    definition = json.loads(done.stdout)["TrainingJobDefinition"]
+    assert definition["StaticHyperParameters"]["sagemaker_program"] == "run_job.py"
+    assert definition["RoleArn"] == ROLE
+
+
+@pytest.mark.slow
+def test_the_sdk_finds_the_image_and_makes_the_bucket_and_tells_a_role_from_a_person(aws, monkeypatch, capsys):
+    pytest.importorskip("sagemaker.core", reason="the SageMaker SDK is not installed: pip install -e .[sagemaker]")
+    import os
+
+    # The SDK asks for the role at a fixed address, so this part needs the address of the STS that is here.
+    import sagemaker.core.helper.session_helper as helper
+
+    helper.sts_regional_endpoint = lambda region: os.environ["AWS_ENDPOINT_URL"]
+    assert tune.main([*typed(image="null", bucket="null"), "dry_run=true"]) == 0
+    assert [bucket["Name"] for bucket in aws.s3.list_buckets()["Buckets"]] == [BUCKET]  # a dry run makes none
+    assert tune.main(typed(image="null", bucket="null")) == 0
+    request = aws.sent("CreateHyperParameterTuningJob")[0]["TrainingJobDefinition"]
+    image = request["AlgorithmSpecification"]["TrainingImage"]
+    assert image.startswith("763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.") and "-cpu-" in image
+    assert request["OutputDataConfig"]["S3OutputPath"].startswith("s3://sagemaker-us-east-1-123456789012/dogbreed/")
+    with pytest.raises(UserError, match=r"no role for the jobs: .* type backend\.role=arn:aws:iam::"):
+        tune.main(typed(role="null"))
+    iam, policy = boto3.client("iam"), json.dumps({"Version": "2012-10-17", "Statement": []})
+    role = iam.create_role(RoleName="jobs", Path="/team/", AssumeRolePolicyDocument=policy)["Role"]["Arn"]
+    session = boto3.client("sts").assume_role(RoleArn=role, RoleSessionName="notebook")["Credentials"]
+    for name, key in {"ACCESS_KEY_ID": "AccessKeyId", "SECRET_ACCESS_KEY": "SecretAccessKey",
+                      "SESSION_TOKEN": "SessionToken"}.items():  # fmt: skip
+        monkeypatch.setenv(f"AWS_{name}", session[key])
+    capsys.readouterr()
+    assert tune.main([*typed(role="null"), "dry_run=true"]) == 0
+    assert json.loads(capsys.readouterr().out)["TrainingJobDefinition"]["RoleArn"] == role

@@ -1,0 +1,102 @@
+"""A point of the search space arrives in the job's config exactly as it was meant."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dogbreed.cli.config import compose
+from dogbreed.errors import UserError
+from launch.container.entry import folder_overrides, job_overrides
+from launch.spec.search_space import encode
+
+
+def hyperparameters(fixed=(), keys=None, **own):
+    return {"overrides": json.dumps(list(fixed)), "keys": json.dumps(keys or {}), **own}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-05", 1e-05), ("0.00389", 0.00389), ("3", 3), ("1.0", 1.0)],
+)
+def test_numbers_arrive_as_numbers(text, value):
+    assert compose("train", job_overrides(hyperparameters(lr=text))).lr == value
+
+
+words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).filter(lambda w: "${" not in w)
+
+
+@given(st.one_of(words, st.booleans(), st.none(), st.integers(-999, 999)))
+def test_any_value_survives_the_trip_as_fixed_override_and_as_hyperparameter(value):
+    text = encode(value)
+    keys = {"model_kwargs_x": "+model.kwargs.x"}
+    trip = job_overrides(hyperparameters([f"+model.kwargs.y={text}"], keys, model_kwargs_x=text))
+    kwargs = compose("train", trip).model.kwargs
+    assert kwargs.x == value and type(kwargs.x) is type(value)
+    assert kwargs.y == value and type(kwargs.y) is type(value)
+
+
+def test_groups_are_chosen_and_sagemakers_own_hyperparameters_are_left_out():
+    trip = job_overrides(
+        hyperparameters(
+            ["epochs=2"], model="resnet34", _tuning_objective_metric="val/accuracy", sagemaker_program="x.py"
+        )
+    )
+    assert trip == ["epochs=2", "model=resnet34"]
+    cfg = compose("train", trip)
+    assert (cfg.model.name, cfg.epochs) == ("resnet34", 2)
+
+
+def test_files_go_where_sagemaker_collects_them_and_an_interrupted_job_goes_on(tmp_path):
+    environ = {"TRAINING_JOB_NAME": "a-001", "SM_MODEL_DIR": "/opt/ml/model", "SM_OUTPUT_DATA_DIR": "/o/it's d"}
+    cfg = compose("train", folder_overrides(tmp_path, environ))
+    assert (cfg.name, cfg.model_dir, cfg.output_dir) == ("a-001", "/opt/ml/model", "/o/it's d")
+    assert cfg.resume_from is None
+    other, own = tmp_path / "checkpoints" / "a-002", tmp_path / "checkpoints" / "a-001"
+    other.mkdir(parents=True)
+    (other / "last.ckpt").touch()
+    assert compose("train", folder_overrides(tmp_path, environ)).resume_from is None  # that is another trial's
+    own.mkdir()
+    (own / "last.ckpt").touch()
+    assert compose("train", folder_overrides(tmp_path, environ)).resume_from == f"{own}/last.ckpt"
+
+
+def test_what_sagemaker_mounted_or_copied_is_taken_in_place_of_its_address(tmp_path):
+    for file in ("data/train/pug/1.jpg", "weights/resnet18.safetensors"):
+        (tmp_path / "input" / "data" / file).parent.mkdir(parents=True)
+        (tmp_path / "input" / "data" / file).touch()
+    typed = [
+        "data=s3",
+        "data.url=s3://b/dogs",
+        "data.endpoint_url=http://x",
+        "model.weights=s3://b/resnet18.safetensors",
+    ]
+    channels = {f"SM_CHANNEL_{name.upper()}": f"{tmp_path}/input/data/{name}" for name in ("data", "weights")}
+    cfg = compose("train", [*typed, *folder_overrides(tmp_path, channels)])
+    assert cfg.data.url == f"{tmp_path}/input/data/data" and cfg.data.endpoint_url is None
+    assert cfg.model.weights == f"{tmp_path}/input/data/weights/resnet18.safetensors"
+
+
+def test_a_channel_that_brought_nothing_is_an_error_and_not_streamed_instead(tmp_path):
+    with pytest.raises(UserError, match="channel data: nothing is in"):
+        folder_overrides(tmp_path, {"SM_CHANNEL_DATA": str(tmp_path)})
+
+
+def test_a_mistake_in_the_job_is_told_to_sagemaker_in_one_line(tmp_path):
+    config = tmp_path / "input" / "config"
+    config.mkdir(parents=True)
+    (config / "hyperparameters.json").write_text(
+        json.dumps(hyperparameters(["data=folder", "data.url=/no/such/place"]))
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.container.entry"],
+        env=os.environ | {"SAGEMAKER_BASE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    reason = (tmp_path / "output" / "failure").read_text()
+    assert "/no/such/place" in reason
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,136 @@
+"""What is seen of a sweep or training while it runs: logs, the objective as it moves, status, time and hours."""
+
+import io
+import os
+import re
+import signal
+import threading
+import time
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from rich.console import Console
+
+import launch.runs.sweep
+from launch import status, stop, train, tune
+from launch.backends.logs import LOG_GROUP
+from launch.runs import progress as watch
+from tests.launch.cloud import EXPLICIT, wait_for
+
+SLOW = ["lr=0.001,0.01", "tuner.max_jobs=2", "seed=20", *EXPLICIT]
+"""A sweep whose trials take a minute, unless they are stopped."""
+
+
+@pytest.fixture
+def cloudwatch(aws, tmp_path):
+    """Sends what the jobs print to CloudWatch, a stream a job, as the agent of a SageMaker instance does."""
+    logs, sent, ended = boto3.client("logs"), {}, threading.Event()
+    logs.create_log_group(logGroupName=LOG_GROUP)
+
+    def send():
+        while not ended.wait(0.1):
+            for file in (tmp_path / "cloud").rglob("log.txt"):
+                stream, lines = f"{file.parent.name}/algo-1-1700000000", file.read_text().splitlines()
+                if stream not in sent:
+                    logs.create_log_stream(logGroupName=LOG_GROUP, logStreamName=stream)
+                now = round(time.time() * 1000)
+                events = [{"timestamp": now, "message": line} for line in lines[sent.get(stream, 0) :]]
+                if events:
+                    logs.put_log_events(logGroupName=LOG_GROUP, logStreamName=stream, logEvents=events)
+                sent[stream] = len(lines)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    yield aws
+    ended.set()
+    thread.join()
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A terminal of 110 columns, as text: what does not fit is the end of the last line."""
+    screen = io.StringIO()
+    options = {"force_terminal": True, "width": 110, "highlight": False, "markup": False}
+    for module in (launch.runs.sweep, train, status):
+        monkeypatch.setattr(module, "console", lambda: Console(file=screen, **options))
+    return screen
+
+
+@pytest.fixture
+def paper(monkeypatch):
+    """What a sweep prints where there is no terminal, as text that can be looked at while it is written."""
+    written = io.StringIO()
+    for module in (launch.runs.sweep, status):
+        monkeypatch.setattr(module, "console", lambda: Console(file=written, width=110, highlight=False))
+    return written
+
+
+def when(seen, act):
+    """Calls `act` from a thread once `seen()` holds."""
+    thread = threading.Thread(target=lambda: (wait_for(seen), act()))
+    thread.start()
+    return thread
+
+
+def test_the_logs_of_a_sweep_at_aws_are_followed_also_by_who_comes_later(cloudwatch, paper):
+    def both_told(text):
+        return all(f"    {number} | metrics epoch=0 val/accuracy=" in text for number in ("001", "002"))
+
+    leave = when(lambda: both_told(paper.getvalue()), lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert tune.main([*SLOW, "seed=21", "name=told", "logs=true"]) == 130
+    leave.join()
+    first = paper.getvalue()
+    end = when(lambda: both_told(paper.getvalue()[len(first) :]), lambda: stop.main(["told", "backend=sagemaker"]))
+    assert status.main(["told", "--follow", "--logs", "backend=sagemaker"]) == 0
+    end.join()
+    again = paper.getvalue()[len(first) :]
+    for printed in (first, again):
+        for number in ("001", "002"):
+            assert printed.count(f"    {number} | hello from run_job.py\n") == 1
+            assert printed.count(f"    {number} | metrics epoch=0 val/accuracy=") == 1
+            assert f"    {number} started  lr=0.0" in printed
+    assert "sweep told: Stopping\n" in again and "sweep told: Stopped" in again
+    assert re.search(r"from start to end; billable: 0\.\d\d instance-hours", again)
+
+
+def test_a_terminal_shows_each_running_trial_its_objective_its_last_line_and_the_hours(cloudwatch, terminal):
+    def leave():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = when(lambda: terminal.getvalue().count("epoch 0  val/accuracy 0.3333") > 1, leave)
+    assert tune.main([*SLOW, "name=seen"]) == 130
+    thread.join()
+    shown = terminal.getvalue()
+    assert "0/2 done, 2 running, best none yet" in shown and "instance-hours so far" in shown
+    line = next(line for line in shown.splitlines() if "epoch 0  val/accuracy 0.3333" in line)
+    assert re.match(
+        r" +00[12]  lr=0\.001  epoch 0  val/accuracy 0\.3333  (\d s|-) .*metrics epoch=0 val/accuracy=", line
+    )
+    assert " | " not in shown  # lines of logs are printed only where that was asked for
+    stop.main(["seen", "backend=sagemaker"])
+
+
+def test_a_terminal_shows_what_a_training_is_doing_and_what_it_costs(cloudwatch, terminal):
+    shown = r"Training, [0-9] s, 0\.00 instance-hours so far"
+    thread = when(lambda: re.search(shown, terminal.getvalue()), lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert train.main(["lr=0.001", "seed=20", "name=alone", *EXPLICIT]) == 130
+    thread.join()
+    assert re.search(shown, terminal.getvalue())
+    stop.main(["alone", "backend=sagemaker"])
+
+
+def test_logs_that_may_not_be_read_are_said_once_and_the_watching_goes_on(aws, monkeypatch, capsys):
+    class Denied:
+        def __init__(self, backend, name):
+            pass
+
+        def read(self):
+            raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "GetLogEvents")
+
+    monkeypatch.setattr(watch, "open_log", Denied)
+    assert tune.main(["lr=0.001,0.01", "tuner.max_jobs=2", "logs=true", "name=denied", *EXPLICIT]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("no lines of the logs, they cannot be read") == 1
+    assert "sweep denied: Completed" in printed
+    assert train.main(["lr=0.001", "name=denied-too", *EXPLICIT]) == 0

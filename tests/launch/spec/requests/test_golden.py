@@ -1,0 +1,74 @@
+"""The requests of the README's commands, held as files: a change of what is sent is seen in review.
+
+python tests/launch/spec/requests/test_golden.py        writes them anew
+"""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from botocore.validate import ParamValidator
+
+from dogbreed.cli.config import compose, resolve_defaults
+from launch.spec.limits import check_request
+from launch.spec.plan import for_the_job, make_plan
+from launch.spec.requests.training import LOCAL_SITE, Site
+from launch.spec.requests.tuning import training_request, tuning_request
+from launch.spec.service_model import service_model
+from tests.paths import ROOT
+
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE / "golden.json"
+README = (ROOT / "README.md").read_text()
+AWS = Site(
+    role_arn="arn:aws:iam::123456789012:role/jobs",
+    training_image="763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.10.0-cpu-py313",
+    output_path="s3://sagemaker-us-east-1-123456789012/dogbreed",
+    region="us-east-1",
+    code_uri="s3://sagemaker-us-east-1-123456789012/dogbreed/code/0123456789abcdef/sourcedir.tar.gz",
+)
+LINES = sorted(
+    {
+        line.split("  #")[0].strip()
+        for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+        for line in block.replace("\\\n", " ").splitlines()
+        if re.match(r"python -m launch\.(tune|train) ", line) and "resume=" not in line and "dry_run" not in line
+    }
+)
+
+
+def request(line):
+    """Returns the operation and the request of a README command; of `from_tuning`, with two overrides found."""
+    module, *words = shlex.split(line)[2:]
+    words = [word.replace("ROLE_ARN", AWS.role_arn) for word in words]
+    words += [] if any(word.startswith("name=") for word in words) else ["name=golden"]
+    site = AWS if "backend=sagemaker" in words else LOCAL_SITE
+    if module == "launch.tune":
+        operation, found = "CreateHyperParameterTuningJob", tuning_request(make_plan(words), site)
+    else:
+        words = ["model=resnet34", "lr=0.00389", *words]
+        cfg = resolve_defaults(compose("training", words))
+        operation, found = "CreateTrainingJob", training_request(cfg, for_the_job(words), site)
+    text = json.dumps(found).replace(str(Path.cwd()), "CWD")
+    return operation, json.loads(text)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_request_is_the_one_on_file_and_aws_takes_it(line):
+    operation, found = request(line)
+    assert found == json.loads(GOLDEN.read_text())[line]
+    assert check_request(operation, found) == []
+    report = ParamValidator().validate(found, service_model().operation_model(operation).input_shape)
+    assert not report.has_errors(), report.generate_report()
+
+
+def test_the_readme_has_commands_of_both_kinds():
+    assert any("backend=sagemaker" in line for line in LINES) and any("launch.train" in line for line in LINES)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({line: request(line)[1] for line in LINES}, indent=1) + "\n")
+    print(f"{len(LINES)} requests in {GOLDEN}", file=sys.stderr)

@@ -1,0 +1,46 @@
+"""The same endpoint through the SageMaker SDK's ModelBuilder, compared field by field with ours; see test_parity.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dogbreed.cli.config import compose
+from launch.spec.requests.endpoint import Host, TrainedModel, deploy_requests
+from tests.launch.cloud import BUCKET, ROLE
+from tests.launch.hosting.test_deploy_aws import IMAGE
+from tests.launch.local_jobs import SERVE, end_endpoints, pack_model, put_training
+from tests.launch.spec.requests.test_parity import check, differences
+
+TOOLKIT = "the inference toolkit's own settings; without a source_dir the SDK leaves them to the image's defaults"
+SOURCE = "the SDK notes where the model came from as a tag; we do in DOGBREED_TRAINING, which the server sees too"
+REASONS = {
+    "CreateModel.ModelName": "ours is named by its content: the same again is the same model",
+    "CreateModel.PrimaryContainer.Environment.SAGEMAKER_": TOOLKIT,
+    "CreateEndpointConfig.EndpointConfigName": "ours is named by its content",
+    "CreateEndpointConfig.ProductionVariants[0].ModelName": "as above",
+    "CreateEndpointConfig.Tags": SOURCE,
+    "CreateEndpoint.EndpointConfigName": "as above",
+    "CreateEndpoint.Tags": SOURCE,
+}
+
+
+@pytest.mark.slow
+def test_every_difference_from_the_sdks_model_builder_has_its_reason(aws, monkeypatch):
+    pytest.importorskip("sagemaker.core", reason="the SageMaker SDK is not installed: pip install -e .[sagemaker]")
+    monkeypatch.setenv("SAGEMAKER_VALIDATE_ROLE", "false")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", aws.url)
+    aws.service.hosting.command = list(SERVE)
+    put_training(aws.root / "dogs")
+    url = pack_model(aws.root / "dogs")
+    words = [str(Path(__file__).with_name("sdk_endpoint.py")), url, ROLE, IMAGE, BUCKET]
+    try:
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    finally:
+        end_endpoints(aws.root)
+    assert '"class_name": "French_bulldog"' in done.stdout, done.stderr  # the SDK also asks it
+    cfg = compose("deploy", ["from_training=dogs", "name=dogs", "backend=sagemaker"])
+    ours = deploy_requests(cfg, TrainedModel("dogs", url), Host(ROLE, IMAGE, f"s3://{BUCKET}", "us-east-1"))
+    theirs = {operation: aws.sent(operation)[0] for operation in ours}
+    check("Endpoint", differences(ours, theirs), REASONS)

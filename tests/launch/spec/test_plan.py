@@ -1,0 +1,120 @@
+"""What was typed to a plan: what is fixed, what is searched, how many jobs, how many hours."""
+
+import pytest
+
+from dogbreed.errors import UserError
+from launch.spec.plan import make_plan
+from launch.views.tables import brief, console, plan_table
+
+
+def test_the_readme_command():
+    plan = make_plan(["model=resnet34", "lr=range"])
+    assert plan.fixed == ("model=resnet34",)
+    assert [r.key for r in plan.ranges] == ["lr"]
+    assert (plan.max_jobs, plan.max_parallel_jobs) == (6, 2)
+    assert plan.bound_hours == 12
+    assert plan.name.startswith("resnet34-")
+
+
+def test_only_what_concerns_a_training_travels_to_the_job():
+    plan = make_plan(
+        ["lr=range", "tuner.max_jobs=3", "backend.root=/x", "name=mine", "instance=gpu", "epochs=2", "search=default"]
+    )
+    assert plan.fixed == ("epochs=2",)
+    assert plan.name == "mine"
+
+
+def test_an_experiment_brings_its_sweep_and_the_user_may_narrow_it():
+    plan = make_plan(["experiment=course_b"])
+    assert {r.key for r in plan.ranges} == {"model", "batch_size", "lr"}
+    assert plan.fixed == ("experiment=course_b",)
+    narrowed = make_plan(["experiment=course_b", "model=resnet18", "lr=interval(0.001,0.01)"])
+    assert {r.key: r.values for r in narrowed.ranges} == {"batch_size": ("128", "256", "512"), "lr": ("0.001", "0.01")}
+    assert "model=resnet18" in narrowed.fixed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "nothing is searched"),
+        (["lr=0.1"], "nothing is searched"),
+        (["model=resnet34,resnet43"], "model 'resnet43' is unknown; did you mean resnet34?"),
+        (["model=resnet43", "lr=range"], "did you mean resnet34?"),
+        (["nosuch=1,2"], "key 'nosuch' is unknown"),
+        (["nosuch=1", "lr=range"], "key 'nosuch' is unknown"),
+        (["tuner.max_jobs=1,2"], "steers the sweep itself"),
+        (["tuner.max_jobs=0", "lr=range"], "tuner.max_jobs=0"),
+        (["tuner=grid", "lr=range"], "lr is an interval: give choices"),
+        (["batch_size=0,1"], "batch_size=0: must be a whole number"),
+        (["lr=-1,2"], "lr=-1: must be a number"),
+        (["lr=choice(a,b)"], "lr=a: must be a number"),
+        (["label_smoothing=interval(0,2)"], "label_smoothing=2.0: must be a number from 0 to 1"),
+        (["data=folder", "lr=range"], "data.url is not set"),
+        (["+model.kwargs.a_b=1,2", "+model.kwargs.a.b=1,2"], "model_kwargs_a_b"),
+    ],
+)
+def test_a_sweep_that_could_not_run_is_refused_before_anything_starts(overrides, message):
+    with pytest.raises(UserError) as error:
+        make_plan(overrides)
+    assert message in str(error.value)
+
+
+def test_a_grid_has_as_many_jobs_as_combinations_and_a_small_space_is_not_asked_for_more():
+    assert make_plan(["tuner=grid", "model=resnet18,resnet34", "batch_size=8,16,32"]).max_jobs == 6
+    small = make_plan(["model=resnet18,resnet34"])
+    assert (small.max_jobs, small.max_parallel_jobs) == (2, 2)
+
+
+def test_the_bound_counts_instances_and_the_sweeps_own_limit():
+    assert make_plan(["lr=range", "instance.count=2", "instance.max_hours=1"]).bound_hours == 12
+    assert make_plan(["lr=range", "tuner.max_hours=0.5"]).bound_hours == 1.0
+
+
+def test_relative_paths_are_made_absolute_because_a_job_runs_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(["lr=range", "data=folder", "data.url=my dogs", "model.weights=w.pth"])
+    assert f"data.url='{tmp_path}/my dogs'" in plan.fixed
+    assert f"model.weights={encode_path(tmp_path / 'w.pth')}" in plan.fixed
+    remote = make_plan(["lr=range", "data=s3", "data.url=s3://bucket/dogs"])
+    assert remote.fixed == ("data=s3", "data.url=s3://bucket/dogs")
+
+
+@pytest.mark.parametrize(
+    ("typed", "values"),
+    [
+        (["model=timm", "model.name=convnext_atto,resnet26"], ("convnext_atto", "resnet26")),
+        (["data=s3", "data.url=s3://dogs/a,s3://dogs/b"], ("s3://dogs/a", "s3://dogs/b")),
+        (["model.weights=hub,random,null"], ("hub", "random", "null")),
+    ],
+)
+def test_what_conf_leaves_open_can_be_searched(typed, values):
+    plan = make_plan(typed)
+    assert [(r.key, r.values) for r in plan.ranges] == [(typed[-1].partition("=")[0], values)]
+    assert plan.fixed == tuple(typed[:-1])
+
+
+def test_searched_paths_are_made_absolute_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(["data=folder", "data.url=pics1,/there/pics2"])
+    assert plan.ranges[0].values == (encode_path(tmp_path / "pics1"), encode_path("/there/pics2"))
+    assert plan.fixed == ("data=folder",)
+
+
+def test_the_plan_is_shown_as_it_was_typed(capsys):
+    typed = ["model.name='[bold]'", "+model.kwargs.files=[/tmp/a,/tmp/b]", "data.url='/my [small] dogs/:dog:/[/x]'"]
+    console().print(plan_table(make_plan([*typed, "lr=range"])))
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in (*typed, "│ /my [small] dogs/:dog:/[/x] "))
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"), [("0.0012345678", "0.001235"), ("16", "16"), ("1e3", "1000"), ("inf", "inf"), ("a b", "a b")]
+)
+def test_a_value_is_shown_briefly(typed, shown):
+    assert brief(typed) == shown
+
+
+def encode_path(path):
+    from launch.spec.search_space import encode
+
+    return encode(str(path))

@@ -1,0 +1,152 @@
+"""What `tuner=auto` comes to, and the points that are tried first."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from dogbreed.cli.config import compose, resolve_defaults
+from dogbreed.errors import UserError
+from launch.local.tuning.search import PastJob, Search
+from launch.spec.limits import check_request
+from launch.spec.plan import make_plan
+from launch.spec.requests.tuning import FIRST_POINTS, LOCAL_SITE, parameter_ranges, tuning_request
+from launch.spec.search_space import Range
+from launch.spec.strategy import first_points, resolve_strategy
+
+RANGES = {
+    "lr": Range("lr", "Continuous", ("0.0001", "0.1"), "Logarithmic"),
+    "batch_size": Range("batch_size", "Categorical", ("20", "50")),
+    "optimizer": Range("optimizer", "Categorical", ("sgd", "adamw")),
+    "model": Range("model", "Categorical", ("resnet34", "resnet50")),
+    "epochs": Range("epochs", "Integer", ("3", "9")),
+    "dropout": Range("+model.kwargs.drop_rate", "Continuous", ("0.0", "0.5")),
+}
+OBJECTIVE = {"Type": "Maximize", "MetricName": "val/accuracy"}
+
+
+@pytest.fixture(scope="module")
+def conf():
+    """The config of `launch.tune finetune=head epochs=7`."""
+    return resolve_defaults(compose("tune", ["finetune=head", "epochs=7"]))
+
+
+@pytest.mark.parametrize(
+    ("searched", "changed", "strategy", "jobs", "stopping"),
+    [
+        (["lr"], {}, "Hyperband", 12, False),
+        (["lr"], {"tuner.max_jobs": 30}, "Hyperband", 30, False),
+        (["lr", "epochs"], {}, "Bayesian", 6, True),  # the epochs are no common measure then
+        (["lr"], {"epochs": 2}, "Bayesian", 6, True),
+        (["lr"], {"finetune": "full"}, "Bayesian", 6, True),  # its first epoch says little about its last
+        (["lr"], {"tuner.early_stopping": True}, "Bayesian", 6, True),
+        (["optimizer", "model"], {}, "Random", 6, False),  # all of them, each to its end
+        (["optimizer", "model", "batch_size"], {}, "Hyperband", 12, False),
+        (["lr"], {"tuner.strategy": "Random"}, "Random", 6, False),
+    ],
+)
+def test_the_default_is_decided_by_what_is_searched(conf, searched, changed, strategy, jobs, stopping):
+    cfg = conf.copy()
+    for key, value in changed.items():
+        OmegaConf.update(cfg, key, value)
+    resolve_strategy(cfg, [RANGES[name] for name in searched])
+    assert (cfg.tuner.strategy, cfg.tuner.max_jobs, cfg.tuner.early_stopping) == (strategy, jobs, stopping)
+
+
+def test_another_application_has_no_epochs_to_stop_by(conf):
+    cfg = conf.copy()
+    resolve_strategy(cfg, [RANGES["lr"]], app=True)
+    assert cfg.tuner.strategy == "Bayesian"
+
+
+@pytest.mark.parametrize("typed", [[], ["epochs=9", "epochs=range", "batch_size=range"]])
+def test_the_defaults_request_is_one_that_aws_takes_and_its_resource_is_epochs(typed):
+    found = tuning_request(make_plan(["finetune=head", "lr=range", "name=sweep", *typed]), LOCAL_SITE)
+    assert check_request("CreateHyperParameterTuningJob", found) == []
+    resource = found["HyperParameterTuningJobConfig"].get("StrategyConfig")
+    assert resource == (None if typed else {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 5}})
+
+
+def first(conf, *searched, **fixed):
+    cfg = conf.copy()
+    for key, value in fixed.items():
+        OmegaConf.update(cfg, key, value)
+    return first_points(cfg, [RANGES[name] for name in searched])
+
+
+def test_first_points_are_those_that_suit_what_is_fixed_and_lie_in_the_ranges(conf):
+    assert first(conf, "lr") == [{"lr": "0.001"}]
+    assert first(conf, "lr", optimizer={"_target_": "torch.optim.SGD"}) == [{"lr": "0.01"}]
+    assert first(conf, "optimizer", "lr", "batch_size") == [
+        {"optimizer": "adamw", "lr": "0.001", "batch_size": "50"},  # of choices, the nearest
+        {"optimizer": "sgd", "lr": "0.01", "batch_size": "50"},
+    ]
+    # What no entry names gets the config's own value, and the first choice where that is a word.
+    assert first(conf, "lr", "epochs", "model") == [{"lr": "0.001", "epochs": "7", "model": "resnet34"}]
+    assert first(conf, "lr", "dropout") == []  # which of its values is usual, nobody knows
+    assert first_points(conf, [Range("lr", "Continuous", ("0.01", "0.1"))]) == []
+
+
+def test_first_points_can_be_ones_own_or_none_and_are_for_searches_of_this_machine_that_learn(conf):
+    assert first(conf, "lr", first_points=[{"lr": 0.02}]) == [{"lr": "0.02"}]
+    assert first(conf, "lr", first_points=[]) == []
+    with pytest.raises(UserError, match=r"type 'first_points=\[\{lr:0.01\}\]'"):
+        first(conf, "lr", first_points=[0.01])
+    assert make_plan(["lr=range"]).first
+    assert make_plan(["lr=range", "tuner=random"]).first == ()
+    aws = ["backend=sagemaker", "data=s3", "data.url=s3://b/dogs"]
+    assert make_plan(["lr=range", *aws]).first == ()
+
+
+def search(points=(), epochs=4, **past):
+    ranges = parameter_ranges([RANGES["lr"], RANGES["optimizer"]])
+    config = {
+        "Strategy": "Hyperband",
+        "StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": epochs + 1}},
+        "HyperParameterTuningJobObjective": OBJECTIVE,
+        "ResourceLimits": {"MaxNumberOfTrainingJobs": 12, "MaxParallelTrainingJobs": 2},
+        "ParameterRanges": ranges,
+        "RandomSeed": 7,
+    }
+    return Search(config, {FIRST_POINTS: json.dumps(points)}, **past)
+
+
+GOOD = [{"optimizer": "adamw", "lr": "0.001"}, {"optimizer": "sgd", "lr": "0.01"}]
+
+
+def past(lr, *curve, completed=True):
+    return PastJob({"optimizer": "sgd", "lr": lr}, curve[-1], interrupted=False, curve=curve, completed=completed)
+
+
+def test_first_points_are_tried_first_and_by_a_resumed_search_once():
+    asked = search([*GOOD, {"optimizer": "sgd", "lr": "5.0"}])
+    assert [asked.ask().point for _ in GOOD] == GOOD
+    resumed = search(GOOD, past=[PastJob(GOOD[0], 0.5, interrupted=False)], same_data=True)
+    assert resumed.ask().point == GOOD[1]
+    assert resumed.ask().point not in GOOD
+
+
+def test_the_best_point_of_other_data_is_tried_first():
+    found = search(GOOD, past=[past("0.002", 0.4), past("0.03", 0.8), past("0.04", 0.7)])
+    assert found.ask().point == {"optimizer": "sgd", "lr": "0.03"}
+    assert found.ask().point == GOOD[0]
+
+
+def test_a_resumed_hyperband_compares_with_the_learning_curves_of_the_sweep_before():
+    earlier = [past(lr, 0.5, 0.7, 0.8) for lr in ("0.001", "0.002", "0.003")] + [past("0.09", 0.1, completed=False)]
+    resumed = search(past=earlier, same_data=True)
+    stopped = resumed.report(resumed.ask().number, 0.4)
+    assert stopped == "Hyperband: its objective after epoch 1, 0.4, is behind that of the others"
+    assert resumed.report(resumed.ask().number, 0.6) is None
+    other_data = search(past=earlier)
+    assert other_data.report(other_data.ask().number, 0.4) is None
+
+
+@pytest.mark.parametrize("epochs", [3, 4, 9])
+def test_a_whole_training_is_not_stopped_at_its_last_epoch_nor_when_it_says_its_best_one_again(epochs):
+    found = search(epochs=epochs)
+    best, late = found.ask().number, found.ask().number
+    assert [found.report(best, number / 10) for number in range(1, epochs + 1)] == [None] * epochs
+    stopped = [found.report(late, number / 10 - 0.01) is not None for number in range(1, epochs + 2)]
+    assert stopped == [number in (1, 3) and number < epochs for number in range(1, epochs + 2)]
+    assert found.report(best, epochs / 10) is None

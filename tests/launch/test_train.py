@@ -1,0 +1,232 @@
+"""`launch.train` on this machine, its log, and how several processes are started; the wire to AWS is in test_aws.py."""
+
+import os
+import re
+import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+
+from dogbreed.cli.config import compose
+from dogbreed.errors import UserError
+from launch import status, stop, train, tune
+from launch.backends.aws.errors import explain_failure
+from launch.backends.logs import CloudWatchLog, FileLog
+from launch.container.entry import find_processes
+from launch.local import local_client
+from launch.runs import submit
+from launch.runs.summary import command
+from launch.spec.plan import for_the_job
+from launch.spec.search_space import encode
+from tests.launch.cloud import STAND_IN, Interrupting, wait_for, written
+
+NO_NAME = r"^no such name \(Invalid length .* value: 0, .*\); python -m launch\.status lists what there is$"
+
+
+@pytest.fixture
+def launch(tmp_path, monkeypatch):
+    """Runs `launch.train` in this process, the job being the stand-in; returns its exit status."""
+    program = tmp_path / "stand_in.py"
+    program.write_text(STAND_IN)
+
+    def client(backend):
+        return local_client(Path(backend.root), command=(sys.executable, str(program)), stop_grace_s=2)
+
+    for module in (train, status, stop, submit):
+        monkeypatch.setattr(module, "make_client", client)
+    monkeypatch.chdir(tmp_path)
+    return lambda *typed: train.main(list(typed))
+
+
+def test_a_training_shows_its_log_and_ends_with_its_metrics(launch, capsys):
+    assert launch("lr=0.001", "name=alone") == 0
+    printed = capsys.readouterr().out
+    assert "hello from this machine" in printed and "[Training]" in printed
+    assert "everything is in outputs/alone" in printed
+    assert status.main([]) == 0
+    assert "alone" in capsys.readouterr().out
+    assert status.main(["alone", "--follow"]) == 0
+    assert "hello from this machine" in capsys.readouterr().out
+
+
+def test_a_failed_training_is_exit_status_1(launch, capsys):
+    assert launch("lr=0.001", "name=bad", "seed=14") == 1
+    assert "a smaller batch_size" in " ".join(capsys.readouterr().out.split())
+    assert status.main(["bad", "--follow"]) == 1
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "launch.stop"])
+def test_ctrl_c_and_stop_end_a_training_of_this_machine(launch, capsys, how):
+    def end():
+        wait_for(lambda: "epoch=0" in written(Path("outputs/long/log.txt")))
+        if how == "Ctrl-C":
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            stop.main(["long"])
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    assert launch("lr=0.001", "name=long", "seed=20") == (130 if how == "Ctrl-C" else 1)
+    thread.join()
+    assert "training long: Stopped" in capsys.readouterr().out
+
+
+def test_ctrl_c_during_the_create_request_stops_what_it_made(launch, capsys, monkeypatch):
+    make = submit.make_client
+    monkeypatch.setattr(submit, "make_client", lambda backend: Interrupting(make(backend)))
+    assert launch("lr=0.001", "name=early", "seed=20") == 130
+    assert "training early: Stopped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "message"),
+    [
+        (train.main, ["from_tuning=nosuch"], "nosuch"),
+        (train.main, ["nosuch=1"], "key 'nosuch' is unknown"),
+        (train.main, ["name=" + "x" * 64], "TrainingJobName"),
+        (train.main, ["name=endpoints"], "name=endpoints: .* choose another name"),
+        (tune.main, ["name=endpoints", "lr=range"], "name=endpoints: .* choose another name"),
+        (stop.main, [], "give the one name to stop"),
+        (stop.main, ["nosuch"], "no sweep or training is called 'nosuch'; there are none yet"),
+        (status.main, ["--follow"], "give one name to follow, got none"),
+        (train.main, ["from_tuning="], NO_NAME),
+        (status.main, [""], NO_NAME),
+        (stop.main, [""], NO_NAME),
+    ],
+)
+def test_a_mistake_is_one_line(launch, main, words, message):
+    with pytest.raises(UserError, match=message):
+        main(words)
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("main", [status.main, lambda words: tune.main(["lr=range", *words])])
+def test_a_root_that_is_a_file_is_said_to_be_one(tmp_path, main):
+    (tmp_path / "notes").write_text("")
+    with pytest.raises(UserError, match=r"notes is a file: give a folder"):
+        main([f"backend.root={tmp_path}/notes"])
+
+
+def test_what_is_typed_goes_over_what_the_sweep_found():
+    found = ["model=resnet18", "epochs=3", "lr=0.1", "+model.kwargs.drop_rate=0.2"]
+    assert train.merge(found, ["model=resnet50", "++model.kwargs.drop_rate=0"]) == [
+        "epochs=3", "lr=0.1", "model=resnet50", "++model.kwargs.drop_rate=0",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("typed", "merged"),
+    [
+        (["data=demo"], ["data=demo"]),
+        (["data=folder"], ["data.url=/pics1", "data.valid_fraction=0.2", "data=folder"]),
+        (["data=s3", "data.url=s3://b/p"], ["data=s3", "data.url=s3://b/p"]),
+        (["data.url=/pics2"], ["data=folder", "data.valid_fraction=0.2", "data.url=/pics2"]),
+    ],
+)
+def test_another_choice_of_a_group_drops_what_the_sweep_was_given_within_the_old_one(typed, merged):
+    found = ["data=folder", "data.url=/pics1", "data.valid_fraction=0.2"]
+    assert train.merge(["epochs=3", *found], typed) == ["epochs=3", *merged]
+
+
+@pytest.mark.parametrize(
+    "root", ["out (1)", "my runs", "a,b", "it's", "/tmp/x y", "1", "/tmp/runs-1", "../runs", "outputs"]
+)
+def test_the_commands_that_are_printed_can_be_typed(root):
+    cfg = compose("tune", [f"backend.root={encode(root)}"])
+    words = shlex.split(shlex.join(command(cfg, "status", "NAME")))
+    assert words[:4] == ["python", "-m", "launch.status", "NAME"]
+    assert compose("tune", words[4:]).backend.root == root
+
+
+@pytest.mark.parametrize("kind", ["sweep", "training"])
+def test_what_stop_says_to_type_has_the_quotes_of_a_shell(launch, capsys, monkeypatch, kind):
+    status_key = "HyperParameterTuningJobStatus" if kind == "sweep" else "TrainingJobStatus"
+    monkeypatch.setattr(stop, "describe", lambda client, name: (kind, {status_key: "InProgress"}))
+    monkeypatch.setattr(stop, "make_client", lambda backend: MagicMock())
+    stop.main(["dogs", "backend.root='out (1)'"])
+    commands = re.findall(r"python -m .*", capsys.readouterr().out)
+    assert len(commands) == (2 if kind == "sweep" else 1)
+    assert all(shlex.split(line)[-1] == "backend.root='out (1)'" for line in commands)
+
+
+def test_what_steers_the_launcher_does_not_reach_the_job():
+    typed = [
+        "lr=0.1",
+        "instance=gpu",
+        "backend.root=x",
+        "from_tuning=a",
+        "debugger.managed_rules=true",
+    ]
+    assert for_the_job(typed) == ["lr=0.1"]
+
+
+def test_a_file_is_tailed_by_whole_lines(tmp_path):
+    log = FileLog(tmp_path / "log.txt")
+    assert log.read() == []
+    with (tmp_path / "log.txt").open("w") as file:
+        for text, lines in (("one\ntw", ["one"]), ("o\n", ["two"]), ("", [])):
+            file.write(text)
+            file.flush()
+            assert log.read() == lines
+
+
+def test_the_logs_of_several_hosts_are_told_apart():
+    class Logs:
+        def describe_log_streams(self, **_):
+            return {"logStreams": [{"logStreamName": f"job/algo-{n}-1700000000"} for n in (1, 2)]}
+
+        def get_log_events(self, *, logStreamName, nextToken="", **_):
+            new = [] if nextToken else [{"message": "hello"}]
+            return {"events": new, "nextForwardToken": "end"}
+
+    log = CloudWatchLog(Logs(), "job")
+    assert log.read() == ["algo-1: hello", "algo-2: hello"]
+    assert log.read() == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "hosts", "gpus", "per_host", "overrides"),
+    [
+        ([], ["algo-1"], 0, 1, []),
+        ([], ["algo-1"], 1, 1, []),
+        ([], ["algo-1"], 4, 4, ["trainer.devices=4", "++trainer.num_nodes=1", "++trainer.strategy=ddp"]),
+        ([], ["algo-1", "algo-2"], 1, 1, ["trainer.devices=1", "++trainer.num_nodes=2", "++trainer.strategy=ddp"]),
+        (["trainer=cpu"], ["algo-1"], 4, 1, []),
+        (["trainer.devices=2"], ["algo-1"], 4, 2,
+         ["trainer.devices=2", "++trainer.num_nodes=1", "++trainer.strategy=ddp"]),
+    ],
+)  # fmt: skip
+def test_one_process_a_gpu_on_every_host(typed, hosts, gpus, per_host, overrides):
+    import json
+
+    environ = {"SM_HOSTS": json.dumps(hosts), "SM_CURRENT_HOST": hosts[-1], "SM_NUM_GPUS": str(gpus)}
+    found = find_processes(compose("train", typed), environ)
+    assert (found.per_host, found.overrides) == (per_host, overrides)
+    several = {f"--node-rank={len(hosts) - 1}", f"--master-addr={hosts[0]}", f"--nnodes={len(hosts)}"}
+    assert (several if len(hosts) > 1 else {"--standalone"}) < set(found.command)
+    assert f"--nproc-per-node={per_host}" in found.command
+    compose("train", overrides)
+
+
+def test_unfreezing_in_several_processes_takes_the_strategy_that_can(tmp_path):
+    found = find_processes(compose("train", ["finetune=gradual"]), {"SM_HOSTS": '["a","b"]', "SM_CURRENT_HOST": "a"})
+    assert found.overrides[-1] == "++trainer.strategy=ddp"
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("CapacityError: Unable to provision requested ML compute capacity.", "instance.alternatives=[TYPE,TYPE]"),
+        ("ClientError: Access denied when calling S3", "backend.role"),
+        ("AlgorithmError: ExecuteUserScriptError: CUDA error: out of memory", "a smaller batch_size"),
+        ("ClientError: No space left on device", "a larger instance.volume_gb"),
+        ("AlgorithmError: ERROR: No matching distribution found for timm==9", "does its network"),
+    ],
+)
+def test_why_a_job_failed_ends_in_what_to_do(reason, advice):
+    assert advice in explain_failure(reason)
+    assert explain_failure("something else.") == "something else."

@@ -1,0 +1,9 @@
+"""Folders the tests read."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The checkout."""
+
+SHARED = ROOT.parent / "shared"
+"""Real images and weights beside the checkout; CI has them, a user does not."""

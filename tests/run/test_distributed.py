@@ -1,0 +1,125 @@
+"""Several processes that train one model: what they share, also after the backbone is unfrozen, and what a step is."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import timm
+import torch
+
+from dogbreed import ImageClassifier, ImageDataModule
+from dogbreed.cli.config import compose, resolve_defaults
+from dogbreed.errors import UserError
+from dogbreed.run.distributed import SyncNorms, accumulation, scaled_lr
+from dogbreed.run.train import train
+from dogbreed.train import main
+from tests.paths import ROOT
+
+GRADUAL = """
+import logging, sys
+import pytorch_lightning as pl, torch
+from dogbreed import ImageClassifier, ImageDataModule
+from dogbreed.features import FeatureCache
+
+said = logging.getLogger("dogbreed.features")
+said.setLevel(logging.INFO)
+said.addHandler(logging.StreamHandler())
+pl.seed_everything(0, verbose=False)
+data = ImageDataModule("demo://?classes=2&train=16&valid=4&test=4&size=32", batch_size=4)
+model = ImageClassifier("test_resnet", data.classes, weights="random", finetune="gradual", lr=0.01)
+before = {k: v.clone() for k, v in model.named_parameters()}
+kept = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+trainer = pl.Trainer(max_epochs=2, accelerator="cpu", devices=2, strategy="ddp_find_unused_parameters_true", **kept)
+trainer.fit(model, data)
+torch.save([before, dict(model.named_parameters())], f"{sys.argv[1]}/{trainer.global_rank}.pt")
+
+pl.seed_everything(0, verbose=False)
+data = ImageDataModule("demo://?classes=2&train=16&valid=4&test=4&size=32", batch_size=4, augment=False)
+model = ImageClassifier("test_resnet", data.classes, weights="random", lr=0.01)
+keep = FeatureCache(f"{sys.argv[1]}/features")
+trainer = pl.Trainer(max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", callbacks=[keep], **kept)
+trainer.fit(model, data)
+if trainer.is_global_zero:
+    torch.save([model.net.get_classifier().state_dict(), trainer.callback_metrics], f"{sys.argv[1]}/head.pt")
+
+from dogbreed.train import main
+main([*sys.argv[2:], "trainer.devices=2", "+trainer.strategy=ddp", f"output_dir={sys.argv[1]}/two"])
+"""
+
+STEPS = [
+    "model=timm", "model.name=test_convnext", "data.url='demo://?classes=2&train=16&valid=4&test=4&size=32'",
+    "trainer=cpu", "batch_size=4", "effective_batch_size=8", "lr_scaling=linear", "lr=3.2", "optimizer=sgd", "epochs=2",
+    "name=steps", "debugger=off",
+]  # fmt: skip
+
+
+def test_processes_share_what_they_learn_and_their_features_and_make_the_steps_of_one_that_adds_up(tmp_path):
+    script = tmp_path / "gradual.py"
+    script.write_text(GRADUAL)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, tmp_path, *STEPS],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (before, first), (_, second) = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in "01")
+    assert not [name for name in first if torch.equal(before[name], first[name])]  # the backbone learned too
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert done.stderr.count("a step: 8 images (batch_size 4, processes 2, batches each 1), lr 0.1") == 1
+
+    results = train(resolve_defaults(compose("train", [*STEPS, f"output_dir={tmp_path}/one"])))
+    one, two = (torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("one", "two"))
+    assert results["steps"] == one["global_step"] == two["global_step"] == 2 * 32 / 8
+    for name, value in one["state_dict"].items():
+        assert torch.allclose(two["state_dict"][name], value, rtol=1e-3, atol=1e-5), name
+    theirs = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert theirs["epochs"]["1"] == pytest.approx(results["epochs"][1], rel=1e-3)
+
+    assert done.stderr.count("computing the features") == 3  # of train, valid and test, by one for both
+    assert done.stderr.count("features of 48 images in") == 2
+    pl.seed_everything(0, verbose=False)
+    data = ImageDataModule("demo://?classes=2&train=16&valid=4&test=4&size=32", batch_size=8, augment=False)
+    alone = ImageClassifier("test_resnet", data.classes, weights="random", lr=0.01)
+    kept = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=2, accelerator="cpu", devices=1, **kept)
+    trainer.fit(alone, data)
+    head, metrics = torch.load(tmp_path / "head.pt", weights_only=False)
+    torch.testing.assert_close(head, dict(alone.net.get_classifier().state_dict()), rtol=1e-3, atol=1e-5)
+    for name in ("train/accuracy", "val/loss", "val/f1"):
+        assert metrics[name].item() == pytest.approx(trainer.callback_metrics[name].item(), rel=1e-3)
+
+
+def test_a_step_that_can_not_be_made_of_whole_batches_is_refused_with_one_that_can(tmp_path):
+    assert [accumulation(256, 32, 2), accumulation(32, 32, 1)] == [4, 1]
+    with pytest.raises(UserError, match=r"effective_batch_size=100 is no multiple .* type effective_batch_size=96"):
+        accumulation(100, 16, 2)
+    with pytest.raises(UserError, match="type effective_batch_size=64"):
+        accumulation(8, 32, 2)
+    with pytest.raises(UserError, match="say the same: give one of them"):
+        main([*STEPS, "trainer.devices=1", "+trainer.accumulate_grad_batches=2", f"output_dir={tmp_path}"])
+
+
+def test_the_learning_rate_is_that_of_256_images_scaled():
+    assert [scaled_lr(0.1, rule, 1024) for rule in ("none", "sqrt", "linear")] == pytest.approx([0.1, 0.2, 0.4])
+    assert scaled_lr(0.1, "linear", 64) == pytest.approx(0.025)
+
+
+def test_norms_over_all_processes_keep_the_activations_in_them():
+    net = timm.create_model("mobilenetv2_050", num_classes=3).eval()
+    images = torch.randn(2, 3, 32, 32)
+    before, names = net(images), list(net.state_dict())
+    shared = SyncNorms().apply(net)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in shared.modules())
+    assert torch.equal(SyncNorms().revert(shared)(images), before) and list(shared.state_dict()) == names
+
+
+@pytest.mark.parametrize("strategy", [SimpleNamespace(_ddp_kwargs={}), SimpleNamespace()])
+def test_a_strategy_that_would_not_share_it_is_refused(strategy):
+    model = ImageClassifier("test_resnet", ["a", "b"], weights="random", finetune="gradual")
+    model.trainer = SimpleNamespace(world_size=2, strategy=strategy)
+    with pytest.raises(UserError, match=r"needs trainer\.strategy=ddp_find_unused_parameters_true"):
+        model.setup("fit")

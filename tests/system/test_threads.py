@@ -1,0 +1,50 @@
+"""Threads that compute with torch side by side."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+
+import pytest
+import torch
+
+from dogbreed.system.threads import ahead, single_threaded
+
+
+def test_threads_of_a_pool_start_no_others_and_all_others_do_as_before() -> None:
+    """A training whose images are decoded beside it keeps its own number of threads, and so do later ones."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with single_threaded(3, "decode") as pool:
+            inside = [pool.submit(torch.get_num_threads).result() for _ in range(6)]
+        later: list[int] = []
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert (set(inside), later, torch.get_num_threads()) == ({1}, [2], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_results_come_in_order_and_no_more_jobs_are_begun_than_allowed() -> None:
+    drawn: list[int] = []
+
+    def jobs():
+        for number in range(20):
+            drawn.append(number)
+            yield partial(pow, number, 2)
+
+    with single_threaded(2, "square") as pool:
+        results = ahead(pool, jobs(), 4)
+        assert next(results)() == 0
+        assert drawn == [0, 1, 2, 3, 4]
+        assert [result() for result in results] == [number**2 for number in range(1, 20)]
+
+
+def test_a_job_that_fails_does_so_when_its_result_is_asked_for() -> None:
+    with single_threaded(1, "divide") as pool:
+        good, bad, other = ahead(pool, [partial(divmod, 7, number) for number in (2, 0, 7)], 2)
+        assert (good(), other()) == ((3, 1), (1, 0))
+        with pytest.raises(ZeroDivisionError):
+            bad()

@@ -1,0 +1,49 @@
+"""Figures of images and mistakes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dogbreed import ImageDataModule, find_mistakes, show_images, show_mistakes
+from dogbreed.errors import UserError
+
+CONFIG = {"input_size": (3, 32, 32), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+
+
+class AlwaysFirst(nn.Module):
+    """Takes all for the first class; surer, the brighter an image is."""
+
+    device = torch.device("cpu")
+
+    def forward(self, images):
+        first = images.mean(dim=(1, 2, 3)) + 5
+        return torch.stack([first, torch.zeros_like(first)], dim=1)
+
+
+@pytest.fixture
+def data():
+    return ImageDataModule("demo://?classes=2&train=3&valid=2&test=3&size=32", data_config=CONFIG, batch_size=2)
+
+
+def test_mistakes_are_all_there_the_worst_first(data):
+    model = AlwaysFirst().train()
+    found = find_mistakes(model, data)
+    assert sorted(m.key for m in found) == [key for key in data.keys("test") if "/002." in key]
+    assert {(m.actual, m.predicted) for m in found} == {(data.classes[1], data.classes[0])}
+    losses = [m.loss for m in found]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] == pytest.approx(-np.log1p(-found[0].confidence), rel=1e-3)
+    assert model.training  # as it was
+
+
+def test_figures_show_themselves(data):
+    for figure in (show_images(data, "train", 5), show_mistakes(AlwaysFirst(), data)):
+        assert figure._repr_png_().startswith(b"\x89PNG")
+    titles = [axis.get_title() for axis in show_mistakes(AlwaysFirst(), data, count=2).axes]
+    assert titles[0].startswith("Brindle mastiff\nnot Spotted terrier (") and titles[2] == ""
+
+
+def test_no_such_split(data):
+    with pytest.raises(UserError, match="no split 'tset'; did you mean test"):
+        show_images(data, "tset")
