@@ -75,7 +75,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 
 def conf_dir() -> Path:
     """Returns the folder of YAML files: beside the packages in a checkout, inside `dogbreed` when installed."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 

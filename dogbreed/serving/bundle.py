@@ -29,20 +29,13 @@ from dogbreed.data.classes import parse_class
 from dogbreed.data.transforms import InputSpec
 from dogbreed.errors import UserError
 from dogbreed.models import backbones as backbone
+from dogbreed.serving.code_closure import module_files
 from dogbreed.system.atomic import atomic_write
 
 FORMAT = 1
 """Number of the card's format; a card of a newer one is refused."""
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
-
-_CODE = (
-    "__init__.py", "errors.py", "backbone.py",
-    "data/__init__.py", "data/classes.py", "data/decode.py", "data/store.py", "data/transforms.py",
-    "serving/__init__.py", "serving/answers.py", "serving/artifact.py", "serving/classifier.py",
-    "serving/forms.py", "serving/images.py", "serving/settings.py",
-)  # fmt: skip
-"""The modules of dogbreed that `code/inference.py` needs: none of them imports Lightning, Hydra or boto3."""
 
 _REQUIREMENTS = ("safetensors", "simplejpeg", "timm")
 """What they need beyond torch, torchvision, Pillow and NumPy, which are in the image."""
@@ -150,13 +143,13 @@ def write_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> N
 
 
 def _write_code(folder: Path) -> None:
-    home = Path(__file__).resolve().parents[1]
+    home = Path(__file__).resolve().parents[2]
     shutil.rmtree(folder, ignore_errors=True)
-    for name in _CODE:
-        place = folder / "dogbreed" / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(home / name, place)
-    shutil.copyfile(home / "serving" / "inference.py", folder / "inference.py")
+    for path in module_files("dogbreed.serving.inference", home):
+        target = folder / path.relative_to(home)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    shutil.copyfile(home / "dogbreed" / "serving" / "inference.py", folder / "inference.py")
     pins = "".join(f"{name}=={importlib.metadata.version(name)}\n" for name in _REQUIREMENTS)
     (folder / "requirements.txt").write_text(pins)
 

@@ -180,7 +180,7 @@ def page_template() -> Template:
 
 
 def _text(name: str) -> str:
-    return (package_files("dogbreed.debugger") / "templates" / name).read_text(encoding="utf-8")
+    return (package_files("dogbreed.debugger.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def facts(recording: Recording) -> list[tuple[str, str]]:

@@ -45,7 +45,7 @@ def code_archive(requirements: bool = True, extra: str = "", app: Path | None = 
         extra: name of one of the project's extras that the job needs too.
         app: folder of another application whose code and YAML files lie beside them at the root.
     """
-    home = Path(__file__).resolve().parent.parent
+    home = Path(__file__).resolve().parents[3]
     packages = ("dogbreed", "launch", "hydra_plugins/hydra_sagemaker_sweeper")
     files = {f"{name}/{path}": data for name in packages for path, data in _files(home / name)}
     files = {path: data for path, data in files.items() if not path.startswith("dogbreed/conf/")}
@@ -92,7 +92,7 @@ def job_requirements(extra: str = "") -> list[str]:
 
 def _declared(extra: str) -> list[str]:
     """Returns what the project declares: in the checkout's setup.cfg, or in the metadata of what was installed."""
-    setup = Path(__file__).resolve().parents[1] / "setup.cfg"
+    setup = Path(__file__).resolve().parents[3] / "setup.cfg"
     if setup.is_file():
         declared = configparser.ConfigParser(interpolation=None)
         declared.read(setup)
