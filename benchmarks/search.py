@@ -9,7 +9,8 @@ head on frozen MobileNetV2 features of ../shared/data, 9 epochs, validation loss
 nearest of the same optimizer, weighed by inverse squared distance, so no point is better than the best of the table.
 
 Every sweep is planned and asked for by the launcher itself, from what one would type to the request, and driven through
-the class that searches on this machine, `launch.local.tuning.search.Search`, in simulated time: two trainings at a time, an
+the class that searches on this machine, `launch.local.tuning.search.Search`, in simulated time: two trainings at once,
+an
 epoch costs 1, a start 0.5. All strategies get the same budget, that of 6, 12 or 25 whole trainings; what counts is the
 best objective among the trainings that have ended or were stopped by then, as a tuning job reports it.
 """

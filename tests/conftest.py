@@ -30,7 +30,6 @@ hypothesis.settings.load_profile("calm")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real photographs and weights beside the checkout."""

@@ -87,7 +87,7 @@ class SharedMemoryPool:
 
 
 def hold(sent: torch.Tensor) -> torch.Tensor:
-    """Returns a tensor of another process's `SharedMemoryPool`; its memory is free when the last tensor that shares it is gone.
+    """Returns a tensor of another process's `SharedMemoryPool`; freed with the last tensor that shares it.
 
     Any other tensor, such as a copy in pinned memory, is returned as it is.
     """

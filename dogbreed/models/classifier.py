@@ -43,7 +43,7 @@ class ImageClassifier(QuickModule):
         finetune: `head` trains the head on the frozen backbone, `full` everything, `gradual` the head alone until
             `unfreeze_epoch`, then the backbone too, at `lr * backbone_lr_factor`.
         head_start: `solved`: the head begins at its optimum on the frozen backbone; `pretrained`: at the one near the
-            classifier that came with the weights. See `dogbreed.models.linear_probe`; both take a trainer with `FeatureCache`.
+            classifier that came with the weights. See `dogbreed.models.linear_probe`; both need `FeatureCache`.
             None: at small random weights.
         freeze_norms: batch norms keep the statistics of the pretrained weights, also where they are trained.
         lr: learning rate of the head (and of all, for `full`) at its peak.

@@ -1,4 +1,4 @@
-"""Processes of jobs: warm ones, forked by a server that has imported everything (`launch.local.jobs.forkserver`), or new ones.
+"""Processes of jobs: forked by a warm server (`launch.local.jobs.forkserver`), or new ones.
 
 `launch.tune` starts the server of its sweep before it makes the request, else the tuner does. The supervisor of a
 job asks it for the job's process, which lives under the same contract as one that was started anew: own session,

@@ -17,7 +17,10 @@ def members(archive):
 
 def test_the_same_code_is_the_same_bytes_in_every_process_and_small():
     first = code_archive()
-    code = "import sys; from launch.backends.aws.source_archive import code_archive; sys.stdout.buffer.write(code_archive())"
+    code = (
+        "import sys; from launch.backends.aws.source_archive import code_archive; "
+        "sys.stdout.buffer.write(code_archive())"
+    )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert first == other.stdout
     assert len(first) < 500_000
@@ -64,8 +67,11 @@ def test_another_application_lies_beside_it_and_its_data_is_not_even_read(tmp_pa
 def test_the_archive_alone_composes_a_job(tmp_path):
     with tarfile.open(fileobj=io.BytesIO(code_archive())) as tar:
         tar.extractall(tmp_path, filter="data")
-    code = "import launch.container.entry, dogbreed.cli.config as c; print(c.compose('train', ['lr=0.5']).lr, launch.container.entry.__file__)"
+    code = (
+        "import launch.container.entry as entry, dogbreed.cli.config as c; "
+        "print(c.compose('train', ['lr=0.5']).lr, entry.__file__)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env={"PATH": ""}
     )
-    assert done.stdout.split() == ["0.5", f"{tmp_path}/launch/entry.py"]
+    assert done.stdout.split() == ["0.5", f"{tmp_path}/launch/container/entry.py"]
