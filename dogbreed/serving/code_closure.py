@@ -6,7 +6,7 @@ A model folder carries a copy of the code that serves it. Deriving the list from
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -52,9 +52,12 @@ def _imports(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.ImportFrom) and node.module:
         yield node.module
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
-    elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-        for child in node.orelse:
-            yield from _imports(child)
     else:
-        for child in ast.iter_child_nodes(node):
+        for child in _running_children(node):
             yield from _imports(child)
+
+
+def _running_children(node: ast.AST) -> Iterable[ast.AST]:
+    if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        return node.orelse
+    return ast.iter_child_nodes(node)
