@@ -25,13 +25,13 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from dogbreed.debugger.files import JsonLines
-from dogbreed.debugger.read.system_files import SystemFiles
-from dogbreed.debugger.record.callbacks import debugger_callbacks
+from dogbreed.debugger.callbacks import debugger_callbacks
 from dogbreed.debugger.record.predictions import write_jpeg
-from dogbreed.debugger.record.writer import RecordWriter
+from dogbreed.debugger.record.record_writer import RecordWriter
+from dogbreed.debugger.record.system_metrics_writer import SystemMetricsWriter
 from dogbreed.debugger.report.report import write_report
 from dogbreed.debugger.series import PARTS, STATISTICS
+from dogbreed.system.json_lines import JsonLines
 
 WARM_UP, STEPS, ROUNDS = 10, 50, 7
 """Steps that are not counted (the debugger records all of the first ten), counted ones (one of them is recorded, as in
@@ -154,7 +154,7 @@ def make_run(folder: Path, epochs: int = 50, steps_an_epoch: int = 150, classes:
     lines = JsonLines(folder / "debug" / "timings.jsonl")
     lines.write({**block, "ends": ends, "parts": columns})
     lines.close()
-    machine = SystemFiles(folder / "profiler-output")
+    machine = SystemMetricsWriter(folder / "profiler-output")
     for i in range(2 * len(timings) // 5):
         machine.write(now + i / 2, [("cpu", "CPUUtilization", f"cpu{c}", random.uniform(0, 100)) for c in range(8)])
     machine.close()

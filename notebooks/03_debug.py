@@ -15,7 +15,7 @@ import warnings
 import pytorch_lightning as pl
 
 from dogbreed import ImageClassifier, ImageDataModule
-from dogbreed.debugger import ImageCheck, PredictionRecorder, TensorDebugger, write_report
+from dogbreed.debugger import ImageHasher, PredictionRecorder, TensorDebugger, write_report
 
 warnings.filterwarnings("ignore")
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -26,7 +26,7 @@ data = ImageDataModule(DATA)
 model = ImageClassifier("resnet18", data.classes, weights="random", finetune="full", lr=0.3)
 trainer = pl.Trainer(
     max_epochs=EPOCHS,
-    callbacks=[TensorDebugger(folder), PredictionRecorder(folder), ImageCheck(folder)],
+    callbacks=[TensorDebugger(folder), PredictionRecorder(folder), ImageHasher(folder)],
     logger=False,
     enable_checkpointing=False,
     enable_progress_bar=False,

@@ -13,10 +13,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dogbreed.debugger.callbacks import debugger_callbacks
     from dogbreed.debugger.findings import Evidence, Finding, Outcome, Status, insufficient, issue, not_applicable, ok
     from dogbreed.debugger.read.reader import read_run
-    from dogbreed.debugger.record.callbacks import debugger_callbacks
-    from dogbreed.debugger.record.image_check import ImageCheck
+    from dogbreed.debugger.record.image_hashes import ImageHasher
     from dogbreed.debugger.record.predictions import PredictionRecorder
     from dogbreed.debugger.record.profiler import SystemProfiler
     from dogbreed.debugger.record.tensor_debugger import TensorDebugger
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dogbreed.debugger.rules.base import evaluate, rule
 
 _MODULES = {
-    "debugger_callbacks": "record.callbacks",
+    "debugger_callbacks": "callbacks",
     "Evidence": "findings",
     "Finding": "findings",
     "Outcome": "findings",
@@ -34,7 +34,7 @@ _MODULES = {
     "not_applicable": "findings",
     "ok": "findings",
     "TensorDebugger": "record.tensor_debugger",
-    "ImageCheck": "record.image_check",
+    "ImageHasher": "record.image_hashes",
     "PredictionRecorder": "record.predictions",
     "SystemProfiler": "record.profiler",
     "read_run": "read.reader",
@@ -47,7 +47,7 @@ _MODULES = {
 __all__ = [
     "Evidence",
     "Finding",
-    "ImageCheck",
+    "ImageHasher",
     "Outcome",
     "PredictionRecorder",
     "Status",

@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
@@ -34,43 +33,6 @@ ACTIVATIONS = "activations.npz"
 IMAGES = "images.json"
 PROFILER_OUTPUT = "profiler-output"
 DEBUG_OUTPUT = "debug-output"
-
-
-class JsonLines:
-    """Appends rows to a file of JSON lines; the file is opened at the first row.
-
-    Args:
-        path: The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: TextIO | None = None
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Appends a row; it is on disk after `flush`."""
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._end_broken_line()
-            self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(json.dumps(row, separators=(",", ":")) + "\n")
-
-    def _end_broken_line(self) -> None:
-        # A killed process may have left half a line; a resumed run must not write behind it.
-        if self.path.exists() and self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n"):
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("\n")
-
-    def flush(self) -> None:
-        """Puts the rows so far on disk."""
-        if self._file is not None:
-            self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file; a later row opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 def write_json(path: Path, value: Any) -> None:

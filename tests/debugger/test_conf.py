@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from dogbreed.cli.config import conf_dir
-from dogbreed.debugger.record.callbacks import debugger_callbacks
+from dogbreed.debugger.callbacks import debugger_callbacks
 from dogbreed.debugger.rules import advice
 from tests.paths import ROOT
 
@@ -28,7 +28,7 @@ def test_configuration_makes_callbacks(name: str, tmp_path: Path):
     if name == "smdebug":
         pytest.importorskip("smdebug")
     callbacks = [type(callback).__name__ for callback in debugger_callbacks(group(name), tmp_path)]
-    expected = ["SystemProfiler", "TensorDebugger", "PredictionRecorder", "ImageCheck", "FailureReport"]
+    expected = ["SystemProfiler", "TensorDebugger", "PredictionRecorder", "ImageHasher", "FailureReport"]
     assert callbacks == {"off": [], "default": expected, "smdebug": [*expected[:3], "SmdebugHook", *expected[3:]]}[name]
 
 

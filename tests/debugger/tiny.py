@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from dogbreed.debugger.record.callbacks import debugger_callbacks
+from dogbreed.debugger.callbacks import debugger_callbacks
 
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed.debugger import files
-from dogbreed.debugger.read import system_files
 from dogbreed.debugger.read.assemble import Row, assemble, metrics_by_epoch
-from dogbreed.debugger.read.recording import Missing, Recording
+from dogbreed.debugger.read.system_metrics import read_system_metrics
+from dogbreed.debugger.recording import Missing, Recording
 from dogbreed.debugger.series import PARTS, ImageHashes, NodeActivity, Predictions, StepTimes
 
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
@@ -173,7 +173,7 @@ def _step_times(rows: Sequence[Row]) -> StepTimes:
 def add_system(recording: Recording, folder: Path) -> None:
     """Adds what the machine did, from a folder in SageMaker's layout."""
     if folder.is_dir():
-        system, problems = system_files.read_system(folder)
+        system, problems = read_system_metrics(folder)
         recording.problems += problems
         if system is not None:
             recording.inputs["system"] = system

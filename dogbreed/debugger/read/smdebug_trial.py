@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dogbreed.debugger.read.recording import Missing, Recording
+from dogbreed.debugger.recording import Missing, Recording
 from dogbreed.debugger.series import Series, TensorSeries
 from dogbreed.errors import UserError
 
@@ -75,7 +75,7 @@ def read_smdebug(folder: Path) -> Recording:
     _add_updates(recording, values["weights"])
     _add_losses(recording, losses)
     reason = "smdebug's files do not hold it"
-    recording.missing |= {name: Missing(reason, never=True) for name in ("settings", "class_counts", "images")}
+    recording.missing |= {name: Missing(reason, not_applicable=True) for name in ("settings", "class_counts", "images")}
     return recording
 
 

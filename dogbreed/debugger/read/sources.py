@@ -9,8 +9,8 @@ from pathlib import Path
 
 from dogbreed.debugger import files
 from dogbreed.debugger.read.reader import add_system, read_run
-from dogbreed.debugger.read.recording import Missing, Recording
 from dogbreed.debugger.read.smdebug_trial import is_smdebug, read_smdebug
+from dogbreed.debugger.recording import Missing, Recording
 from dogbreed.errors import UserError
 
 _CONNECTIONS = 16

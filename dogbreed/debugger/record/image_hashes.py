@@ -1,57 +1,73 @@
-"""Statistics of the first images that the network is fed, gathered on their device without waiting for it."""
+"""Perceptual hashes of a data set's images, so that rules find copies: a 256-bit difference hash of each image.
+
+The image as the network sees it in validation, in grey and 17 x 16 pixels: bit i says whether pixel i is brighter
+than its right neighbour. Re-encoding, scaling and small changes of brightness leave nearly all bits as they are.
+"""
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-ENOUGH = 500
-"""Images that the rule CheckInputImages wants."""
+from dogbreed.debugger import files
+from dogbreed.debugger.record.run_settings import split_keys
+
+log = logging.getLogger(__name__)
+
+_GREY = (0.299, 0.587, 0.114)
+_SIDE = 16
 
 
-class InputImages:
-    """Adds up mean, variance and range of (B, 3, H, W) float images."""
+@torch.no_grad()
+def difference_hashes(images: Tensor) -> list[int]:
+    """Returns the 256-bit hash of each image of (N, 3, H, W), any real type and scale."""
+    weights = torch.tensor(_GREY, device=images.device).view(1, 3, 1, 1)
+    grey = (images.float() * weights).sum(dim=1, keepdim=True)
+    small = functional.interpolate(grey, size=(_SIDE, _SIDE + 1), mode="area")[:, 0]
+    bits = (small[:, :, :-1] > small[:, :, 1:]).flatten(1).cpu().numpy()
+    return [int.from_bytes(row.tobytes(), "little") for row in np.packbits(bits, axis=1, bitorder="little")]
 
-    def __init__(self) -> None:
-        self.num_images = 0
-        self._sums: Tensor | None = None
-        self._extremes: Tensor | None = None
-        self._pixels = 0
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether enough images were seen."""
-        return self.num_images >= ENOUGH
+class ImageHasher(pl.Callback):
+    """Hashes the images of all splits after a fit, through the data module's own loaders.
 
-    @torch.no_grad()
-    def add(self, images: Any) -> None:
-        """Adds a batch; anything but float images is passed over."""
-        if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+    Args:
+        folder: The run's folder.
+        max_images: Images of each split at most; the first ones of the list.
+    """
+
+    def __init__(self, folder: str | Path, *, max_images: int = 2000) -> None:
+        self.folder = Path(folder)
+        self.max_images = max_images
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes `debug/images.json`."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if not trainer.is_global_zero or not callable(getattr(data, "loader", None)):
             return
-        # Every third pixel in both directions: a ninth of the work, the same mean and deviation.
-        some = images.detach()[:, :, ::3, ::3].float()
-        sums = torch.stack((some.sum(dim=(0, 2, 3)), (some * some).sum(dim=(0, 2, 3)))).double()
-        low, high = some.aminmax()
-        extremes = torch.stack((low, -high))
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._extremes = extremes if self._extremes is None else torch.minimum(self._extremes, extremes)
-        self._pixels += some.shape[0] * some.shape[2] * some.shape[3]
-        self.num_images += len(images)
-
-    def row(self) -> dict[str, Any] | None:
-        """Returns the record, None where no image was seen; this waits for the device."""
-        if self._sums is None or self._extremes is None:
-            return None
-        total, squares = (self._sums / self._pixels).cpu().unbind()
-        low, high = self._extremes.tolist()
-        deviation = (squares - total**2).clamp_min(0).sqrt()
-        return {
-            "kind": "images",
-            "num_images": self.num_images,
-            "mean": total.tolist(),
-            "std": deviation.tolist(),
-            "minimum": low,
-            "maximum": -high,
+        hashes = {split: self._split(trainer, data, split) for split in ("train", "valid", "test")}
+        value = {
+            "hashes": {split: {key: f"{value:x}" for key, value in found.items()} for split, found in hashes.items()},
+            "bad": dict(getattr(data, "bad_images", {})),
+            "num_images": sum(len(split_keys(trainer, split)) for split in hashes),
         }
+        files.write_json(self.folder / files.DEBUG / files.IMAGES, value)
+
+    def _split(self, trainer: pl.Trainer, data: Any, split: str) -> dict[str, int]:
+        keys = split_keys(trainer, split)
+        hashes: dict[str, int] = {}
+        if not keys:
+            return hashes
+        for batch in data.loader(split):
+            found = difference_hashes(batch[0])
+            hashes |= {keys[index]: value for index, value in zip(batch[2].tolist(), found, strict=True)}
+            if len(hashes) >= self.max_images:
+                break
+        return hashes

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dogbreed.debugger.files import DEBUG
 from dogbreed.debugger.record.network import logits_of, root_module
-from dogbreed.debugger.record.run import class_names, split_keys
+from dogbreed.debugger.record.run_settings import class_names, split_keys
 
 _SHOWN = 24
 """Mistakes whose images are written and shown: the ones with the highest loss."""

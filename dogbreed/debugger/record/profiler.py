@@ -19,12 +19,13 @@ import torch
 
 from dogbreed.debugger import files
 from dogbreed.debugger.findings import Status
-from dogbreed.debugger.read.system_files import SystemFiles
-from dogbreed.debugger.record.sampler import Machine, SystemSampler
-from dogbreed.debugger.record.timing import StepTimer
+from dogbreed.debugger.record.step_timer import StepTimer
+from dogbreed.debugger.record.system_metrics_writer import SystemMetricsWriter
+from dogbreed.debugger.record.system_sampler import Machine, SystemSampler
 from dogbreed.debugger.rules.liveness import stalled_training
 from dogbreed.debugger.series import PARTS
 from dogbreed.errors import UserError
+from dogbreed.system.json_lines import JsonLines
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class SystemProfiler(pl.Callback):
         self.stall_s = stall_s
         self._sampler: SystemSampler | None = None
         self._timer: StepTimer | None = None
-        self._lines = files.JsonLines(self.folder / files.DEBUG / files.TIMINGS)
+        self._lines = JsonLines(self.folder / files.DEBUG / files.TIMINGS)
         self._rows: list[tuple[int, int, float, dict[str, float]]] = []
         self._phases = dict.fromkeys(("train", "validation", "test", "other"), 0.0)
         self._phase, self._since = "other", time.time()
@@ -96,7 +97,7 @@ class SystemProfiler(pl.Callback):
             files.clear_profiler(self.folder)
         self._fits += 1
         node = os.environ.get("SM_CURRENT_HOST") or f"algo-{trainer.node_rank + 1}"
-        where = SystemFiles(self.folder / files.PROFILER_OUTPUT, node)
+        where = SystemMetricsWriter(self.folder / files.PROFILER_OUTPUT, node)
         self._sampler = SystemSampler(where, self.interval_ms / 1000, Machine(), self._watch)
         self._heartbeat = time.time()
         self._sampler.start()

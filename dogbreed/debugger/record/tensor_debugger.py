@@ -17,12 +17,12 @@ import torch
 from dogbreed.debugger import files
 from dogbreed.debugger.findings import Status
 from dogbreed.debugger.read.assemble import assemble
-from dogbreed.debugger.read.recording import Recording
-from dogbreed.debugger.record.image_hashes import InputImages
+from dogbreed.debugger.record.input_images import InputImageStats
 from dogbreed.debugger.record.network import is_compiled, parameter_tags, root_module, starting_weights
-from dogbreed.debugger.record.run import describe_run
+from dogbreed.debugger.record.record_writer import RecordWriter
+from dogbreed.debugger.record.run_settings import describe_run
 from dogbreed.debugger.record.tensor_stats import TensorStats
-from dogbreed.debugger.record.writer import RecordWriter
+from dogbreed.debugger.recording import Recording
 from dogbreed.debugger.rules.base import evaluate
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class TensorDebugger(pl.Callback):
         self.stopped_by = ""
         self.settings: dict[str, Any] = {}
         self._records = RecordWriter(self.folder)
-        self._images = InputImages()
+        self._images = InputImageStats()
         self._light: TensorStats | None = None
         self._offset = self._fits = self._step = self._epoch = 0
         self._recording = self._stepping = self._validated = False

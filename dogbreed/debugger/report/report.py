@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from dogbreed.debugger import files
 from dogbreed.debugger.findings import Finding, Status, plain
-from dogbreed.debugger.read.recording import Recording
 from dogbreed.debugger.read.sources import add_other_runs, read_any
+from dogbreed.debugger.recording import Recording
 from dogbreed.debugger.report.charts import number
 from dogbreed.debugger.report.mlflow import send_findings
 from dogbreed.debugger.report.sections import absent, all_sections, ending

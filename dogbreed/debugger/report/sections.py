@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from dogbreed.debugger.read.recording import Missing, Recording
+from dogbreed.debugger.recording import Missing, Recording
 from dogbreed.debugger.report.charts import Axes, Line, bar_chart, heat_map, line_chart
 from dogbreed.debugger.report.prediction_sections import calibration_section, gallery, matrix, per_class
 from dogbreed.debugger.report.section import Section

@@ -26,7 +26,7 @@ from typing import Any
 
 from dogbreed.debugger.defaults import OURS
 from dogbreed.debugger.findings import Finding, Outcome, Status, failed, insufficient, not_applicable
-from dogbreed.debugger.read.recording import Missing, Recording
+from dogbreed.debugger.recording import Missing, Recording
 from dogbreed.errors import UserError, did_you_mean
 
 RuleFunction = Callable[..., Outcome]
@@ -175,7 +175,7 @@ def run_rule(item: Rule, recording: Recording, settings: Mapping[str, Any]) -> F
         value = recording.get(name)
         if isinstance(value, Missing):
             if name in item.needs:
-                return finding((not_applicable if value.never else insufficient)(value.reason))
+                return finding((not_applicable if value.not_applicable else insufficient)(value.reason))
             value = None
         inputs.append(value)
     try:

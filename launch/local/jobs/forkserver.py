@@ -30,7 +30,7 @@ POLL_S = 0.02
 
 IMPORTS = (
     "torch.utils.serialization", "torch.utils.tensorboard", "torchvision.transforms.v2",
-    "dogbreed.debugger.record.callbacks", "dogbreed.debugger.report.report",
+    "dogbreed.debugger.callbacks", "dogbreed.debugger.report.report",
     "dogbreed.debugger.rules", "dogbreed.features.dataset",
     "dogbreed.run.train", "launch.container.entry", "rich._emoji_codes",
 )  # fmt: skip

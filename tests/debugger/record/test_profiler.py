@@ -13,11 +13,12 @@ from pytorch_lightning.profilers import PassThroughProfiler, Profiler
 
 from dogbreed.debugger.findings import Status
 from dogbreed.debugger.read.reader import read_run
-from dogbreed.debugger.read.system_files import SystemFiles, read_system
-from dogbreed.debugger.record.limits import read_limits, used_cpu_s, used_memory
+from dogbreed.debugger.read.system_metrics import read_system_metrics
+from dogbreed.debugger.record.container_limits import read_limits, used_cpu_s, used_memory
 from dogbreed.debugger.record.profiler import SystemProfiler
-from dogbreed.debugger.record.sampler import Machine, SystemSampler
-from dogbreed.debugger.record.timing import StepTimer, part_of
+from dogbreed.debugger.record.step_timer import StepTimer, part_of
+from dogbreed.debugger.record.system_metrics_writer import SystemMetricsWriter
+from dogbreed.debugger.record.system_sampler import Machine, SystemSampler
 from dogbreed.debugger.report.report import write_report
 from dogbreed.debugger.rules.base import evaluate
 from dogbreed.debugger.series import PARTS
@@ -233,22 +234,22 @@ def test_under_a_quota_utilisation_is_that_of_the_quota(tmp_path: Path):
 
 
 def test_every_snapshot_of_the_shortest_interval_is_read(tmp_path: Path):
-    files = SystemFiles(tmp_path)
+    files = SystemMetricsWriter(tmp_path)
     for tenth in range(600):  # a timer is now early, now late
         files.write(60_000_000 + tenth / 10 + tenth % 3 / 100, [("cpu", "CPUUtilization", "cpu0", 10.0)])
     files.close()
-    system, _ = read_system(tmp_path)
+    system, _ = read_system_metrics(tmp_path)
     assert system is not None and len(system.times_s) == 600
 
 
 def test_damaged_lines_are_counted_and_the_rest_is_read(tmp_path: Path):
-    files = SystemFiles(tmp_path)
+    files = SystemMetricsWriter(tmp_path)
     for second in range(3):
         files.write(60_000_000 + second, [("cpu", "CPUUtilization", f"cpu{i}", 10.0 * i) for i in (0, 10, 2)])
     files.close()
     path = next(tmp_path.rglob("*.json"))
     path.write_text(path.read_text() + '{"Type": "cpu", "Na')
-    system, problems = read_system(tmp_path)
+    system, problems = read_system_metrics(tmp_path)
     assert system is not None
     assert system.cpu.tolist() == [[0.0, 20.0, 100.0]] * 3  # cpu10 comes after cpu2
     assert "1 of 10 lines" in problems[0]
@@ -256,7 +257,7 @@ def test_damaged_lines_are_counted_and_the_rest_is_read(tmp_path: Path):
 
 def test_sampler_that_can_not_write_ends_quietly(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "file").write_text("")
-    sampler = SystemSampler(SystemFiles(tmp_path / "file"), 0.01, Machine())
+    sampler = SystemSampler(SystemMetricsWriter(tmp_path / "file"), 0.01, Machine())
     sampler.start()
     sampler._thread.join(30)  # it ends by itself
     assert not sampler._thread.is_alive()
@@ -304,7 +305,7 @@ def test_gpus_are_sampled_and_reach_rules_and_report(driver: FakeDriver, tmp_pat
         ("gpu0", "GPUUtilization", 97.0), ("gpu0", "GPUMemoryUtilization", 75.0),
         ("gpu1", "GPUUtilization", 12.0), ("gpu1", "GPUMemoryUtilization", 25.0),
     ]  # fmt: skip
-    files, machine = SystemFiles(tmp_path / "profiler-output"), Machine()
+    files, machine = SystemMetricsWriter(tmp_path / "profiler-output"), Machine()
     for second in range(60):
         files.write(60_000_000 + second, machine.sample())
     files.close()

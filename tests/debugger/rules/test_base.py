@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dogbreed.debugger.findings import Evidence, Status, issue, ok, plain
-from dogbreed.debugger.read.recording import INPUTS, Recording
+from dogbreed.debugger.recording import INPUTS, Recording
 from dogbreed.debugger.rules.base import all_rules, configured_rules, evaluate, merged_rules
 from dogbreed.debugger.series import Series
 from dogbreed.errors import UserError

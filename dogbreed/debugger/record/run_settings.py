@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from dogbreed.debugger.record.limits import read_limits
+from dogbreed.debugger.record.container_limits import read_limits
 from dogbreed.debugger.record.network import is_compiled, starting_weights
 
 _HPARAMS = ("model", "lr", "weight_decay", "label_smoothing", "finetune", "unfreeze_epoch")

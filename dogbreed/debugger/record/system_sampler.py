@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pynvml
 
-from dogbreed.debugger.read.system_files import SystemFiles
-from dogbreed.debugger.record.limits import CGROUP, read_limits, used_cpu_s, used_memory
+from dogbreed.debugger.record.container_limits import CGROUP, read_limits, used_cpu_s, used_memory
+from dogbreed.debugger.record.system_metrics_writer import SystemMetricsWriter
 from dogbreed.system import cpu as cores
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,11 @@ class SystemSampler:
     """
 
     def __init__(
-        self, files: SystemFiles, interval_s: float, machine: Machine, watch: Callable[[float], None] | None = None
+        self,
+        files: SystemMetricsWriter,
+        interval_s: float,
+        machine: Machine,
+        watch: Callable[[float], None] | None = None,
     ) -> None:
         self.files = files
         self.interval_s = interval_s

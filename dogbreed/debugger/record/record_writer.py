@@ -12,6 +12,7 @@ import numpy as np
 from dogbreed.debugger import files
 from dogbreed.debugger.findings import plain
 from dogbreed.debugger.series import NodeActivity
+from dogbreed.system.json_lines import JsonLines
 
 Block = tuple[str, list[str], dict[str, list[float]]]
 """(collection, tensor names, statistic to one value a tensor)."""
@@ -29,7 +30,7 @@ class RecordWriter:
         self.rows: list[dict[str, Any]] = []
         self.tags: Mapping[str, frozenset[str]] = {}
         self.activity: dict[str, NodeActivity] = {}
-        self._lines = files.JsonLines(self.folder / files.RECORDS)
+        self._lines = JsonLines(self.folder / files.RECORDS)
         self._names: dict[str, list[str]] = {}
 
     def forget(self) -> None:

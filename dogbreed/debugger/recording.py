@@ -14,7 +14,7 @@ class Missing:
     """Says why an input is not there."""
 
     reason: str
-    never: bool = False
+    not_applicable: bool = False
     """True: this run has nothing of the kind (`not_applicable`); False: it was not recorded (`insufficient_data`)."""
 
 
@@ -23,9 +23,9 @@ INPUTS: Mapping[str, Missing] = {
     "gradients": Missing("no gradient was recorded"),
     "weights": Missing("no weight was recorded"),
     "updates": Missing("no update was recorded: it takes two looks at the weights, around an optimizer step"),
-    "activation_inputs": Missing("no input of an activation layer was recorded", never=True),
-    "relu_activity": Missing("the network has no ReLU", never=True),
-    "saturation": Missing("the network has neither tanh nor sigmoid", never=True),
+    "activation_inputs": Missing("no input of an activation layer was recorded", not_applicable=True),
+    "relu_activity": Missing("the network has no ReLU", not_applicable=True),
+    "saturation": Missing("the network has neither tanh nor sigmoid", not_applicable=True),
     "losses": Missing("no training loss was recorded"),
     "train_losses": Missing("no training loss was recorded for a whole epoch"),
     "val_losses": Missing("no validation loss was recorded (metric val/loss)"),
@@ -35,12 +35,12 @@ INPUTS: Mapping[str, Missing] = {
     "input_images": Missing("no input image was recorded"),
     "images": Missing("images were not hashed; train with debugger.images.enabled=true"),
     "other_runs": Missing(
-        "no other run to compare with; set debugger.rules.SimilarAcrossRuns.other_trials", never=True
+        "no other run to compare with; set debugger.rules.SimilarAcrossRuns.other_trials", not_applicable=True
     ),
     "heartbeats": Missing("no time of a step was recorded"),
     "step_times": Missing("no step was timed; train with debugger.profiler.enabled=true"),
     "system": Missing("the machine was not watched; train with debugger.profiler.enabled=true"),
-    "gpus": Missing("no NVIDIA GPU was seen", never=True),
+    "gpus": Missing("no NVIDIA GPU was seen", not_applicable=True),
     "settings": Missing("the run's settings were not recorded"),
 }
 """What a rule may ask for by naming a parameter, and what is said where it is missing.

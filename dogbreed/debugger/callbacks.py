@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from dogbreed.debugger.record.image_check import ImageCheck
+from dogbreed.debugger.record.image_hashes import ImageHasher
 from dogbreed.debugger.record.predictions import PredictionRecorder
 from dogbreed.debugger.record.profiler import SystemProfiler
 from dogbreed.debugger.record.tensor_debugger import TensorDebugger
@@ -58,7 +58,7 @@ def debugger_callbacks(config: Mapping[str, Any] | None, folder: str | Path) -> 
         callbacks.append(SmdebugHook(folder, **smdebug))
     images = _arguments(given, "images")
     if images is not None:
-        callbacks.append(ImageCheck(folder, **images))
+        callbacks.append(ImageHasher(folder, **images))
     return [*callbacks, FailureReport(folder)] if callbacks else []
 
 

@@ -9,54 +9,18 @@ as SageMaker names them; the names of the others are ours where no public file s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dogbreed.debugger.files import JsonLines
 from dogbreed.debugger.series import Array, SystemSeries
 
 _STEP_S = 0.05
 """Rows closer than this belong to one snapshot: half the shortest interval between two."""
 
 
-class SystemFiles:
-    """Writes snapshots, one file a minute.
-
-    Args:
-        folder: `profiler-output` of the run.
-        node: Name of this machine as SageMaker gives it.
-    """
-
-    def __init__(self, folder: Path, node: str = "algo-1") -> None:
-        self.folder = folder
-        self.node = node
-        self._minute = -1
-        self._lines: JsonLines | None = None
-
-    def write(self, time_s: float, rows: Iterable[tuple[str, str, str, float]]) -> None:
-        """Appends a snapshot: (Type, Dimension, Name, Value)."""
-        minute = int(time_s // 60) * 60
-        if self._lines is None or minute != self._minute:
-            self.close()
-            hour = datetime.fromtimestamp(minute, tz=timezone.utc).strftime("%Y%m%d%H")
-            path = self.folder / "system" / "incremental" / hour / f"{minute}.{self.node}.json"
-            self._lines, self._minute = JsonLines(path), minute
-        for kind, dimension, name, value in rows:
-            row = {"Type": kind, "Name": name, "Dimension": dimension, "Value": round(value, 3)}
-            self._lines.write({**row, "NodeId": self.node, "Timestamp": round(time_s, 4)})
-        self._lines.flush()
-
-    def close(self) -> None:
-        """Closes the current file."""
-        if self._lines is not None:
-            self._lines.close()
-
-
-def read_system(folder: Path, node: str | None = None) -> tuple[SystemSeries | None, list[str]]:
+def read_system_metrics(folder: Path, node: str | None = None) -> tuple[SystemSeries | None, list[str]]:
     """Returns (what the machine did, what could not be read), of one node: `node`, or the first there is.
 
     `folder` is `profiler-output`, or any folder above the `*.json` files of system metrics.
