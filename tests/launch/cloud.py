@@ -1,6 +1,7 @@
 """What the tests of AWS share: settings that ask nothing of the SDK, a stand-in job, a service with faults."""
 
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -12,30 +13,8 @@ BUCKET = "dogs-and-jobs"
 EXPLICIT = [f"backend.role={ROLE}", f"backend.image='{IMAGE}'", f"backend.bucket={BUCKET}", "backend=sagemaker"]
 """With these nothing is asked of the SDK."""
 
-STAND_IN = """
-import json, math, os, signal, sys, time
-from pathlib import Path
-from dogbreed.callbacks.metric_line import metric_line
-base = Path(os.environ["SAGEMAKER_BASE_DIR"])
-hp = json.loads((base / "input/config/hyperparameters.json").read_text())
-fixed = json.loads(hp["overrides"])
-lr = float(hp.get("lr") or next(o.partition("=")[2] for o in fixed if o.startswith("lr=")))
-if {"seed=14", "seed=15"} & set(fixed):
-    if "seed=15" in fixed and "-001-" in os.environ["TRAINING_JOB_NAME"]:
-        others = "*-002-*/state.json"  # the later trial is the first to fail, and is seen to be
-        while not any('"Failed"' in path.read_text() for path in base.parents[1].glob(others)):
-            time.sleep(0.05)
-        time.sleep(2)
-    (base / "output/failure").write_text("CUDA error: out of memory")
-    sys.exit(1)
-if "seed=21" in fixed:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("hello from", hp["sagemaker_program"] if "sagemaker_program" in hp else "this machine", flush=True)
-for epoch in range(3):
-    print(metric_line(epoch, {"val/accuracy": 1 / (1 + abs(math.log10(lr) + 3)) * (epoch + 1) / 3}), flush=True)
-    time.sleep(20 if {"seed=20", "seed=21"} & set(fixed) else 0.02)
-"""
-"""A training of a few lines in place of a network, under the real container contract."""
+STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in.py")))
+"""The command of a job that trains nothing."""
 
 
 class Faulty:

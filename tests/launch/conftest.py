@@ -1,7 +1,6 @@
 """AWS as far as one machine has it: moto for S3, STS, IAM and logs, LocalSageMaker over HTTP for SageMaker."""
 
 import os
-import sys
 import threading
 
 import boto3
@@ -46,9 +45,7 @@ def aws(credentials, moto_url, monkeypatch, tmp_path):
     import urllib.request
 
     urllib.request.urlopen(urllib.request.Request(f"{moto_url}/moto-api/reset", method="POST")).read()
-    program = tmp_path / "stand_in.py"
-    program.write_text(STAND_IN)
-    service = Faulty(LocalSageMaker(tmp_path / "cloud", (sys.executable, str(program)), stop_grace_s=2))
+    service = Faulty(LocalSageMaker(tmp_path / "cloud", STAND_IN, stop_grace_s=2))
     server = make_server(service)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     service.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -62,6 +59,12 @@ def aws(credentials, moto_url, monkeypatch, tmp_path):
     yield service
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def stand_in_does(monkeypatch):
+    """Names how the stand-in jobs that start from here on behave; see tests/launch/stand_in.py."""
+    return lambda behaviour: monkeypatch.setenv("DOGBREED_STAND_IN", behaviour)
 
 
 @pytest.fixture

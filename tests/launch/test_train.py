@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import signal
-import sys
 import threading
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -30,11 +29,9 @@ NO_NAME = r"^no such name \(Invalid length .* value: 0, .*\); python -m launch\.
 @pytest.fixture
 def launch(tmp_path, monkeypatch):
     """Runs `launch.train` in this process, the job being the stand-in; returns its exit status."""
-    program = tmp_path / "stand_in.py"
-    program.write_text(STAND_IN)
 
     def client(backend):
-        return local_client(Path(backend.root), command=(sys.executable, str(program)), stop_grace_s=2)
+        return local_client(Path(backend.root), command=STAND_IN, stop_grace_s=2)
 
     for module in (train, status, stop, submit):
         monkeypatch.setattr(module, "make_client", client)
@@ -53,14 +50,17 @@ def test_a_training_shows_its_log_and_ends_with_its_metrics(launch, capsys):
     assert "hello from this machine" in capsys.readouterr().out
 
 
-def test_a_failed_training_is_exit_status_1(launch, capsys):
-    assert launch("lr=0.001", "name=bad", "seed=14") == 1
+def test_a_failed_training_is_exit_status_1(launch, capsys, stand_in_does):
+    stand_in_does("out_of_memory")
+    assert launch("lr=0.001", "name=bad") == 1
     assert "a smaller batch_size" in " ".join(capsys.readouterr().out.split())
     assert status.main(["bad", "--follow"]) == 1
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "launch.stop"])
-def test_ctrl_c_and_stop_end_a_training_of_this_machine(launch, capsys, how):
+def test_ctrl_c_and_stop_end_a_training_of_this_machine(launch, capsys, how, stand_in_does):
+    stand_in_does("slow")
+
     def end():
         wait_for(lambda: "epoch=0" in written(Path("outputs/long/log.txt")))
         if how == "Ctrl-C":
@@ -70,15 +70,16 @@ def test_ctrl_c_and_stop_end_a_training_of_this_machine(launch, capsys, how):
 
     thread = threading.Thread(target=end)
     thread.start()
-    assert launch("lr=0.001", "name=long", "seed=20") == (130 if how == "Ctrl-C" else 1)
+    assert launch("lr=0.001", "name=long") == (130 if how == "Ctrl-C" else 1)
     thread.join()
     assert "training long: Stopped" in capsys.readouterr().out
 
 
-def test_ctrl_c_during_the_create_request_stops_what_it_made(launch, capsys, monkeypatch):
+def test_ctrl_c_during_the_create_request_stops_what_it_made(launch, capsys, monkeypatch, stand_in_does):
+    stand_in_does("slow")
     make = submit.make_client
     monkeypatch.setattr(submit, "make_client", lambda backend: Interrupting(make(backend)))
-    assert launch("lr=0.001", "name=early", "seed=20") == 130
+    assert launch("lr=0.001", "name=early") == 130
     assert "training early: Stopped" in capsys.readouterr().out
 
 

@@ -24,27 +24,9 @@ from launch import status, tune
 from launch.local import local_client
 from launch.runs import submit
 from launch.runs.results import read_sweep
-from tests.launch.cloud import Interrupting
+from tests.launch.cloud import STAND_IN, Interrupting
 from tests.paths import ROOT
 
-STAND_IN = """
-import json, math, os, sys, time
-from pathlib import Path
-from tests.paths import ROOT
-from dogbreed.callbacks.metric_line import metric_line
-base = Path(os.environ["SAGEMAKER_BASE_DIR"])
-hp = json.loads((base / "input/config/hyperparameters.json").read_text())
-fixed = json.loads(hp["overrides"])
-lr = float(hp["lr"])
-if "seed=13" in fixed and lr > 0.01:
-    (base / "output/failure").write_text("this lr is too large for seed 13, see [/data/x]")
-    sys.exit(1)
-if "seed=14" in fixed:
-    sys.exit("nothing works with seed 14")
-for epoch in range(3):
-    print(metric_line(epoch, {"val/accuracy": 1 / (1 + abs(math.log10(lr) + 3)) * (epoch + 1) / 3}), flush=True)
-    time.sleep(20 if "seed=20" in fixed and lr > 0.003 else 0.02)
-"""
 SMALL = [
     "model=timm",
     "model.name=test_resnet",
@@ -56,11 +38,8 @@ SMALL = [
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
     """Runs `launch.tune` in this process, jobs being the stand-in; returns its exit status."""
-    program = tmp_path / "stand_in.py"
-    program.write_text(STAND_IN)
-    command = (sys.executable, str(program))
     for module in (launch.runs.sweep, submit):
-        monkeypatch.setattr(module, "make_client", lambda backend: local_client(Path(backend.root), command=command))
+        monkeypatch.setattr(module, "make_client", lambda backend: local_client(Path(backend.root), command=STAND_IN))
     return lambda *typed: tune.main([*typed, f"backend.root={tmp_path}/outputs"])
 
 
@@ -115,24 +94,27 @@ def test_the_same_seed_tries_the_same_points(sweep, tmp_path):
     assert points[0] == points[1]
 
 
-def test_one_failed_trial_is_shown_with_its_reason_and_the_sweep_goes_on(sweep, tmp_path, capsys):
-    assert sweep("lr=choice(0.001,0.1)", "seed=13", "name=mixed") == 0
+def test_one_failed_trial_is_shown_with_its_reason_and_the_sweep_goes_on(sweep, tmp_path, capsys, stand_in_does):
+    stand_in_does("large_lr_fails")
+    assert sweep("lr=choice(0.001,0.1)", "name=mixed") == 0
     trials = {trial["hyperparameters"]["lr"]: trial for trial in results(tmp_path, "mixed")["trials"]}
     assert trials["0.001"]["status"] == "Completed"
     assert (trials["0.1"]["status"], trials["0.1"]["objective"]) == ("Failed", None)
-    assert "too large for seed 13" in trials["0.1"]["reason"]
-    assert "too large for seed 13, see [/data/x]" in capsys.readouterr().out
+    assert "lr=0.1 is too large" in trials["0.1"]["reason"]
+    assert "lr=0.1 is too large, see [/data/x]" in capsys.readouterr().out
 
 
-def test_when_all_fail_the_exit_status_is_1(sweep, tmp_path, capsys):
-    assert sweep("lr=choice(0.001,0.1)", "seed=14", "name=none") == 1
+def test_when_all_fail_the_exit_status_is_1(sweep, tmp_path, capsys, stand_in_does):
+    stand_in_does("out_of_memory")
+    assert sweep("lr=choice(0.001,0.1)", "name=none") == 1
     printed = capsys.readouterr().out
-    assert "nothing works with seed 14" in printed
+    assert "CUDA error: out of memory" in printed
     assert "no trial gave a result" in printed
 
 
-def test_ctrl_c_stops_the_children_keeps_the_results_and_resuming_repeats_nothing(sweep, tmp_path, capsys):
-    typed = ["lr=choice(0.001,0.002,0.01,0.02,0.03,0.04)", "seed=20", "name=broken", "tuner.max_parallel_jobs=2"]
+def test_ctrl_c_keeps_the_results_and_resume_repeats_nothing(sweep, tmp_path, capsys, stand_in_does):
+    stand_in_does("large_lr_slow")
+    typed = ["lr=choice(0.001,0.002,0.01,0.02,0.03,0.04)", "name=broken", "tuner.max_parallel_jobs=2"]
     thread = interrupt_after(3, tmp_path / "outputs" / "broken")
     assert sweep(*typed) == 130
     thread.join()
@@ -141,7 +123,7 @@ def test_ctrl_c_stops_the_children_keeps_the_results_and_resuming_repeats_nothin
     finished = {t["hyperparameters"]["lr"]: t["name"] for t in before["trials"] if t["status"] == "Completed"}
     assert 0 < len(finished) < 6
     assert not [t for t in before["trials"] if t["status"] in ("InProgress", "Stopping")]
-    (tmp_path / "stand_in.py").write_text(STAND_IN.replace("sleep(20", "sleep(0.02"))
+    stand_in_does("")
     assert sweep("resume=broken") == 0
     after = results(tmp_path, "broken-r2")
     assert sorted(t["hyperparameters"]["lr"] for t in after["trials"] if t["status"] == "Completed") == [
@@ -153,11 +135,12 @@ def test_ctrl_c_stops_the_children_keeps_the_results_and_resuming_repeats_nothin
         sweep("resume=broken-r2")
 
 
-def test_an_interrupted_grid_is_resumed_with_its_missing_points_alone(sweep, tmp_path, capsys):
+def test_an_interrupted_grid_is_resumed_with_its_missing_points_alone(sweep, tmp_path, capsys, stand_in_does):
+    stand_in_does("large_lr_slow")
     thread = interrupt_after(2, tmp_path / "outputs" / "grid")
-    assert sweep("tuner=grid", "lr=0.001,0.01,0.02,0.03", "seed=20", "name=grid", "tuner.max_parallel_jobs=1") == 130
+    assert sweep("tuner=grid", "lr=0.001,0.01,0.02,0.03", "name=grid", "tuner.max_parallel_jobs=1") == 130
     thread.join()
-    (tmp_path / "stand_in.py").write_text(STAND_IN.replace("sleep(20", "sleep(0.02"))
+    stand_in_does("")
     capsys.readouterr()
     with pytest.raises(UserError, match=r"tuner\.max_jobs: sweep grid is a grid, with 4 trials in all"):
         sweep("resume=grid", "tuner.max_jobs=8")
@@ -170,10 +153,11 @@ def test_an_interrupted_grid_is_resumed_with_its_missing_points_alone(sweep, tmp
     assert [t["hyperparameters"]["lr"] for t in trials if not t["name"].startswith("grid-r2-")] == ["0.001"]
 
 
-def test_ctrl_c_during_the_create_request_stops_what_it_made(sweep, tmp_path, capsys, monkeypatch):
+def test_ctrl_c_during_the_create_request_stops_what_it_made(sweep, tmp_path, capsys, monkeypatch, stand_in_does):
+    stand_in_does("slow")
     make = submit.make_client
     monkeypatch.setattr(submit, "make_client", lambda backend: Interrupting(make(backend)))
-    assert sweep("lr=0.01,0.02", "seed=20", "name=early") == 130
+    assert sweep("lr=0.01,0.02", "name=early") == 130
     printed = capsys.readouterr().out
     assert "SIGINT: stopping" in printed and "sweep early: Stopped" in printed
     assert "go on with: python -m launch.tune resume=early" in printed

@@ -18,8 +18,7 @@ from launch.backends.logs import LOG_GROUP
 from launch.runs import progress as watch
 from tests.launch.cloud import EXPLICIT, wait_for
 
-SLOW = ["lr=0.001,0.01", "tuner.max_jobs=2", "seed=20", *EXPLICIT]
-"""A sweep whose trials take a minute, unless they are stopped."""
+SWEEP = ["lr=0.001,0.01", "tuner.max_jobs=2", *EXPLICIT]
 
 
 @pytest.fixture
@@ -73,12 +72,14 @@ def when(seen, act):
     return thread
 
 
-def test_the_logs_of_a_sweep_at_aws_are_followed_also_by_who_comes_later(cloudwatch, paper):
+def test_the_logs_of_a_sweep_at_aws_are_followed_also_by_who_comes_later(cloudwatch, paper, stand_in_does):
+    stand_in_does("ignores_sigterm")
+
     def both_told(text):
         return all(f"    {number} | metrics epoch=0 val/accuracy=" in text for number in ("001", "002"))
 
     leave = when(lambda: both_told(paper.getvalue()), lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert tune.main([*SLOW, "seed=21", "name=told", "logs=true"]) == 130
+    assert tune.main([*SWEEP, "name=told", "logs=true"]) == 130
     leave.join()
     first = paper.getvalue()
     end = when(lambda: both_told(paper.getvalue()[len(first) :]), lambda: stop.main(["told", "backend=sagemaker"]))
@@ -94,12 +95,14 @@ def test_the_logs_of_a_sweep_at_aws_are_followed_also_by_who_comes_later(cloudwa
     assert re.search(r"from start to end; billable: 0\.\d\d instance-hours", again)
 
 
-def test_a_terminal_shows_each_running_trial_its_objective_its_last_line_and_the_hours(cloudwatch, terminal):
+def test_terminal_shows_objective_log_and_hours_of_running_trials(cloudwatch, terminal, stand_in_does):
+    stand_in_does("slow")
+
     def leave():
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = when(lambda: terminal.getvalue().count("epoch 0  val/accuracy 0.3333") > 1, leave)
-    assert tune.main([*SLOW, "name=seen"]) == 130
+    assert tune.main([*SWEEP, "name=seen"]) == 130
     thread.join()
     shown = terminal.getvalue()
     assert "0/2 done, 2 running, best none yet" in shown and "instance-hours so far" in shown
@@ -111,10 +114,11 @@ def test_a_terminal_shows_each_running_trial_its_objective_its_last_line_and_the
     stop.main(["seen", "backend=sagemaker"])
 
 
-def test_a_terminal_shows_what_a_training_is_doing_and_what_it_costs(cloudwatch, terminal):
+def test_a_terminal_shows_what_a_training_is_doing_and_what_it_costs(cloudwatch, terminal, stand_in_does):
+    stand_in_does("slow")
     shown = r"Training, [0-9] s, 0\.00 instance-hours so far"
     thread = when(lambda: re.search(shown, terminal.getvalue()), lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert train.main(["lr=0.001", "seed=20", "name=alone", *EXPLICIT]) == 130
+    assert train.main(["lr=0.001", "name=alone", *EXPLICIT]) == 130
     thread.join()
     assert re.search(shown, terminal.getvalue())
     stop.main(["alone", "backend=sagemaker"])
@@ -129,7 +133,7 @@ def test_logs_that_may_not_be_read_are_said_once_and_the_watching_goes_on(aws, m
             raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "GetLogEvents")
 
     monkeypatch.setattr(watch, "open_log", Denied)
-    assert tune.main(["lr=0.001,0.01", "tuner.max_jobs=2", "logs=true", "name=denied", *EXPLICIT]) == 0
+    assert tune.main([*SWEEP, "logs=true", "name=denied"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("no lines of the logs, they cannot be read") == 1
     assert "sweep denied: Completed" in printed

@@ -65,14 +65,16 @@ def test_the_best_is_trained_from_what_aws_knows_of_the_sweep(aws, capsys):
     assert "model: s3://" in printed
 
 
-def test_ctrl_c_leaves_a_sweep_at_aws_alone_and_another_terminal_takes_over(aws, capsys):
+def test_ctrl_c_leaves_a_sweep_at_aws_alone_and_another_terminal_takes_over(aws, capsys, stand_in_does):
+    stand_in_does("slow")
+
     def interrupt():
         wait_for(lambda: aws.sent("ListTrainingJobsForHyperParameterTuningJob"))
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    assert tune.main([*SWEEP, "name=left", "seed=20"]) == 130
+    assert tune.main([*SWEEP, "name=left"]) == 130
     thread.join()
     printed = capsys.readouterr().out
     assert "SIGINT: left goes on without you" in printed
@@ -88,11 +90,12 @@ def test_ctrl_c_leaves_a_sweep_at_aws_alone_and_another_terminal_takes_over(aws,
     assert "left has ended already: Stopped" in capsys.readouterr().out
 
 
-def test_ctrl_c_during_the_create_request_leaves_what_it_made_and_says_so(aws, capsys, monkeypatch):
+def test_ctrl_c_during_the_create_request_leaves_what_it_made_and_says_so(aws, capsys, monkeypatch, stand_in_does):
+    stand_in_does("slow")
     make = submit.make_client
     monkeypatch.setattr(submit, "make_client", lambda backend: Interrupting(make(backend)))
-    assert tune.main([*SWEEP, "name=left", "seed=20"]) == 130
-    assert train.main(["lr=0.1", "name=left-too", "seed=20", *EXPLICIT]) == 130
+    assert tune.main([*SWEEP, "name=left"]) == 130
+    assert train.main(["lr=0.1", "name=left-too", *EXPLICIT]) == 130
     printed = capsys.readouterr().out
     for name in ("left", "left-too"):
         assert f"SIGINT: {name} goes on without you" in printed
@@ -117,10 +120,11 @@ def test_boto3_itself_retries_a_throttled_request(aws):
     assert len(aws.sent("CreateHyperParameterTuningJob")) == 4
 
 
-def test_credentials_that_expire_in_the_middle_leave_the_sweep_and_say_how_to_look_again(aws):
+def test_credentials_that_expire_in_the_middle_leave_the_sweep_and_say_how_to_look_again(aws, stand_in_does):
+    stand_in_does("slow")
     aws.faults = {"DescribeHyperParameterTuningJob": [None, "ExpiredTokenException"]}
     with pytest.raises(UserError) as error:
-        tune.main([*SWEEP, "name=long", "seed=20"])
+        tune.main([*SWEEP, "name=long"])
     assert "log in again" in str(error.value)
     assert "long goes on, look again: python -m launch.status long --follow backend=sagemaker" in str(error.value)
     assert stop.main(["long", "backend=sagemaker"]) == 0
@@ -149,18 +153,20 @@ def test_what_aws_refuses_ends_in_what_to_do(aws, fault, message):
         tune.main([*SWEEP, "name=refused"])
 
 
-def test_a_job_that_fails_at_start_says_what_to_do(aws, capsys):
-    assert tune.main([*SWEEP, "name=failing", "seed=14"]) == 1
+def test_a_job_that_fails_at_start_says_what_to_do(aws, capsys, stand_in_does):
+    stand_in_does("out_of_memory")
+    assert tune.main([*SWEEP, "name=failing"]) == 1
     printed = capsys.readouterr().out
     assert "a smaller batch_size" in " ".join(printed.split())
     lines, table = printed.split("sweep failing: ")
     assert len(re.findall(r"  as 00[12]$", lines, re.MULTILINE)) == 1 and re.search(r"as 001 *│", table)
     assert "their logs: python -m launch.status failing-001-" in printed
-    assert train.main(["lr=0.1", "seed=14", "name=alone", *EXPLICIT]) == 1
+    assert train.main(["lr=0.1", "name=alone", *EXPLICIT]) == 1
 
 
-def test_a_reason_is_told_once_also_where_a_later_trial_is_the_first_to_fail(aws, capsys):
-    assert tune.main([*SWEEP, "name=failing", "seed=15"]) == 1
+def test_a_reason_is_told_once_also_where_a_later_trial_is_the_first_to_fail(aws, capsys, stand_in_does):
+    stand_in_does("out_of_memory_second_first")
+    assert tune.main([*SWEEP, "name=failing"]) == 1
     printed = capsys.readouterr().out
     lines, table = printed.split("sweep failing: ")
     assert lines.count("CUDA error: out of memory") == lines.count("  as 002\n") == 1
