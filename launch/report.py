@@ -78,7 +78,7 @@ def show(report: Report, folder: Path) -> None:
     print(f"{folder}: {len(issues)} issue{'' if len(issues) == 1 else 's'}")
     for finding in issues:
         follows = f" (follows from {', '.join(finding.causes)})" if finding.causes else ""
-        print(f"  {finding.rule}: {finding.outcome.summary}{follows}; try {finding.outcome.override}")
+        print(f"  {finding.rule}: {finding.outcome.summary}{follows}; try {finding.outcome.suggestion}")
     print(f"  report: {report.html}")
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from dogbreed.debugger.record.profiler import SystemProfiler
     from dogbreed.debugger.record.tensor_debugger import TensorDebugger
     from dogbreed.debugger.report.report import read_findings, write_report
-    from dogbreed.debugger.rules.base import evaluate, rule
+    from dogbreed.debugger.rules.base import rule
+    from dogbreed.debugger.rules.evaluate import evaluate
 
 _MODULES = {
     "debugger_callbacks": "callbacks",
@@ -38,7 +39,7 @@ _MODULES = {
     "PredictionRecorder": "record.predictions",
     "SystemProfiler": "record.profiler",
     "read_run": "read.reader",
-    "evaluate": "rules.base",
+    "evaluate": "rules.evaluate",
     "rule": "rules.base",
     "read_findings": "report.report",
     "write_report": "report.report",

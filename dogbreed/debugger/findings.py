@@ -1,8 +1,8 @@
-"""What a rule says: one of five statuses, its evidence, and what to try next.
+"""What a rule returns: one of five statuses, its evidence, and what to try next.
 
-AWS's rules end as "no issues found" also when nothing was ever evaluated. Here a rule that could not look says so:
-`not_applicable` (there is nothing of the kind to look at), `insufficient_data` (too little was recorded) and `error`
-(the rule itself failed) are statuses of their own, and `ok` means that data was looked at and found sound.
+AWS's rules end with "no issues found" even if nothing was evaluated. Here `ok` means that data was checked and found
+sound. A rule that could not check reports `not_applicable` (the run has nothing of the kind), `insufficient_data`
+(too little was recorded) or `error` (the rule itself failed).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Status(str, enum.Enum):
-    """The five things a rule can say; the value is what log lines and JSON hold."""
+    """Result of a rule; the value is the text in log lines and JSON."""
 
     ISSUE = "issue"
     OK = "ok"
@@ -25,52 +25,77 @@ class Status(str, enum.Enum):
 
 
 @dataclass(frozen=True)
+class Suggestion:
+    """What to try next: an action in words and, if one setting of the training does it, that setting and its value."""
+
+    action: str
+    """Imperative, lower case, without a full stop: `lower the learning rate`."""
+    setting: str = ""
+    """Key in the training's configuration, such as `lr`; empty if no single setting helps."""
+    value: str | int | float | bool | None = None
+
+    @property
+    def override(self) -> str:
+        """The Hydra override, such as `lr=0.0003`; empty without a setting."""
+        if not self.setting:
+            return ""
+        if self.value is None or isinstance(self.value, bool):
+            text = {None: "null", True: "true", False: "false"}[self.value]
+        else:
+            text = f"{self.value:.3g}" if isinstance(self.value, float) else str(self.value)
+        return f"{self.setting}={text}"
+
+    def __str__(self) -> str:
+        return self.override or self.action
+
+
+@dataclass(frozen=True)
 class Evidence:
     """One observation behind an outcome."""
 
     text: str
-    """What was seen, in words a person reads."""
+    """What was measured, in words."""
     tensor: str = ""
-    """Name of the tensor, layer, class, image or metric; empty where the whole run is meant."""
+    """Name of the tensor, layer, class, image or metric; empty if the whole run is meant."""
     step: int | None = None
-    """Optimizer step (or epoch, where the text says so) of the observation."""
+    """Optimizer step of the observation, or its epoch if the text says so."""
     value: float | None = None
     """The measured value."""
     threshold: float | None = None
-    """What it was compared with."""
+    """What the value was compared with."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rule function returns; `registry.evaluate` makes a `Finding` of it."""
+    """Result of a rule function; `evaluate` turns it into a `Finding`."""
 
     status: Status
     summary: str
     evidence: tuple[Evidence, ...] = ()
-    override: str = ""
-    """One Hydra override to try, such as `lr=0.0003`; every issue has one."""
+    suggestion: Suggestion | None = None
+    """What to try next; every issue has one."""
     violations: int = 0
-    """How many observations broke the rule (all of them are counted, the first ones are in `evidence`)."""
+    """Number of observations that broke the rule; `evidence` holds the first ones."""
     datapoints: int = 0
-    """How many observations were looked at."""
+    """Number of observations that were checked."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Figures for tables and plots: plain numbers, strings, lists and dicts only."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters as they were really used, where the rule had to scale them to what was recorded."""
+    """Parameters as used, if the rule scaled them to the length of the run."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """An outcome together with the rule that made it and the parameters it used."""
+    """An outcome with the rule that produced it and the parameters it used."""
 
     rule: str
     group: str
     outcome: Outcome
     parameters: Mapping[str, Any]
     priority: int = 50
-    """Order in "what to try next": a low number comes first."""
+    """Order in "what to try next", lowest first."""
     causes: tuple[str, ...] = ()
-    """Rules whose issues in the same run bring this one about: what to mend first."""
+    """Rules with an issue in the same run that explains this one: fix those first."""
 
     @property
     def status(self) -> Status:
@@ -78,21 +103,20 @@ class Finding:
         return self.outcome.status
 
     def line(self) -> str:
-        """Returns the log line, readable by a CloudWatch metric definition such as
-        `finding=VanishingGradient status=issue count=([0-9]+)`.
-        """
+        """Returns the log line, for a metric regex such as `finding=VanishingGradient status=issue count=([0-9]+)`."""
         return f"finding={self.rule} status={self.status.value} count={self.outcome.violations}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the finding as JSON-able data, with the key names of SageMaker's own rule reports beside ours."""
-        outcome = self.outcome
+    def to_json(self) -> dict[str, Any]:
+        """Returns the finding as plain data; capitalized keys are those of SageMaker's own rule reports."""
+        outcome, suggestion = self.outcome, self.outcome.suggestion
         return {
             "rule": self.rule,
             "group": self.group,
             "status": self.status.value,
             "priority": self.priority,
             "summary": outcome.summary,
-            "override": outcome.override,
+            "override": suggestion.override if suggestion else "",
+            "suggestion": plain(vars(suggestion)) if suggestion else None,
             "causes": list(self.causes),
             "evidence": [plain(vars(item)) for item in outcome.evidence],
             "RuleTriggered": int(self.status is Status.ISSUE),
@@ -103,30 +127,37 @@ class Finding:
         }
 
 
-SHOWN = 8
+MAX_EVIDENCE = 8
 """Pieces of evidence kept with an outcome; `violations` counts them all."""
 
 
 def issue(
     summary: str,
-    override: str,
+    suggestion: Suggestion | str,
     evidence: Sequence[Evidence],
     *,
     datapoints: int,
-    violations: int | None = None,
     details: Mapping[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """Returns an issue; `violations` defaults to the number of pieces of evidence given, of which the first are kept.
+    """Returns an issue with one violation per piece of evidence.
+
+    Args:
+        summary: One sentence, lower case, without a full stop.
+        suggestion: What to try next; plain text is shown as it is.
+        evidence: At least one observation, the most telling one first.
+        datapoints: Number of observations that were checked.
+        details: Figures for tables and plots.
+        parameters: Parameters that the rule scaled, as used.
 
     Raises:
-        ValueError: an issue without evidence or without an override to try.
+        ValueError: There is no evidence or no suggestion.
     """
-    if not evidence or not override:
-        raise ValueError(f"an issue needs evidence and one override to try: {summary!r}")
-    count = len(evidence) if violations is None else violations
-    shown = tuple(evidence[:SHOWN])
-    return Outcome(Status.ISSUE, summary, shown, override, count, datapoints, details or {}, parameters or {})
+    if not evidence or not suggestion:
+        raise ValueError(f"an issue needs evidence and a suggestion: {summary!r}")
+    suggestion = Suggestion(suggestion) if isinstance(suggestion, str) else suggestion
+    shown = tuple(evidence[:MAX_EVIDENCE])
+    return Outcome(Status.ISSUE, summary, shown, suggestion, len(evidence), datapoints, details or {}, parameters or {})
 
 
 def ok(
@@ -137,34 +168,39 @@ def ok(
     details: Mapping[str, Any] | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """Returns an ok; `datapoints` says how much was looked at, and must not be 0.
+    """Returns an ok; see `issue` for the arguments.
 
     Raises:
-        ValueError: nothing was looked at, which is `insufficient`.
+        ValueError: `datapoints` is 0, which is `insufficient`.
     """
     if datapoints <= 0:
-        raise ValueError(f"ok without anything looked at: {summary!r}")
-    shown = tuple(evidence[:SHOWN])
-    return Outcome(Status.OK, summary, shown, "", 0, datapoints, details or {}, parameters or {})
+        raise ValueError(f"ok without a single observation: {summary!r}")
+    shown = tuple(evidence[:MAX_EVIDENCE])
+    return Outcome(Status.OK, summary, shown, None, 0, datapoints, details or {}, parameters or {})
 
 
 def not_applicable(reason: str) -> Outcome:
-    """Returns the outcome for a run that has nothing of the kind this rule looks at."""
+    """Returns the outcome for a run that has nothing this rule could check."""
     return Outcome(Status.NOT_APPLICABLE, reason)
 
 
-def insufficient(reason: str, *, datapoints: int = 0, parameters: Mapping[str, Any] | None = None) -> Outcome:
-    """Returns the outcome for too little recorded data; `reason` says how much there is and how much is needed."""
-    return Outcome(Status.INSUFFICIENT_DATA, reason, datapoints=datapoints, parameters=parameters or {})
+def insufficient(reason: str, *, datapoints: int = 0) -> Outcome:
+    """Returns the outcome for too little data; `reason` states how much there is and how much is needed."""
+    return Outcome(Status.INSUFFICIENT_DATA, reason, datapoints=datapoints)
 
 
 def failed(reason: str) -> Outcome:
-    """Returns the outcome of a rule that could not run: wrong parameters or an exception of its own."""
+    """Returns the outcome of a rule that raised an exception, for example because of a wrong parameter."""
     return Outcome(Status.ERROR, reason)
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns `1 epoch`, `2 epochs`: a number with its noun, whose plural ends in s."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def plain(value: Any) -> Any:
-    """Returns `value` as JSON-able data: numpy scalars and arrays become numbers and lists, nan and inf become text."""
+    """Returns `value` as JSON-able data: numpy scalars and arrays become numbers and lists, NaN and infinity text."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):

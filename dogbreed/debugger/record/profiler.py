@@ -22,7 +22,7 @@ from dogbreed.debugger.findings import Status
 from dogbreed.debugger.record.step_timer import StepTimer
 from dogbreed.debugger.record.system_metrics_writer import SystemMetricsWriter
 from dogbreed.debugger.record.system_sampler import Machine, SystemSampler
-from dogbreed.debugger.rules.liveness import stalled_training
+from dogbreed.debugger.rules.stalls import stalled_training
 from dogbreed.debugger.series import PARTS
 from dogbreed.errors import UserError
 from dogbreed.system.json_lines import JsonLines

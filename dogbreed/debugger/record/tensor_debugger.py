@@ -23,7 +23,7 @@ from dogbreed.debugger.record.record_writer import RecordWriter
 from dogbreed.debugger.record.run_settings import describe_run
 from dogbreed.debugger.record.tensor_stats import TensorStats
 from dogbreed.debugger.recording import Recording
-from dogbreed.debugger.rules.base import evaluate
+from dogbreed.debugger.rules.evaluate import evaluate
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class TensorDebugger(pl.Callback):
         for finding in evaluate(recording, self.rules, self.stop_on):
             if finding.status is Status.ISSUE:
                 print(finding.line(), flush=True)
-                why, override = finding.outcome.summary, finding.outcome.override
+                why, override = finding.outcome.summary, finding.outcome.suggestion
                 log.warning("%s ends the training: %s; try %s", finding.rule, why, override)
                 self._event("stopped", trainer, by=finding.rule, why=why)
                 return finding.rule

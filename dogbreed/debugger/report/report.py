@@ -24,8 +24,8 @@ from dogbreed.debugger.recording import Recording
 from dogbreed.debugger.report.charts import number
 from dogbreed.debugger.report.mlflow import send_findings
 from dogbreed.debugger.report.sections import absent, all_sections, ending
-from dogbreed.debugger.rules.base import all_rules, evaluate, merged_rules
-from dogbreed.debugger.rules.selection import listed
+from dogbreed.debugger.rules.evaluate import all_rules, evaluate, merged_rules
+from dogbreed.debugger.rules.tensor_selection import listed
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -48,7 +48,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         """Returns the issues as a table and the page below it: what a notebook shows of a report."""
-        cells = ((finding.rule, finding.outcome.summary, finding.outcome.override or "") for finding in self.issues)
+        cells = ((finding.rule, finding.outcome.summary, str(finding.outcome.suggestion)) for finding in self.issues)
         rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
         table = f"<table><tr><th>finding</th><th>what was seen</th><th>try</th></tr>{rows}</table>"
         page = escape(self.html.read_text(encoding="utf-8"), quote=True)
@@ -121,13 +121,13 @@ def twin(recording: Recording, findings: Sequence[Finding]) -> dict[str, Any]:
         "next": [
             {
                 "rule": f.rule,
-                "override": f.outcome.override,
+                "override": str(f.outcome.suggestion),
                 "summary": f.outcome.summary,
                 "follows_from": list(f.causes),
             }
             for f in ordered(findings)
         ],
-        "findings": [finding.as_dict() for finding in findings],
+        "findings": [finding.to_json() for finding in findings],
         "ending": ending(recording),
         "absent": dict(absent(recording)),
         "settings": plain(dict(recording.settings)),

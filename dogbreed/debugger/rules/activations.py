@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, not_applicable, ok
-from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules import suggestions
 from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.series import Array, NodeActivity, Series, TensorSeries
 
@@ -34,9 +34,10 @@ def _ratings(layers: Mapping[str, NodeActivity], threshold_inactivity: float) ->
 
 @rule(
     "DeadRelu",
+    aws_name="DeadRelu",
     group="tensor",
     priority=10,
-    follows=("PoorWeightInitialization", "LearningRateTooHigh", "ExplodingTensor"),
+    caused_by=("PoorWeightInitialization", "LearningRateTooHigh", "ExplodingTensor"),
 )
 def dead_relu(
     relu_activity: Mapping[str, NodeActivity],
@@ -71,16 +72,17 @@ def dead_relu(
         summary = (
             f"in {len(evidence)} of {len(enough)} ReLU layers more than {threshold_layer:g} % of the nodes are dead"
         )
-        return issue(summary, advice.learning_rate(settings, 0.1), evidence, datapoints=nodes, details=details)
+        return issue(summary, suggestions.learning_rate(settings, 0.1), evidence, datapoints=nodes, details=details)
     worst = max(details["dead_percent"].values())
     return ok(f"at most {worst:.0f} % of a layer's ReLUs are dead", datapoints=nodes, details=details)
 
 
 @rule(
     "SaturatedActivation",
+    aws_name="SaturatedActivation",
     group="tensor",
     priority=11,
-    follows=("PoorWeightInitialization", "LearningRateTooHigh", "ExplodingTensor"),
+    caused_by=("PoorWeightInitialization", "LearningRateTooHigh", "ExplodingTensor"),
 )
 def saturated_activation(
     saturation: Mapping[str, NodeActivity],
@@ -118,11 +120,11 @@ def saturated_activation(
     evidence = _lazy_layers(counted, threshold_inactivity, threshold_layer, "% saturated nodes")
     if evidence:
         summary = f"{len(evidence)} of {len(counted)} tanh or sigmoid layers are saturated"
-        return issue(summary, advice.learning_rate(settings, 0.1), evidence, datapoints=nodes)
+        return issue(summary, suggestions.learning_rate(settings, 0.1), evidence, datapoints=nodes)
     return ok("tanh and sigmoid layers work inside their range", datapoints=nodes)
 
 
-@rule("PoorWeightInitialization", group="tensor", priority=8)
+@rule("PoorWeightInitialization", aws_name="PoorWeightInitialization", group="tensor", priority=8)
 def poor_weight_initialization(
     activation_inputs: TensorSeries,
     gradients: TensorSeries | None = None,

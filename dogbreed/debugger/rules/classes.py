@@ -40,7 +40,7 @@ def only_guesses(predictions: Predictions) -> str:
     return f"the model is right in {right / max(count, 1):.0%}, guessing is in {1 / classes:.0%}"
 
 
-@rule("ClassImbalance", group="data", priority=18)
+@rule("ClassImbalance", aws_name="ClassImbalance", group="data", priority=18)
 def class_imbalance(
     class_counts: Mapping[str, int],
     predictions: Predictions | None = None,
@@ -97,7 +97,7 @@ def _missed_classes(predictions: Predictions, threshold: float, min_samples: int
     return evidence
 
 
-@rule("Confusion", group="data", priority=40, follows=("ClassImbalance",))
+@rule("Confusion", aws_name="Confusion", group="data", priority=40, caused_by=("ClassImbalance",))
 def confusion(
     predictions: Predictions,
     settings: Settings | None = None,
@@ -170,7 +170,7 @@ def reliability(predictions: Predictions, num_bins: int) -> dict[str, Array]:
     return {"confidence": confidence, "accuracy": accuracy, "count": count}
 
 
-@rule("Calibration", group="data", priority=42, follows=("Overfit", "TrainValOverlap"))
+@rule("Calibration", group="data", priority=42, caused_by=("Overfit", "TrainValOverlap"))
 def calibration(
     predictions: Predictions, *, threshold: float = 0.15, num_bins: int = 15, min_samples: int = 100
 ) -> Outcome:

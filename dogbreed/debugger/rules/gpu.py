@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, issue, not_applicable, ok
-from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules import suggestions
 from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.rules.system import scaled, too_few
 from dogbreed.debugger.series import Array, SystemSeries
@@ -21,7 +21,7 @@ def _p95(values: Array) -> float:
     return float(np.nanpercentile(values, 95))
 
 
-@rule("BatchSize", group="profiler", priority=62, follows=("DataWait",))
+@rule("BatchSize", aws_name="BatchSize", group="profiler", priority=62, caused_by=("DataWait",))
 def batch_size(
     gpus: SystemSeries,
     settings: Settings | None = None,
@@ -61,12 +61,12 @@ def batch_size(
             evidence.append(Evidence(text, f"gpu{number}", None, load, gpu_threshold_p95))
     if evidence:
         summary = f"CPU ({cpu:.0f} %), GPU and GPU memory have room for a larger batch"
-        override = advice.batch_size(settings, 2)
+        override = suggestions.batch_size(settings, 2)
         return issue(summary, override, evidence, datapoints=points, parameters=used)
     return ok("the machine is well used by this batch size", datapoints=points, parameters=used)
 
 
-@rule("GPUMemoryIncrease", group="profiler", priority=35)
+@rule("GPUMemoryIncrease", aws_name="GPUMemoryIncrease", group="profiler", priority=35)
 def gpu_memory_increase(
     gpus: SystemSeries,
     settings: Settings | None = None,
@@ -106,7 +106,7 @@ def gpu_memory_increase(
             evidence.append(Evidence(seen, f"gpu{number}", None, float(np.nanmax(growth)), increase))
     if evidence:
         summary = f"memory of {evidence[0].tensor} grew by {evidence[0].value:.0f} points of percent"
-        override = advice.batch_size(settings, 0.5)
+        override = suggestions.batch_size(settings, 0.5)
         return issue(summary, override, evidence, datapoints=points, parameters=used)
     return ok("GPU memory does not grow", datapoints=points, parameters=used)
 
@@ -123,7 +123,7 @@ def jensen_shannon(first: Array, second: Array) -> float:
     return float(np.sqrt(max(0.0, (divergence(p) + divergence(q)) / 2)))
 
 
-@rule("LoadBalancing", group="profiler", priority=64)
+@rule("LoadBalancing", aws_name="LoadBalancing", group="profiler", priority=64)
 def load_balancing(gpus: SystemSeries, *, threshold: float = 0.5, patience: int = 1000) -> Outcome:
     """One GPU works while another waits.
 
@@ -155,7 +155,13 @@ def load_balancing(gpus: SystemSeries, *, threshold: float = 0.5, patience: int 
     return ok("the GPUs share the load", datapoints=points, parameters=used)
 
 
-@rule("LowGPUUtilization", group="profiler", priority=63, follows=("DataWait", "CPUBottleneck", "IOBottleneck"))
+@rule(
+    "LowGPUUtilization",
+    aws_name="LowGPUUtilization",
+    group="profiler",
+    priority=63,
+    caused_by=("DataWait", "CPUBottleneck", "IOBottleneck"),
+)
 def low_gpu_utilization(
     gpus: SystemSeries,
     settings: Settings | None = None,
@@ -194,5 +200,5 @@ def low_gpu_utilization(
     if evidence:
         first = evidence[0]
         summary = f"{first.tensor} is {first.text.rpartition(': ')[2]} ({first.value:.0f} %)"
-        return issue(summary, advice.num_workers(settings), evidence, datapoints=points, parameters=used)
+        return issue(summary, suggestions.num_workers(settings), evidence, datapoints=points, parameters=used)
     return ok("the GPUs are busy", datapoints=points, parameters=used)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, ok
-from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules import suggestions
 from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.series import Series
 
@@ -18,9 +18,10 @@ Settings = Mapping[str, Any]
 
 @rule(
     "LossNotDecreasing",
+    aws_name="LossNotDecreasing",
     group="training",
     priority=15,
-    follows=("ExplodingTensor", "LearningRateTooHigh", "LearningRateTooLow", "VanishingGradient", "DeadRelu"),
+    caused_by=("ExplodingTensor", "LearningRateTooHigh", "LearningRateTooLow", "VanishingGradient", "DeadRelu"),
 )
 def loss_not_decreasing(
     losses: Series,
@@ -61,7 +62,7 @@ def loss_not_decreasing(
             f"{len(losses)} losses are too few to compare over {num_steps} steps", datapoints=len(losses)
         )
     if evidence:
-        override = advice.learning_rate(settings, 10 if _too_slow(settings) else 0.1)
+        override = suggestions.learning_rate(settings, 10 if _too_slow(settings) else 0.1)
         return issue("the training loss does not fall", override, evidence, datapoints=pairs)
     return ok("the training loss falls", datapoints=pairs)
 
@@ -108,7 +109,7 @@ def _against_start(losses: Series, num_steps: int, diff: float, rise: float) -> 
     return 1, [Evidence(text, "loss", int(losses.steps[-1]), fell, needed)] if bad else []
 
 
-@rule("InitialLoss", group="training", priority=9, follows=("PoorWeightInitialization",))
+@rule("InitialLoss", group="training", priority=9, caused_by=("PoorWeightInitialization",))
 def initial_loss(losses: Series, settings: Settings, *, factor: float = 1.3, margin: float = 1.0) -> Outcome:
     """The first loss is far above ln(classes), the loss of a network that knows nothing.
 
@@ -131,6 +132,6 @@ def initial_loss(losses: Series, settings: Settings, *, factor: float = 1.3, mar
     if not first <= limit:
         text = f"first loss; ln({classes}) = {expected:.3g}"
         summary = f"the first loss is {first:.3g}, that of guessing among {classes} classes is {expected:.3g}"
-        override = advice.learning_rate(settings, 0.3) if settings.get("pretrained") else "model.weights=hub"
+        override = suggestions.learning_rate(settings, 0.3) if settings.get("pretrained") else "model.weights=hub"
         return issue(summary, override, [Evidence(text, "loss", 0, first, limit)], datapoints=1)
     return ok(f"the first loss is {first:.3g}, ln({classes}) is {expected:.3g}", datapoints=1)

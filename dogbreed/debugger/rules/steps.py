@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, not_applicable, ok
-from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules import suggestions
 from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.series import Array, StepTimes
 
@@ -18,7 +18,7 @@ WARM_UP = 3
 """First steps of a training that are left out: they load kernels, start workers, compile."""
 
 
-@rule("StepOutlier", group="profiler", priority=68, follows=("DataWait",))
+@rule("StepOutlier", aws_name="StepOutlier", group="profiler", priority=68, caused_by=("DataWait",))
 def step_outlier(
     step_times: StepTimes,
     settings: Settings | None = None,
@@ -67,7 +67,7 @@ def step_outlier(
     ]
     if len(evidence) > n_outliers:
         summary = f"{len(evidence)} of {len(total)} steps take more than {limit:.2g} s"
-        return issue(summary, advice.num_workers(settings), evidence, datapoints=len(total))
+        return issue(summary, suggestions.num_workers(settings), evidence, datapoints=len(total))
     text = f"{len(evidence)} outliers among {len(total)} steps"
     return ok(text, datapoints=len(total), evidence=evidence)
 
@@ -99,7 +99,7 @@ def data_wait(
     if share > threshold and milliseconds > min_wait_ms:
         seen = Evidence(f"share of the step time ({milliseconds:.0f} ms a step)", "data", None, share, threshold)
         summary = f"{share:.0%} of the step time is spent waiting for images"
-        return issue(summary, advice.num_workers(settings), [seen], datapoints=count)
+        return issue(summary, suggestions.num_workers(settings), [seen], datapoints=count)
     return ok(f"{share:.1%} of the step time is spent waiting for images", datapoints=count)
 
 
@@ -109,7 +109,7 @@ def waiting(step_times: StepTimes) -> tuple[float, float]:
     return float(wait.sum() / max(total.sum(), 1e-9)), 1000 * float(wait.mean())
 
 
-@rule("Dataloader", group="profiler", priority=66, follows=("DataWait",))
+@rule("Dataloader", aws_name="Dataloader", group="profiler", priority=66, caused_by=("DataWait",))
 def dataloader(
     settings: Settings,
     step_times: StepTimes | None = None,
@@ -165,7 +165,7 @@ def step_statistics(total: Array) -> dict[str, float]:
     return {"mean": float(total.mean()), "p50": p50, "p95": p95, "p99": p99, "max": float(total.max())}
 
 
-@rule("OverallFrameworkMetrics", group="profiler", priority=91)
+@rule("OverallFrameworkMetrics", aws_name="OverallFrameworkMetrics", group="profiler", priority=91)
 def overall_framework_metrics(step_times: StepTimes, settings: Settings | None = None) -> Outcome:
     """Shows where the time went; it never fires.
 

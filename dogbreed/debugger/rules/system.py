@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, not_applicable, ok
-from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules import suggestions
 from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.series import Flags, SystemSeries
 
@@ -41,7 +41,7 @@ def _share(flags: Flags, patience: int) -> float:
     return 100 * float(flags[patience:].mean())
 
 
-@rule("CPUBottleneck", group="profiler", priority=61)
+@rule("CPUBottleneck", aws_name="CPUBottleneck", group="profiler", priority=61)
 def cpu_bottleneck(
     gpus: SystemSeries,
     settings: Settings | None = None,
@@ -73,11 +73,11 @@ def cpu_bottleneck(
     if share > threshold:
         seen = Evidence("% of snapshots with a busy core and an idle GPU", "", None, share, threshold)
         summary = f"in {share:.0f} % of the time the GPU waits for the CPU"
-        return issue(summary, advice.num_workers(settings), [seen], datapoints=points, parameters=used)
+        return issue(summary, suggestions.num_workers(settings), [seen], datapoints=points, parameters=used)
     return ok(f"the GPU waits for the CPU in {share:.0f} % of the time", datapoints=points, parameters=used)
 
 
-@rule("IOBottleneck", group="profiler", priority=60)
+@rule("IOBottleneck", aws_name="IOBottleneck", group="profiler", priority=60)
 def io_bottleneck(
     system: SystemSeries,
     settings: Settings | None = None,
@@ -114,7 +114,7 @@ def io_bottleneck(
     if share > threshold:
         seen = Evidence("% of snapshots that wait for I/O", "", None, share, threshold)
         summary = f"in {share:.0f} % of the time the training waits for the disk"
-        return issue(summary, advice.num_workers(settings), [seen], datapoints=points, parameters=used)
+        return issue(summary, suggestions.num_workers(settings), [seen], datapoints=points, parameters=used)
     return ok(f"waits for the disk in {share:.0f} % of the time", datapoints=points, parameters=used)
 
 
@@ -133,7 +133,7 @@ def usage_table(system: SystemSeries) -> dict[str, dict[str, float]]:
     return table
 
 
-@rule("OverallSystemUsage", group="profiler", priority=90)
+@rule("OverallSystemUsage", aws_name="OverallSystemUsage", group="profiler", priority=90)
 def overall_system_usage(system: SystemSeries) -> Outcome:
     """Shows how much of the machine was used; it never fires.
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, not_applicable, ok
-from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules import suggestions
 from dogbreed.debugger.rules.base import rule
-from dogbreed.debugger.rules.selection import chosen_tensors, observations
+from dogbreed.debugger.rules.tensor_selection import chosen_tensors, observations
 from dogbreed.debugger.series import Flags, TensorSeries
 
 Settings = Mapping[str, Any]
@@ -50,9 +50,10 @@ def driven(updates: TensorSeries, gradients: TensorSeries | None) -> Flags:
 
 @rule(
     "WeightUpdateRatio",
+    aws_name="WeightUpdateRatio",
     group="tensor",
     priority=12,
-    follows=("LearningRateTooHigh", "LearningRateTooLow", "ExplodingTensor"),
+    caused_by=("LearningRateTooHigh", "LearningRateTooLow", "ExplodingTensor"),
 )
 def weight_update_ratio(
     updates: TensorSeries,
@@ -98,10 +99,10 @@ def weight_update_ratio(
     small = observations(part, still, ratio, "update / weight", small_threshold)
     if large:
         summary = f"{_parameters(large)} moved by more than {large_threshold:g} times its size"
-        return issue(summary, advice.learning_rate(settings, 0.1), large + small, datapoints=datapoints)
+        return issue(summary, suggestions.learning_rate(settings, 0.1), large + small, datapoints=datapoints)
     if small:
         summary = f"{_parameters(small)} did not move (update / weight below {small_threshold:g})"
-        return issue(summary, advice.learning_rate(settings, 10), small, datapoints=datapoints)
+        return issue(summary, suggestions.learning_rate(settings, 10), small, datapoints=datapoints)
     return ok(f"update / weight is {np.nanmedian(ratio):.2g} (median)", datapoints=datapoints)
 
 
@@ -120,7 +121,13 @@ def _parameters(evidence: Sequence[Evidence]) -> str:
     return names[0] if len(names) == 1 else f"each of {len(names)} parameters"
 
 
-@rule("UnchangedTensor", group="tensor", priority=24, follows=("LearningRateTooLow", "VanishingGradient"))
+@rule(
+    "UnchangedTensor",
+    aws_name="UnchangedTensor",
+    group="tensor",
+    priority=24,
+    caused_by=("LearningRateTooLow", "VanishingGradient"),
+)
 def unchanged_tensor(
     tensors: Mapping[str, TensorSeries],
     settings: Settings | None = None,
@@ -177,13 +184,13 @@ def unchanged_tensor(
                     evidence.append(Evidence(text, name, int(series.steps[rows[last]]), num_steps, num_steps))
     if evidence:
         summary = f"{len({item.tensor for item in evidence})} trainable tensors do not change"
-        return issue(summary, advice.learning_rate(settings, 10), evidence, datapoints=datapoints)
+        return issue(summary, suggestions.learning_rate(settings, 10), evidence, datapoints=datapoints)
     if longest < num_steps:
         return insufficient(f"at most {longest} recorded values of a trainable tensor; it takes {num_steps}")
     return ok("every trainable tensor changes", datapoints=datapoints)
 
 
-@rule("SimilarAcrossRuns", group="tensor", priority=60)
+@rule("SimilarAcrossRuns", aws_name="SimilarAcrossRuns", group="tensor", priority=60)
 def similar_across_runs(
     tensors: Mapping[str, TensorSeries],
     other_runs: Mapping[str, Mapping[str, TensorSeries]],

@@ -13,7 +13,7 @@ from torch import nn
 
 from dogbreed.debugger.findings import Status
 from dogbreed.debugger.read.reader import read_run
-from dogbreed.debugger.rules.base import evaluate
+from dogbreed.debugger.rules.evaluate import evaluate
 from tests.debugger.tiny import CONFIG, TinyData, TinyModel, network, train
 
 SMDEBUG = {"smdebug": {"enabled": True, "save_interval": 2, "collections": ["weights", "gradients", "losses"]}}

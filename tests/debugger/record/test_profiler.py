@@ -20,7 +20,7 @@ from dogbreed.debugger.record.step_timer import StepTimer, part_of
 from dogbreed.debugger.record.system_metrics_writer import SystemMetricsWriter
 from dogbreed.debugger.record.system_sampler import Machine, SystemSampler
 from dogbreed.debugger.report.report import write_report
-from dogbreed.debugger.rules.base import evaluate
+from dogbreed.debugger.rules.evaluate import evaluate
 from dogbreed.debugger.series import PARTS
 from dogbreed.errors import UserError
 from tests.debugger.tiny import TinyData, TinyModel, network, train

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from dogbreed.debugger.findings import Status
-from dogbreed.debugger.rules.base import evaluate
+from dogbreed.debugger.rules.evaluate import evaluate
 from dogbreed.errors import UserError
 from tests.debugger.tiny import TinyData, TinyModel, network, train
 

@@ -22,7 +22,7 @@ from dogbreed.debugger.read.sources import download, read_any, run_folders
 from dogbreed.debugger.report.charts import Axes, Line, bar_chart, heat_map, line_chart, thinned, ticks
 from dogbreed.debugger.report.mlflow import send_findings
 from dogbreed.debugger.report.report import read_findings, summary_line, write_report
-from dogbreed.debugger.rules.base import all_rules, evaluate
+from dogbreed.debugger.rules.evaluate import all_rules, evaluate
 from dogbreed.errors import UserError
 from tests.debugger.tiny import TinyData, TinyModel, train
 

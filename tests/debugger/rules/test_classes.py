@@ -88,7 +88,7 @@ class TestCalibration:
         outcome = calibration(predictions(labels, guess, sure=0.9))
         assert outcome.status is Status.ISSUE
         assert outcome.details["expected_calibration_error"] == pytest.approx(0.4)
-        assert outcome.override == "label_smoothing=0.1"
+        assert str(outcome.suggestion) == "label_smoothing=0.1"
 
     def test_calibrated_model_is_ok(self):
         labels, guess = np.zeros(200, dtype=int), np.where(np.arange(200) % 10 == 0, 1, 0)

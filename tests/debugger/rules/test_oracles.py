@@ -14,7 +14,7 @@ from dogbreed.debugger.findings import Status
 from dogbreed.debugger.read.reader import read_run
 from dogbreed.debugger.read.sources import add_other_runs
 from dogbreed.debugger.recording import Recording
-from dogbreed.debugger.rules.base import evaluate
+from dogbreed.debugger.rules.evaluate import evaluate
 from dogbreed.debugger.series import PARTS, StepTimes, SystemSeries
 from tests.debugger.tiny import TinyData, TinyModel, network, train
 

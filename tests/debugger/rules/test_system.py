@@ -36,7 +36,7 @@ def mostly(value: float, otherwise: float, share: float, points: int = 2400) -> 
 
 def test_batch_size():
     outcome = batch_size(machine(20, 30, 10), {"batch_size": 64})
-    assert (outcome.status, outcome.override) == (Status.ISSUE, "batch_size=128")
+    assert (outcome.status, str(outcome.suggestion)) == (Status.ISSUE, "batch_size=128")
     assert batch_size(machine(20, 95, 10)).status is Status.OK
     assert batch_size(machine(20, 70, 10)).status is Status.OK  # equal to the threshold
 
@@ -142,7 +142,7 @@ def test_first_steps_of_epochs_are_no_outliers():
 
 def test_data_wait():
     outcome = data_wait(steps(np.full(50, 0.1), 0.5), {"num_workers": 0, "cores": 4})
-    assert (outcome.status, outcome.override) == (Status.ISSUE, "data.num_workers=4")
+    assert (outcome.status, str(outcome.suggestion)) == (Status.ISSUE, "data.num_workers=4")
     assert data_wait(steps(np.full(50, 0.1), 0.1)).status is Status.OK
     assert data_wait(steps(np.full(10, 0.1), 0.5)).status is Status.INSUFFICIENT_DATA
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dogbreed.debugger.findings import Status
-from dogbreed.debugger.rules.liveness import max_initialization_time, stalled_training
 from dogbreed.debugger.rules.losses import initial_loss, loss_not_decreasing
-from dogbreed.debugger.rules.training import best_epoch, overfit, overtraining
+from dogbreed.debugger.rules.overfitting import best_epoch, overfit, overtraining
+from dogbreed.debugger.rules.stalls import max_initialization_time, stalled_training
 from dogbreed.debugger.series import Series
 
 
@@ -76,7 +76,7 @@ class TestOvertraining:
         outcome = overtraining(Series.of(list(np.linspace(1, 0.1, 20))), val)
         assert outcome.status is Status.ISSUE
         assert "best epoch 5, 14 epochs wasted" in outcome.summary
-        assert outcome.override == "epochs=6"
+        assert str(outcome.suggestion) == "epochs=6"
 
     def test_improving_validation_is_ok(self):
         falling = Series.of(list(np.linspace(2, 0.5, 20)))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, ok
-from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules import suggestions
 from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.series import Array, Series
 
@@ -25,7 +25,7 @@ def by_epoch(train: Series, val: Series) -> tuple[NDArray[np.int64], Array, Arra
     return epochs, a, b
 
 
-@rule("Overfit", group="training", priority=25)
+@rule("Overfit", aws_name="Overfit", group="training", priority=25)
 def overfit(
     train_losses: Series,
     val_losses: Series,
@@ -71,7 +71,7 @@ def overfit(
         summary = (
             f"overfitting since epoch {evidence[0].step}: validation loss {val[-1]:.3g}, training loss {train[-1]:.3g}"
         )
-        return issue(summary, advice.weight_decay(settings), evidence, datapoints=len(epochs), details=details)
+        return issue(summary, suggestions.weight_decay(settings), evidence, datapoints=len(epochs), details=details)
     return ok(f"the gap between losses is {val[-1] - train[-1]:.3g}", datapoints=len(epochs), details=details)
 
 
@@ -84,7 +84,7 @@ def epochs_without_best(values: Array, delta: float) -> tuple[int, int]:
     return at, len(values) - 1 - at
 
 
-@rule("Overtraining", group="training", priority=27, follows=("Overfit",))
+@rule("Overtraining", aws_name="Overtraining", group="training", priority=27, caused_by=("Overfit",))
 def overtraining(
     train_losses: Series,
     val_losses: Series,
@@ -119,11 +119,11 @@ def overtraining(
         limit = patience_validation if waited >= patience_validation else patience_train
         seen = [Evidence(text, "val/loss", int(epochs[best]), waited, limit)]
         summary = f"best epoch {epochs[best]}, {waited} epochs wasted after it"
-        return issue(summary, advice.epochs(int(epochs[best]) + 1), seen, datapoints=len(epochs))
+        return issue(summary, suggestions.epochs(int(epochs[best]) + 1), seen, datapoints=len(epochs))
     return ok(f"{waited} epochs since the best validation loss", datapoints=len(epochs))
 
 
-@rule("BestEpoch", group="training", priority=28, follows=("Overfit", "LearningRateTooHigh"))
+@rule("BestEpoch", group="training", priority=28, caused_by=("Overfit", "LearningRateTooHigh"))
 def best_epoch(
     val_losses: Series,
     val_accuracy: Series | None = None,
@@ -159,5 +159,5 @@ def best_epoch(
     if lost > limit:
         seen = Evidence("lost from the best epoch to the last", name, int(series.steps[best]), lost, limit)
         summary = f"the last epoch is worse than epoch {series.steps[best]} by {lost:.2g} ({name})"
-        return issue(summary, advice.epochs(int(series.steps[best]) + 1), [seen], datapoints=len(series))
+        return issue(summary, suggestions.epochs(int(series.steps[best]) + 1), [seen], datapoints=len(series))
     return ok(f"the last epoch is as good as the best ({name})", datapoints=len(series))

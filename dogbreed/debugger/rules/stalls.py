@@ -14,7 +14,7 @@ from dogbreed.debugger.rules.base import rule
 Settings = Mapping[str, Any]
 
 
-@rule("StalledTraining", group="training", priority=3)
+@rule("StalledTraining", aws_name="StalledTrainingRule", group="training", priority=3)
 def stalled_training(heartbeats: NDArray[np.float64], *, threshold: float = 1800.0) -> Outcome:
     """No step was made for a long time.
 
@@ -38,7 +38,7 @@ def stalled_training(heartbeats: NDArray[np.float64], *, threshold: float = 1800
     return ok(f"the longest wait was {gaps.max():.1f} s", datapoints=len(heartbeats))
 
 
-@rule("MaxInitializationTime", group="profiler", priority=70)
+@rule("MaxInitializationTime", aws_name="MaxInitializationTime", group="profiler", priority=70)
 def max_initialization_time(settings: Settings, *, threshold: float = 20.0) -> Outcome:
     """It takes long until the first step.
 

@@ -7,7 +7,7 @@ import pytest
 
 from dogbreed.debugger.findings import Evidence, Status, issue, ok, plain
 from dogbreed.debugger.recording import INPUTS, Recording
-from dogbreed.debugger.rules.base import all_rules, configured_rules, evaluate, merged_rules
+from dogbreed.debugger.rules.evaluate import all_rules, configured_rules, evaluate, merged_rules
 from dogbreed.debugger.series import Series
 from dogbreed.errors import UserError
 
@@ -74,7 +74,7 @@ def test_every_rule_is_there_documented_and_asks_for_what_there_is():
     for rule in rules.values():
         doc = rule.function.__doc__ or ""
         assert "Source:" in doc, rule.name
-        assert {*rule.needs, *rule.likes} <= set(INPUTS), rule.name
+        assert {*rule.required, *rule.optional} <= set(INPUTS), rule.name
         for parameter in rule.defaults:
             assert f"        {parameter}:" in doc, f"{rule.name}.{parameter} is not in its docstring"
 
@@ -151,7 +151,7 @@ def test_settings_given_later_leave_a_rules_other_settings_alone():
 def test_an_issue_without_evidence_or_override_can_not_be_made():
     with pytest.raises(ValueError, match="evidence"):
         issue("x", "lr=1", [], datapoints=1)
-    with pytest.raises(ValueError, match="override"):
+    with pytest.raises(ValueError, match="suggestion"):
         issue("x", "", [Evidence("y")], datapoints=1)
     with pytest.raises(ValueError, match="without anything"):
         ok("x", datapoints=0)
@@ -162,5 +162,5 @@ def test_plain_makes_json_of_anything():
 
 
 def test_rules_need_no_torch():
-    code = "import dogbreed.debugger.rules.base as r; r.all_rules(); import sys; sys.exit('torch' in sys.modules)"
+    code = "import dogbreed.debugger.rules.evaluate, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

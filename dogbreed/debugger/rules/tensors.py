@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, not_applicable, ok
-from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules import suggestions
 from dogbreed.debugger.rules.base import rule
-from dogbreed.debugger.rules.selection import chosen_tensors, observations, runs_of
+from dogbreed.debugger.rules.tensor_selection import chosen_tensors, observations, runs_of
 from dogbreed.debugger.series import Array, Flags, Series, TensorSeries
 
 Settings = Mapping[str, Any]
 
 
-@rule("ExplodingTensor", group="tensor", priority=1, follows=("LearningRateTooHigh",))
+@rule("ExplodingTensor", aws_name="ExplodingTensor", group="tensor", priority=1, caused_by=("LearningRateTooHigh",))
 def exploding_tensor(
     tensors: Mapping[str, TensorSeries],
     losses: Series | None = None,
@@ -67,7 +67,7 @@ def exploding_tensor(
         return ok("every recorded tensor is finite", datapoints=datapoints)
     evidence.sort(key=lambda item: item.step or 0)
     summary = f"{evidence[0].text} ({evidence[0].tensor}) at step {evidence[0].step}"
-    return issue(summary, advice.learning_rate(settings, 0.1), evidence, datapoints=datapoints)
+    return issue(summary, suggestions.learning_rate(settings, 0.1), evidence, datapoints=datapoints)
 
 
 def _broken(abs_max: Array, zero_fraction: Array, only_nan: bool) -> Flags:
@@ -78,9 +78,10 @@ def _broken(abs_max: Array, zero_fraction: Array, only_nan: bool) -> Flags:
 
 @rule(
     "VanishingGradient",
+    aws_name="VanishingGradient",
     group="tensor",
     priority=20,
-    follows=("PoorWeightInitialization", "DeadRelu", "SaturatedActivation"),
+    caused_by=("PoorWeightInitialization", "DeadRelu", "SaturatedActivation"),
 )
 def vanishing_gradient(
     gradients: TensorSeries,
@@ -126,7 +127,7 @@ def vanishing_gradient(
     evidence = observations(part, flags, values, f"mean |gradient| for {patience} recorded steps", threshold)
     layers = int(flags.any(axis=0).sum())
     summary = f"{layers} of {len(columns)} weights get no gradient (below {threshold:g})"
-    override = advice.learning_rate(settings, 3) if (settings or {}).get("pretrained") else "model.weights=hub"
+    override = suggestions.learning_rate(settings, 3) if (settings or {}).get("pretrained") else "model.weights=hub"
     return issue(summary, override, evidence, datapoints=int(finite.sum()))
 
 
@@ -137,7 +138,7 @@ def _waking(values: Array) -> Flags:
     return waking
 
 
-@rule("AllZero", group="tensor", priority=22, follows=("PoorWeightInitialization",))
+@rule("AllZero", aws_name="AllZero", group="tensor", priority=22, caused_by=("PoorWeightInitialization",))
 def all_zero(
     tensors: Mapping[str, TensorSeries],
     settings: Settings | None = None,
@@ -183,7 +184,13 @@ def all_zero(
     return issue(summary, "model.weights=hub", evidence, datapoints=datapoints)
 
 
-@rule("TensorVariance", group="tensor", priority=45, follows=("LearningRateTooHigh", "ExplodingTensor"))
+@rule(
+    "TensorVariance",
+    aws_name="TensorVariance",
+    group="tensor",
+    priority=45,
+    caused_by=("LearningRateTooHigh", "ExplodingTensor"),
+)
 def tensor_variance(
     tensors: Mapping[str, TensorSeries],
     settings: Settings | None = None,
@@ -228,7 +235,7 @@ def tensor_variance(
     limits = [f"above {high:g}"] * (max_threshold is not None) + [f"below {low:g}"] * (min_threshold is not None)
     names = len({item.tensor for item in evidence})
     summary = f"the variance of {names} tensor{'s' if names > 1 else ''} is {' or '.join(limits)}"
-    return issue(summary, advice.learning_rate(settings, 0.3), evidence, datapoints=datapoints)
+    return issue(summary, suggestions.learning_rate(settings, 0.3), evidence, datapoints=datapoints)
 
 
 def _need_choice(name: str, collection_names: Any, tensor_regex: Any) -> None:

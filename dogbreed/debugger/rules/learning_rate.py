@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dogbreed.debugger.findings import Evidence, Outcome, Status, insufficient, issue, not_applicable, ok
-from dogbreed.debugger.rules import advice
+from dogbreed.debugger.rules import suggestions
 from dogbreed.debugger.rules.base import rule
 from dogbreed.debugger.rules.updates import driven, moving_weights, while_learning
 from dogbreed.debugger.series import Array, Series, TensorSeries
@@ -62,13 +62,13 @@ def _learning_rate(
             if (value > threshold if high else value < threshold)
         ]
         summary = f"the learning rate is too {word}: a step changes weights by {typical:.1e} of their size"
-        override = advice.learning_rate(settings, factor)
+        override = suggestions.learning_rate(settings, factor)
         return issue(summary, override, evidence, datapoints=len(finite), details=details)
     text = f"a step changes weights by {typical:.1e} of their size (about 1e-3 is usual)"
     return ok(text, datapoints=len(finite), details=details)
 
 
-@rule("LearningRateTooHigh", group="learning", priority=5)
+@rule("LearningRateTooHigh", group="training", priority=5)
 def learning_rate_too_high(
     updates: TensorSeries,
     gradients: TensorSeries | None = None,
@@ -107,7 +107,7 @@ def _falls(losses: Series, learned: float) -> bool:
     return bool(np.isfinite(last) and last < learned * first)
 
 
-@rule("LearningRateTooLow", group="learning", priority=6)
+@rule("LearningRateTooLow", group="training", priority=6)
 def learning_rate_too_low(
     updates: TensorSeries,
     gradients: TensorSeries | None = None,
@@ -130,7 +130,7 @@ def learning_rate_too_low(
     return _learning_rate(updates, gradients, settings, threshold=threshold, min_steps=min_steps, high=False)
 
 
-@rule("HeadAgainstBackbone", group="learning", priority=30)
+@rule("HeadAgainstBackbone", group="training", priority=30)
 def head_against_backbone(
     updates: TensorSeries, settings: Settings | None = None, *, threshold: float = 3.0, min_steps: int = 3
 ) -> Outcome:

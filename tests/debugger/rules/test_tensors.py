@@ -5,8 +5,8 @@ import pytest
 
 from dogbreed.debugger.findings import Status
 from dogbreed.debugger.rules.activations import dead_relu, poor_weight_initialization, saturated_activation
-from dogbreed.debugger.rules.learning import head_against_backbone, learning_rate_too_high, learning_rate_too_low
-from dogbreed.debugger.rules.tensor import all_zero, exploding_tensor, tensor_variance, vanishing_gradient
+from dogbreed.debugger.rules.learning_rate import head_against_backbone, learning_rate_too_high, learning_rate_too_low
+from dogbreed.debugger.rules.tensors import all_zero, exploding_tensor, tensor_variance, vanishing_gradient
 from dogbreed.debugger.rules.updates import similar_across_runs, unchanged_tensor, weight_update_ratio
 from dogbreed.debugger.series import NodeActivity, Series, TensorSeries
 
@@ -195,13 +195,13 @@ class TestUpdates:
         assert learning_rate_too_low(series, None, {"lr": 0.01}).status is low
 
     def test_suggestion_starts_from_the_runs_own_rate(self):
-        assert learning_rate_too_high(updates([0.5] * 4), None, {"lr": 0.02}).override == "lr=0.002"
+        assert str(learning_rate_too_high(updates([0.5] * 4), None, {"lr": 0.02}).suggestion) == "lr=0.002"
 
     def test_large_steps_that_learn_well_are_no_issue(self):
         falling, stuck = Series.of(list(np.linspace(2, 0.5, 20))), Series.of([2.0] * 20)
         assert learning_rate_too_high(updates([0.5] * 4), None, {"lr": 0.02}, falling).status is Status.OK
         assert learning_rate_too_high(updates([0.5] * 4), None, {"lr": 0.02}, stuck).status is Status.ISSUE
-        assert learning_rate_too_low(updates([1e-9] * 4), None, {"lr": 0.0}).override == "lr=0.001"
+        assert str(learning_rate_too_low(updates([1e-9] * 4), None, {"lr": 0.0}).suggestion) == "lr=0.001"
 
     def test_a_weight_without_a_gradient_does_not_blame_the_rate(self):
         no_gradient = TensorSeries.of({"w": {step: np.zeros(4) for step in range(4)}})

@@ -17,7 +17,7 @@ Settings = Mapping[str, Any]
 HASH_BITS = 256
 
 
-@rule("CheckInputImages", group="data", priority=2)
+@rule("CheckInputImages", aws_name="CheckInputImages", group="data", priority=2)
 def check_input_images(
     input_images: ImageStatistics,
     *,
@@ -194,7 +194,7 @@ def train_val_overlap(images: ImageHashes, *, max_distance: int = 12) -> Outcome
     return ok(f"no image is in two splits{part}", datapoints=count)
 
 
-@rule("NearDuplicates", group="data", priority=46, follows=("TrainValOverlap",))
+@rule("NearDuplicates", group="data", priority=46, caused_by=("TrainValOverlap",))
 def near_duplicates(images: ImageHashes, *, max_distance: int = 12, threshold_percent: float = 1.0) -> Outcome:
     """Many training images are nearly the same image.
 

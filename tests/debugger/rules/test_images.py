@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dogbreed.debugger.findings import Status
-from dogbreed.debugger.rules.data import (
+from dogbreed.debugger.rules.images import (
     check_input_images,
     close_pairs,
     corrupt_images,
