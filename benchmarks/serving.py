@@ -51,7 +51,7 @@ def plain_server(folder: Path, port: int) -> None:
     from torchvision import transforms
     from torchvision.transforms import InterpolationMode
 
-    from dogbreed.serving.bundle import load_net, read_card
+    from dogbreed.serving.model_folder import load_net, read_card
 
     card = read_card(folder)
     net = load_net(folder, card)

@@ -202,7 +202,7 @@ def _leave_model(
         architecture=cfg.model.name,
         model_kwargs=OmegaConf.to_container(cfg.model.kwargs, resolve=True),  # type: ignore[arg-type]
         classes=model.classes,
-        images=images,
+        input_spec=images,
         metrics=results["best"] | results.get("test", {}),
         tta=cfg.tta,
         overrides=[text for text in overrides if text.lstrip("+").partition("=")[0] not in _PLACES],

@@ -1,1 +1,1 @@
-"""The trained model behind HTTP: its folder, SageMaker's inference contract, the server of this machine."""
+"""Serving a trained model: the model folder, SageMaker's inference contract, and a local HTTP server."""

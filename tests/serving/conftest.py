@@ -1,8 +1,8 @@
-"""A small model folder, and an endpoint of it as a process of its own."""
+"""A small model folder, and an endpoint serving it in a separate process."""
 
 import pytest
 
-from tests.serving.endpoints import make_model, serving
+from tests.serving.running_endpoint import make_model, run_endpoint
 
 
 @pytest.fixture(scope="session")
@@ -12,6 +12,6 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def endpoint(model_folder, tmp_path_factory):
-    """One endpoint for all tests that leave it as it was."""
-    with serving(model_folder, tmp_path_factory.mktemp("endpoint")) as running:
+    """One endpoint, shared by all tests that do not change its state."""
+    with run_endpoint(model_folder, tmp_path_factory.mktemp("endpoint")) as running:
         yield running

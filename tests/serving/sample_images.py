@@ -1,4 +1,4 @@
-"""The same image in every form that a client may send, and what a viewer would show."""
+"""The same image in every file format a client may send, and how a viewer shows it."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ SIZE = (120, 90)
 
 
 def scene():
-    """An image with something in each corner, so that turning or mirroring it shows."""
+    """An image with different corners, so that rotations and mirroring are detectable."""
     y, x = np.mgrid[0 : SIZE[1], 0 : SIZE[0]]
     pixels = np.stack([x * 2, y * 2, 255 - x], axis=-1).astype(np.uint8)
     pixels[:30, :40] = (250, 30, 30)
@@ -30,21 +30,21 @@ def jpeg(image=None, **options):
     return encoded(image or scene(), "JPEG", quality=95, **options)
 
 
-def forms():
-    """Returns name to bytes: each is shown by a viewer as `scene()`, but for rounding; the grey ones as its grey."""
+def variants():
+    """Returns name to file content: viewers show each as `scene()` up to rounding, the `grey` ones in greyscale."""
     plain = scene()
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # orientation 6: rotate by 90 degrees clockwise
     grey16 = Image.fromarray(np.asarray(plain.convert("L")).astype(np.uint16) * 257)
-    behind = plain.convert("RGBA")
+    opaque = plain.convert("RGBA")
     other = Image.new("RGB", SIZE, "black")
     return {
         "jpeg": jpeg(),
-        "turned": jpeg(plain.transpose(Image.Transpose.ROTATE_90), exif=exif),
+        "rotated by exif": jpeg(plain.transpose(Image.Transpose.ROTATE_90), exif=exif),
         "cmyk": jpeg(plain.convert("CMYK")),
         "png": encoded(plain, "PNG"),
         "webp": encoded(plain, "WEBP", lossless=True),
-        "opaque alpha": encoded(behind, "PNG"),
+        "opaque alpha": encoded(opaque, "PNG"),
         "animated webp": encoded(plain, "WEBP", lossless=True, save_all=True, append_images=[other]),
         "animated png": encoded(plain, "PNG", save_all=True, append_images=[other]),
         "tiff": encoded(plain, "TIFF"),
@@ -55,8 +55,8 @@ def forms():
     }
 
 
-def seen_through():
-    """Returns an image with a transparent half, and what a viewer shows of it."""
+def half_transparent():
+    """Returns a PNG with a transparent half, and how a viewer shows it."""
     image, shown = scene().convert("RGBA"), scene()
     image.paste((0, 0, 0, 0), (0, 0, 60, 90))
     shown.paste((255, 255, 255), (0, 0, 60, 90))
@@ -69,7 +69,7 @@ def as_json(*images):
 
 
 def png_of_size(width, height):
-    """Returns the head of a PNG that says it has `width` x `height` px, and some of its data."""
+    """Returns a PNG whose header declares `width` x `height` px, with too little data."""
     import struct
     import zlib
 

@@ -1,4 +1,4 @@
-"""The network's thread: whose answer is whose, and whether its health is told truly."""
+"""Dynamic batching: results reach the right request, and health is reported correctly."""
 
 import re
 import threading
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dogbreed.serving.batching import Batcher, DeadError
+from dogbreed.serving.batching import Batcher, BatcherStoppedError
 
 
 def image(value, count=1):
@@ -20,7 +20,7 @@ def value_of(pixels):
 
 
 class Gate:
-    """Answers with each image's value, once it is opened."""
+    """Returns each image's value, once opened."""
 
     def __init__(self):
         self.entered, self.opened, self.batches = threading.Event(), threading.Event(), []
@@ -32,7 +32,7 @@ class Gate:
         return value_of(pixels)
 
 
-def test_what_comes_while_a_batch_runs_makes_the_next_one_and_everybody_gets_his_own():
+def test_batcher_requests_during_batch_form_next_batch():
     gate = Gate()
     batcher = Batcher(gate, max_batch=4)
     answers = [batcher.submit(image(0))]
@@ -41,14 +41,14 @@ def test_what_comes_while_a_batch_runs_makes_the_next_one_and_everybody_gets_his
     gate.opened.set()
     for number, (answer, count) in enumerate(zip(answers, (1, 1, 2, 1, 6, 1), strict=True)):
         assert answer.result(10).tolist() == [[number]] * count
-    assert gate.batches == [1, 4, 4, 2, 1]  # never more than four at once
+    assert gate.batches == [1, 4, 4, 2, 1]  # at most four images per batch
     batcher.stop()
 
 
-def test_a_batch_that_fails_fails_its_own_and_three_in_a_row_are_ill_health():
+def test_batcher_failing_batches_reported_until_success():
     def classify(pixels):
         if pixels.max() == 9:
-            raise MemoryError("no room")
+            raise MemoryError("out of memory")
         return value_of(pixels)
 
     batcher = Batcher(classify, max_batch=4)
@@ -62,7 +62,7 @@ def test_a_batch_that_fails_fails_its_own_and_three_in_a_row_are_ill_health():
     batcher.stop()
 
 
-def test_a_batch_that_does_not_end_is_told():
+def test_batcher_hung_batch_reported():
     gate = Gate()
     batcher = Batcher(gate, max_batch=4)
     answer = batcher.submit(image(1))
@@ -76,7 +76,7 @@ def test_a_batch_that_does_not_end_is_told():
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_died_leaves_nobody_waiting():
+def test_batcher_dead_thread_fails_pending_requests():
     gate = Gate()
 
     def classify(pixels):
@@ -87,14 +87,14 @@ def test_a_thread_that_died_leaves_nobody_waiting():
     first, second = batcher.submit(image(1)), batcher.submit(image(2))
     gate.opened.set()
     for answer in (first, second):
-        with pytest.raises(DeadError):
+        with pytest.raises(BatcherStoppedError):
             answer.result(10)
-    assert batcher.problem(30) == "the network's thread has ended"
-    with pytest.raises(DeadError):
+    assert batcher.problem(30) == "the inference thread has stopped"
+    with pytest.raises(BatcherStoppedError):
         batcher.submit(image(3))
 
 
-def test_stopping_answers_what_is_waiting():
+def test_batcher_stop_processes_queue():
     gate = Gate()
     batcher = Batcher(gate, max_batch=1)
     answers = [batcher.submit(image(number)) for number in range(3)]

@@ -1,15 +1,15 @@
-"""Which answer an Accept header chooses."""
+"""Content negotiation."""
 
 import pytest
 
-from dogbreed.serving.images import RequestError
-from dogbreed.serving.responses import choose_type
+from dogbreed.serving.request import RequestError
+from dogbreed.serving.responses import negotiate_content_type
 
 JSON, CSV, NUMPY = "application/json", "text/csv", "application/x-npy"
 
 
 @pytest.mark.parametrize(
-    ("accept", "chosen"),
+    ("accept", "expected"),
     [
         ("text/csv", CSV),
         ("Text/CSV ; charset=utf-8", CSV),
@@ -24,12 +24,12 @@ JSON, CSV, NUMPY = "application/json", "text/csv", "application/x-npy"
         ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", JSON),
     ],
 )
-def test_what_a_client_likes_best_is_chosen(accept, chosen):
-    assert choose_type(accept) == chosen
+def test_negotiate_content_type_picks_highest_quality(accept, expected):
+    assert negotiate_content_type(accept) == expected
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/json;q=0", "*/*;q=0.0", ","])
-def test_what_can_not_be_made_is_refused_with_what_can(accept):
-    with pytest.raises(RequestError, match="possible: application/json, text/csv, application/x-npy") as refused:
-        choose_type(accept)
-    assert refused.value.status == 406
+def test_negotiate_content_type_unsupported_raises_406(accept):
+    with pytest.raises(RequestError, match="possible: application/json, text/csv, application/x-npy") as raised:
+        negotiate_content_type(accept)
+    assert raised.value.status == 406

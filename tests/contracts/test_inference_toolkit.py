@@ -1,9 +1,9 @@
-"""The model folder in SageMaker's own inference toolkit, as its PyTorch containers run it.
+"""The model folder in SageMaker's inference toolkit, run as its PyTorch containers run it.
 
-The toolkit has an environment of its own, named by DOGBREED_INFERENCE:
+The toolkit needs a separate environment, named by DOGBREED_INFERENCE:
 
     python -m venv /tmp/inference && /tmp/inference/bin/pip install sagemaker-inference sagemaker-pytorch-inference
-    DOGBREED_INFERENCE=/tmp/inference python -m pytest tests/serving/test_toolkit.py
+    DOGBREED_INFERENCE=/tmp/inference python -m pytest tests/contracts/test_inference_toolkit.py
 """
 
 import base64
@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dogbreed.serving import inference
-from tests.serving.endpoints import CLASSES
-from tests.serving.sample_images import as_json, encoded, forms, jpeg, png_of_size, scene
+from tests.serving.conftest import endpoint, model_folder  # noqa: F401 - fixtures
+from tests.serving.running_endpoint import CLASSES
+from tests.serving.sample_images import as_json, encoded, jpeg, png_of_size, scene, variants
 
 CONTAINER = """
 import base64, json, sys
@@ -29,34 +29,36 @@ from sagemaker_pytorch_serving_container.default_pytorch_inference_handler impor
 
 transformer = Transformer(default_inference_handler=DefaultPytorchInferenceHandler())
 answers = []
-for asked in json.load(sys.stdin):
+for request in json.load(sys.stdin):
     answer = {"status": 200}
     context = SimpleNamespace(
         model_name="model", system_properties={"model_dir": sys.argv[1]},
-        request_processor=[SimpleNamespace(get_request_properties=lambda: asked["headers"])],
+        request_processor=[SimpleNamespace(get_request_properties=lambda: request["headers"])],
         set_response_status=lambda code, phrase: answer.update(status=code, phrase=phrase),
         set_response_content_type=lambda index, kind: answer.update(kind=kind),
     )
-    (body,) = transformer.transform([{"body": bytearray(base64.b64decode(asked["body"]))}], context)
+    (body,) = transformer.transform([{"body": bytearray(base64.b64decode(request["body"]))}], context)
     answer["body"] = base64.b64encode(body if isinstance(body, bytes) else body.encode()).decode()
     answers.append(answer)
 import dogbreed
 assert dogbreed.__file__.startswith(sys.argv[1] + "/code/"), dogbreed.__file__
 json.dump(answers, sys.stdout)
 """
-"""What the model server does for each request, in the toolkit's environment."""
+"""Does for each request what the model server does, in the toolkit's environment."""
 
 
 @pytest.fixture(scope="module")
-def container(model_folder, tmp_path_factory):
-    """Answers requests `(body, content type, accept)` by the toolkit, from a model.tar.gz, beside nothing of ours."""
+def container(model_folder, tmp_path_factory):  # noqa: F811
+    """Answers requests `(body, content type, accept)` with the toolkit from a model.tar.gz, without the checkout."""
     home = os.environ.get("DOGBREED_INFERENCE")
     if not home:
-        pytest.skip("DOGBREED_INFERENCE names no environment with sagemaker-inference; see the head of this file")
+        pytest.skip(
+            "DOGBREED_INFERENCE does not name an environment with sagemaker-inference; see the docstring of this file"
+        )
     python = Path(home) / "bin" / "python"
     code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
     site = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    borrowed = tmp_path_factory.mktemp("borrowed")  # PyTorch is in the image; dogbreed is not
+    borrowed = tmp_path_factory.mktemp("borrowed")  # the image contains PyTorch but not dogbreed
     for package in Path(sysconfig.get_paths()["purelib"]).iterdir():
         if (
             "dogbreed" not in package.name
@@ -90,10 +92,9 @@ def container(model_folder, tmp_path_factory):
     return answer
 
 
-@pytest.mark.slow
-def test_each_form_of_question_and_answer(container, endpoint):
-    images = [(content, "application/x-image", "application/json") for content in forms().values()]
-    images += [(forms()[kind], f"image/{kind}", "*/*") for kind in ("jpeg", "png", "webp")]
+def test_toolkit_answers_equal_local_server(container, endpoint):  # noqa: F811
+    images = [(content, "application/x-image", "application/json") for content in variants().values()]
+    images += [(variants()[kind], f"image/{kind}", "*/*") for kind in ("jpeg", "png", "webp")]
     one = json.dumps({"image": base64.b64encode(jpeg()).decode()}).encode()
     several = as_json(jpeg(), encoded(scene(), "PNG")).encode()
     texts = [(one, "application/json", "application/json"), (several, "application/json", "application/json")]
@@ -101,7 +102,7 @@ def test_each_form_of_question_and_answer(container, endpoint):
     asked = [*images, *texts, *others]
     for request, (status, kind, body) in zip(asked, container(*asked), strict=True):
         assert status == 200, body
-        ours = endpoint.invoke(*request[:2], Accept=request[2])  # the server of this machine says the same
+        ours = endpoint.invoke(*request[:2], Accept=request[2])  # the local server gives the same answer
         assert kind == ours.headers["content-type"].partition(";")[0]
         if kind == "application/json":
             found, wanted = json.loads(body), ours.json
@@ -117,13 +118,12 @@ def test_each_form_of_question_and_answer(container, endpoint):
     assert all(int(line) in range(3) for line in indices[2][2].decode().split())
 
 
-@pytest.mark.slow
-def test_each_error(container):
+def test_toolkit_errors_carry_status_and_reason(container):
     asked = [
         (415, "'text/plain'; allowed", b"x", "text/plain", "*/*"),
         (400, "not a readable image", b"hello", "image/png", "*/*"),
         (400, "Premature end", jpeg()[:-900], "image/jpeg", "*/*"),
-        (400, "no JSON", b"{", "application/json", "*/*"),
+        (400, "not valid JSON", b"{", "application/json", "*/*"),
         (413, "at most 26,214,400", bytes(25 * 2**20 + 1), "image/jpeg", "*/*"),
         (413, "3600000000 pixels", png_of_size(60_000, 60_000), "image/png", "*/*"),
         (406, "possible: application/json", jpeg(), "image/jpeg", "text/html"),
@@ -131,10 +131,3 @@ def test_each_error(container):
     answers = container(*[line[2:] for line in asked])
     for (status, reason, *_), (found, _, body) in zip(asked, answers, strict=True):
         assert found == status and reason in body.decode().splitlines()[0]
-
-
-def test_the_four_functions_answer_without_the_toolkit(model_folder):
-    model = inference.model_fn(str(model_folder))
-    prediction = inference.predict_fn(inference.input_fn(jpeg(), "image/jpeg"), model)
-    body, kind = inference.output_fn(prediction, "application/json")
-    assert kind == "application/json" and json.loads(body)["predicted_label"] in ("001", "069", CLASSES[2])

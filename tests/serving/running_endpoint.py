@@ -1,4 +1,4 @@
-"""A small model folder, and an endpoint of it as a process of its own."""
+"""A small model folder, and an endpoint serving it in a separate process."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.paths import ROOT
 CLASSES = ["001.Affenpinscher", "069.French_bulldog", 'a, "b"']
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
@@ -25,25 +25,26 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
-class Endpoint(NamedTuple):
+class RunningEndpoint(NamedTuple):
     process: subprocess.Popen
     port: int
 
-    def ask(self, method, path, body=None, **headers):
+    def request(self, method, path, body=None, **headers):
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
         response = connection.getresponse()
-        answer = Answer(response.status, {key.lower(): value for key, value in response.getheaders()}, response.read())
+        headers = {key.lower(): value for key, value in response.getheaders()}
+        answer = Response(response.status, headers, response.read())
         connection.close()
         return answer
 
     def invoke(self, body, content_type="image/jpeg", **headers):
-        return self.ask("POST", "/invocations", body, Content_Type=content_type, **headers)
+        return self.request("POST", "/invocations", body, Content_Type=content_type, **headers)
 
 
 @contextmanager
-def serving(folder, tmp_path, *program, **environ):
-    """Runs the server, or a `program` in its place, until the block ends."""
+def run_endpoint(folder, tmp_path, *program, **environ):
+    """Runs the server, or `program` instead, until the block ends."""
     ready = tmp_path / "ready.json"
     ready.unlink(missing_ok=True)
     command = [sys.executable, *(program or ("-m", "dogbreed.serving.server"))]
@@ -57,17 +58,17 @@ def serving(folder, tmp_path, *program, **environ):
             assert process.poll() is None, (tmp_path / "stderr").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        told = json.loads(ready.read_text())
-        assert told["pid"] == process.pid
-        yield Endpoint(process, told["port"])
+        written = json.loads(ready.read_text())
+        assert written["pid"] == process.pid
+        yield RunningEndpoint(process, written["port"])
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
         process.wait(30)
 
 
-def make_model(folder, classes=CLASSES, spoil=None):
-    """Leaves a small network with random weights that tells images apart; `spoil` may change its weights."""
+def make_model(folder, classes=CLASSES):
+    """Writes the model folder of a small random network whose outputs differ between images."""
     import torch
 
     from dogbreed.data.transforms import InputSpec
@@ -79,11 +80,8 @@ def make_model(folder, classes=CLASSES, spoil=None):
     torch.nn.init.normal_(net.get_classifier().weight, std=3.0)
     card = make_card(
         name="small", architecture="test_resnet", model_kwargs={}, classes=list(classes),
-        images=InputSpec.from_data_config(data_config(net)), metrics={"val/accuracy": 0.5, "x": float("nan")},
+        input_spec=InputSpec.from_data_config(data_config(net)), metrics={"val/accuracy": 0.5, "x": float("nan")},
         overrides=["model=timm", "model.name=test_resnet"],
     )  # fmt: skip
-    state = net.state_dict()
-    if spoil:
-        spoil(state)
-    write_model(folder, state, card)
+    write_model(folder, net.state_dict(), card)
     return folder

@@ -1,4 +1,4 @@
-"""From a model folder through `launch.deploy` and `launch.predict`: the real server, found by name."""
+"""A model folder through `launch.deploy` and `launch.predict` to the real server."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from launch import deploy, predict, undeploy
 
 
-def test_deployed_it_says_what_it_says_alone(model_folder, endpoint, tmp_path, monkeypatch, write_images, capsys):
+def test_deployed_model_answers_like_lone_server(model_folder, endpoint, tmp_path, monkeypatch, write_images, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(model_folder, "outputs/tiny/model")
     write_images(tmp_path / "pets", {"069.French_bulldog": 12})

@@ -1,4 +1,4 @@
-"""The endpoint over HTTP: a real process, real requests."""
+"""The endpoint over HTTP: a real process and real requests."""
 
 import asyncio
 import base64
@@ -11,8 +11,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -21,25 +19,23 @@ import numpy as np
 import pytest
 from starlette.requests import Request
 
-from dogbreed.errors import UserError
 from dogbreed.serving.app import Endpoint
 from dogbreed.serving.classifier import Classifier
-from dogbreed.serving.images import RequestError, read_image
-from dogbreed.serving.server import listen
+from dogbreed.serving.images import decode_image
+from dogbreed.serving.request import RequestError
 from dogbreed.serving.settings import Settings
-from tests.paths import ROOT
-from tests.serving.endpoints import CLASSES, serving
-from tests.serving.sample_images import as_json, encoded, forms, jpeg, png_of_size, scene
+from tests.serving.running_endpoint import CLASSES, run_endpoint
+from tests.serving.sample_images import as_json, encoded, jpeg, png_of_size, scene, variants
 
 
 @pytest.fixture(scope="module")
 def expected(model_folder):
-    """The probabilities of `jpeg()`, worked out without a server."""
+    """Probabilities of `jpeg()`, computed without a server."""
     model = Classifier(model_folder)
-    return model(read_image(jpeg(), model.card.input_spec)[None])[0]
+    return model(decode_image(jpeg(), model.card.input_spec)[None])[0]
 
 
-def test_a_raw_image_is_answered_with_its_class_and_the_top_ones(endpoint, expected):
+def test_invocations_raw_image_returns_top_k(endpoint, expected):
     answer = endpoint.invoke(jpeg())
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     order = np.argsort(-expected).tolist()
@@ -52,13 +48,13 @@ def test_a_raw_image_is_answered_with_its_class_and_the_top_ones(endpoint, expec
     assert answer.json["confidence"] == confidences[0]
 
 
-@pytest.mark.parametrize("form", ["png", "webp", "turned", "cmyk", "animated webp"])
-def test_each_form_is_answered(endpoint, form):
-    answer = endpoint.invoke(forms()[form], "application/x-image")
+@pytest.mark.parametrize("variant", ["png", "webp", "rotated by exif", "cmyk", "animated webp"])
+def test_invocations_image_variants_answered(endpoint, variant):
+    answer = endpoint.invoke(variants()[variant], "application/x-image")
     assert answer.status == 200 and answer.json["predicted_label"] in ("001", "069", CLASSES[2])
 
 
-def test_json_csv_and_numpy_say_the_same(endpoint, expected):
+def test_invocations_json_csv_numpy_agree(endpoint, expected):
     body = json.dumps({"image": base64.b64encode(jpeg()).decode()})
     one = endpoint.invoke(body, "application/json; charset=utf-8").json
     assert one == endpoint.invoke(jpeg()).json
@@ -88,32 +84,30 @@ def test_json_csv_and_numpy_say_the_same(endpoint, expected):
         (406, "possible: application/json, text/csv, application/x-npy", jpeg(), {"Accept": "text/html"}),
     ],
 )
-def test_a_request_that_can_not_be_answered_says_why(endpoint, status, reason, body, headers):
-    answer = endpoint.ask("POST", "/invocations", body, **({"Content_Type": "image/jpeg"} | headers))
+def test_invocations_bad_request_returns_reason(endpoint, status, reason, body, headers):
+    answer = endpoint.request("POST", "/invocations", body, **({"Content_Type": "image/jpeg"} | headers))
     assert answer.status == status and reason in answer.json["error"]
-    assert endpoint.ask("GET", "/ping").status == 200
+    assert endpoint.request("GET", "/ping").status == 200
 
 
-def test_a_body_that_grows_too_large_is_cut_off_and_a_client_that_goes_away_harms_nobody(endpoint):
+def test_invocations_oversized_body_or_lost_client_handled(endpoint):
     def chunks():
         for _ in range(30):
             yield bytes(2**20)
 
-    with suppress(BrokenPipeError, ConnectionResetError):  # the rest is not read
-        assert endpoint.ask("POST", "/invocations", chunks(), Content_Type="image/jpeg").status == 413
+    with suppress(BrokenPipeError, ConnectionResetError):  # the server may close early
+        assert endpoint.request("POST", "/invocations", chunks(), Content_Type="image/jpeg").status == 413
     with socket.create_connection(("127.0.0.1", endpoint.port)) as client:
         client.sendall(
             b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\nabc"
         )
-    assert endpoint.ask("GET", "/nothing").json == {"error": "Not Found"}
-    assert endpoint.ask("GET", "/invocations").status == 405
+    assert endpoint.request("GET", "/nothing").json == {"error": "Not Found"}
+    assert endpoint.request("GET", "/invocations").status == 405
     assert endpoint.invoke(jpeg()).status == 200
 
 
-@pytest.mark.parametrize(("status", "limit", "value"), [(413, "MAX_BODY_BYTES", 5), (408, "BODY_S", 0)])
-def test_a_body_that_is_not_read_to_its_end_leaves_nothing_in_the_log(
-    model_folder, monkeypatch, caplog, status, limit, value
-):
+@pytest.mark.parametrize(("status", "limit", "value"), [(413, "MAX_BODY_BYTES", 5), (408, "BODY_TIMEOUT_S", 0)])
+def test_invocations_incomplete_body_logs_no_traceback(model_folder, monkeypatch, caplog, status, limit, value):
     monkeypatch.setattr(f"dogbreed.serving.app.{limit}", value)
     endpoint = Endpoint(Classifier(model_folder), Settings())
 
@@ -121,27 +115,27 @@ def test_a_body_that_is_not_read_to_its_end_leaves_nothing_in_the_log(
         await asyncio.sleep(0)
         return {"type": "http.request", "body": b"abc", "more_body": True}
 
-    async def ask():
+    async def invoke():
         request = Request({"type": "http", "method": "POST", "headers": []}, receive)
-        with pytest.raises(RequestError) as refused:
+        with pytest.raises(RequestError) as raised:
             await endpoint.invocations(request)
-        return refused.value.status
+        return raised.value.status
 
-    assert asyncio.run(ask()) == status
+    assert asyncio.run(invoke()) == status
     gc.collect()
-    assert "Traceback" not in caplog.text and endpoint._held_bytes == 0
+    assert "Traceback" not in caplog.text and endpoint._buffered_bytes == 0
     endpoint.close()
 
 
-def test_the_page_is_one_file_that_asks_nobody_else(endpoint):
-    answer = endpoint.ask("GET", "/")
+def test_page_loads_nothing_from_other_hosts(endpoint):
+    answer = endpoint.request("GET", "/")
     page = answer.body.decode()
     assert answer.status == 200 and answer.headers["content-type"].startswith("text/html")
     assert "<h1>small</h1>" in page and "test_resnet, 3 classes" in page
     assert "http:" not in page and "https:" not in page and "//cdn" not in page
 
 
-def test_many_clients_get_their_own_answers(endpoint):
+def test_invocations_concurrent_clients_get_own_answers(endpoint):
     images = [jpeg(scene().rotate(15 * turn)) for turn in range(12)]
     alone = [endpoint.invoke(content).json["top_k"] for content in images]
     with ThreadPoolExecutor(12) as clients:
@@ -154,11 +148,10 @@ def test_many_clients_get_their_own_answers(endpoint):
 
 SLOW = """
 import os, sys, threading, time
-from dogbreed.errors import UserError
 from dogbreed.serving.app import Endpoint
 from dogbreed.serving.classifier import Classifier
 from dogbreed.serving import server
-answer, start = Classifier.__call__, time.monotonic()
+answer = Classifier.__call__
 def slowly(self, pixels):
     if "MainThread" != threading.current_thread().name:
         while not os.path.exists(os.environ["GATE"]): time.sleep(0.01)
@@ -166,7 +159,7 @@ def slowly(self, pixels):
 Classifier.__call__ = slowly
 sys.exit(server.main(sys.argv[1:]))
 """
-"""The server with a network that answers once there is the file that GATE names."""
+"""The server, with a network that blocks until the file GATE exists."""
 
 
 def is_refused(port):
@@ -174,10 +167,10 @@ def is_refused(port):
         return probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
-def test_more_than_can_wait_is_refused_at_once_and_sigterm_lets_the_rest_end(model_folder, tmp_path):
+def test_endpoint_overload_returns_503_and_sigterm_drains(model_folder, tmp_path):
     gate = tmp_path / "gate"
     settings = {"DOGBREED_MAX_WAITING": "3", "DOGBREED_ANSWER": "index", "GATE": str(gate)}
-    with serving(model_folder, tmp_path, "-c", SLOW, **settings) as endpoint, ThreadPoolExecutor(8) as clients:
+    with run_endpoint(model_folder, tmp_path, "-c", SLOW, **settings) as endpoint, ThreadPoolExecutor(8) as clients:
         try:
             asked = [clients.submit(endpoint.invoke, jpeg()) for _ in range(6)]
             refused = [future.result() for future in itertools.islice(as_completed(asked, 60), 3)]
@@ -185,7 +178,7 @@ def test_more_than_can_wait_is_refused_at_once_and_sigterm_lets_the_rest_end(mod
             assert refused[0].headers["retry-after"] == "1" and "3 images are waiting" in refused[0].json["error"]
             running = [future for future in asked if not future.done()]
             assert len(running) == 3
-            assert endpoint.ask("GET", "/ping").status == 200
+            assert endpoint.request("GET", "/ping").status == 200
             endpoint.process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + 60
             while not is_refused(endpoint.port):
@@ -201,46 +194,18 @@ def test_more_than_can_wait_is_refused_at_once_and_sigterm_lets_the_rest_end(mod
 DYING = SLOW.replace('while not os.path.exists(os.environ["GATE"]): time.sleep(0.01)', "sys.exit()")
 
 
-def test_ping_tells_when_nothing_can_be_answered_any_more(model_folder, tmp_path):
-    with serving(model_folder, tmp_path, "-c", DYING) as endpoint:
-        assert endpoint.ask("GET", "/ping").status == 200
+def test_ping_dead_inference_thread_returns_503(model_folder, tmp_path):
+    with run_endpoint(model_folder, tmp_path, "-c", DYING) as endpoint:
+        assert endpoint.request("GET", "/ping").status == 200
         answers = [endpoint.invoke(jpeg()) for _ in range(2)]
         assert [answer.status for answer in answers] == [503, 503]
-        ping = endpoint.ask("GET", "/ping")
-        assert (ping.status, ping.json["status"]) == (503, "the network's thread has ended")
+        ping = endpoint.request("GET", "/ping")
+        assert (ping.status, ping.json["status"]) == (503, "the inference thread has stopped")
 
 
-def test_ping_tells_of_a_request_that_is_never_answered(model_folder):
+def test_ping_hung_request_returns_503(model_folder):
     endpoint = Endpoint(Classifier(model_folder), Settings())
-    endpoint._begun[0] = time.monotonic() - 31
+    endpoint._started[0] = time.monotonic() - 31
     response = asyncio.run(endpoint.ping(None))
     assert response.status_code == 503 and re.search(rb"has been waiting for 3\d s", response.body)
     endpoint.close()
-
-
-def test_a_server_that_can_not_start_says_so_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "dogbreed.serving.server", "--model-dir", f"{tmp_path}/no"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 1
-    told = f"error: model folder {tmp_path}/no does not exist: a training leaves one in outputs/NAME/model\n"
-    assert done.stderr == told
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [("ANSWER", "number", "allowed: label, index"), ("TOP_K", "0", "at least 1"), ("MAX_BATCH", "1.5", "at least 1")],
-)
-def test_a_wrong_setting_is_named(name, value, message):
-    with pytest.raises(UserError, match=f"DOGBREED_{name}={value}: .*{message}"):
-        Settings.from_environment({f"DOGBREED_{name}": value})
-
-
-def test_answers_leave_at_once():
-    """What the kernel holds back until the client's ACK made every answer on an open connection 40 ms late."""
-    with (
-        listen("127.0.0.1", 0) as listener,
-        socket.create_connection(listener.getsockname()) as client,
-        listener.accept()[0] as connection,
-    ):
-        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        assert client.getpeername() == connection.getsockname()
