@@ -30,9 +30,10 @@ from typing import Any
 
 import numpy as np
 
+from launch.backends.local import LOCAL_TARGET
 from launch.local.tuning.search import Search
 from launch.spec.plan import make_plan
-from launch.spec.requests.tuning import LOCAL_SITE, tuning_request
+from launch.spec.requests.tuning import tuning_request
 
 HERE = Path(__file__).parent
 CURVES = HERE / "search_curves.csv"
@@ -100,7 +101,7 @@ def _interpolate(place: Any, places: Any, logs: Any) -> Any:
 
 def searches(typed: list[str], max_jobs: int, seeds: int) -> Iterator[Search]:
     """Yields for each seed the search that the launcher's request for `typed` comes to."""
-    request = tuning_request(make_plan([*SWEEP, *typed, f"tuner.max_jobs={max_jobs}"]), LOCAL_SITE)
+    request = tuning_request(make_plan([*SWEEP, *typed, f"tuner.max_jobs={max_jobs}"]), LOCAL_TARGET)
     static = request["TrainingJobDefinition"]["StaticHyperParameters"]
     for seed in range(seeds):
         yield Search(request["HyperParameterTuningJobConfig"] | {"RandomSeed": seed}, static)

@@ -14,7 +14,6 @@ The exit status is 0 where the endpoint is in service, 1 where it failed, 130 af
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,14 +24,13 @@ from rich.console import Console
 
 from dogbreed.cli.config import compose, run_cli
 from dogbreed.errors import UserError
+from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
-from launch.backends.client import aws_client, make_client
-from launch.backends.endpoint_target import find_host
-from launch.hosting.endpoint_state import EndpointWatch, Json, describe_endpoint, forget, remove_endpoint
+from launch.hosting.endpoint_state import EndpointWatch, describe_endpoint, forget, remove_endpoint
 from launch.hosting.model_source import find_trained
-from launch.runs.polling import POLL_S, Interrupted, follow
+from launch.runs.polling import Interrupted, follow
 from launch.runs.submit import submit
-from launch.runs.summary import command
+from launch.spec.contract import Json
 from launch.spec.limits import SERVICES
 from launch.spec.requests.endpoint import PRICE_TAG, deploy_requests, is_made_for
 from launch.spec.settings import check_settings
@@ -51,13 +49,13 @@ def main(words: list[str]) -> int:
     out = console(stderr=cfg.dry_run)
     wanted = str(cfg.from_training)
     with api_errors(cfg):
-        client = make_client(cfg.backend)
+        client = open_backend(cfg).client()
         model = find_trained(client, wanted, cfg, out)
         cfg.name = str(cfg.name or (model.name if "/" in wanted else wanted))
         standing = describe_endpoint(client, cfg.name)
-    host, model, upload = find_host(cfg, model)
+    target, model, upload = open_backend(cfg).prepare_endpoint(cfg, model)
     failed = standing is not None and standing["EndpointStatus"] == "Failed"
-    requests = deploy_requests(cfg, model, host, update=standing is not None and not failed)
+    requests = deploy_requests(cfg, model, target, update=standing is not None and not failed)
     if standing is not None:
         _check_standing(standing, requests, cfg)
     out.print(plan_table(cfg, model))
@@ -75,7 +73,7 @@ def _check_standing(standing: Json, requests: Mapping[str, Json], cfg: DictConfi
         raise UserError(f"the name {name} is taken by an endpoint that was not made here: give another, name=NAME")
     changes = status not in ("InService", "Failed")
     if changes and config != requests["CreateEndpointConfig"]["EndpointConfigName"]:
-        remove = shlex.join(command(cfg, "undeploy", name))
+        remove = open_backend(cfg).command_line("undeploy", name)
         raise UserError(f"endpoint {name} is {status} just now: wait for the end of that, or remove it with {remove}")
 
 
@@ -89,7 +87,7 @@ def _run(client: Any, cfg: DictConfig, requests: Mapping[str, Json], standing: J
         if left := remove_endpoint(client, cfg, standing, out):
             return 128 + left
     watch = EndpointWatch(client, name, out)
-    detach = cfg.backend.name != "local" or not creates
+    detach = open_backend(cfg).detaches or not creates
     with Interrupted() as interrupted:  # before the requests, so that none is left half made
         if before == config and not creates:
             out.print(f"endpoint {name} has this very model and these settings already", soft_wrap=True)
@@ -98,7 +96,7 @@ def _run(client: Any, cfg: DictConfig, requests: Mapping[str, Json], standing: J
         if standing is not None and not creates and cfg.instance.price_per_hour is not None:
             price = {"Key": PRICE_TAG, "Value": f"{cfg.instance.price_per_hour:g}"}
             client.add_tags(ResourceArn=standing["EndpointArn"], Tags=[price])
-        left = follow(watch, out, POLL_S[cfg.backend.name], detach=detach, interrupted=interrupted)
+        left = follow(watch, out, open_backend(cfg).poll_s, detach=detach, interrupted=interrupted)
     if left and detach and not watch.ended:
         say_left(cfg, name, left.name, out)
         return 128 + left
@@ -116,7 +114,7 @@ def _run(client: Any, cfg: DictConfig, requests: Mapping[str, Json], standing: J
         forget(client, name, str(before))
     for operation, request in requests.items():
         if operation in SERVICES:
-            _call(aws_client(SERVICES[operation], cfg.backend), operation, request)
+            _call(open_backend(cfg).scaling_client(), operation, request)
     say_in_service(cfg, name, out)
     return 0
 

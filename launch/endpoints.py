@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dogbreed.cli.config import compose, run_cli
 from dogbreed.errors import UserError
+from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
-from launch.backends.client import make_client
 from launch.hosting.endpoint_state import describe_endpoint, list_endpoints, read_standing, unknown_endpoint
 from launch.views.endpoint_tables import details, endpoints_table, tail, total_line
 from launch.views.tables import console
@@ -25,13 +25,13 @@ def main(words: list[str]) -> int:
         raise UserError(f"give one name at most, got {' '.join(names)}")
     cfg, out = compose("deploy", [word for word in words if "=" in word]), console()
     with api_errors(cfg):
-        client = make_client(cfg.backend)
+        client = open_backend(cfg).client()
         if names:
             endpoint = describe_endpoint(client, names[0])
             if endpoint is None:
                 raise unknown_endpoint(client, names[0])
             out.print(details(cfg, endpoint, read_standing(client, endpoint)))
-            for line in tail(cfg.backend, names[0]):
+            for line in tail(cfg, names[0]):
                 out.print(f"  {line}", soft_wrap=True)
             return 0
         names = [summary["EndpointName"] for summary in list_endpoints(client)]

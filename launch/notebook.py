@@ -17,8 +17,8 @@ from typing import Any
 from dogbreed.cli.config import fresh_name, parse
 from dogbreed.errors import UserError, did_you_mean
 from launch import tune
-from launch.spec.requests.tuning import resumed_name
-from launch.views.tables import brief, decimal, short_name
+from launch.spec.naming import resumed_name, short_name
+from launch.views.tables import brief, decimal
 
 OUTPUTS = Path("outputs")
 

@@ -33,8 +33,8 @@ from dogbreed.errors import UserError
 from dogbreed.storage.base import ImageError, open_store
 from dogbreed.storage.listing import SUFFIXES
 from dogbreed.storage.retry import RetryingFetcher
+from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors, explain_failure
-from launch.backends.client import make_client, make_runtime
 from launch.hosting.batch import Image, accuracy, ask_all, list_images, open_csv, read_csv, row
 from launch.hosting.endpoint_state import describe_endpoint, read_standing, unknown_endpoint
 from launch.hosting.invoke import Answer, Refused, ask
@@ -69,7 +69,7 @@ def main(words: list[str]) -> int:
     if missing := [target for target in targets if "://" not in target and not Path(target).exists()]:
         raise UserError(f"{missing[0]}: there is no such image or folder")
     with api_errors(cfg):
-        client = make_client(cfg.backend)
+        client = open_backend(cfg).client()
         model = _model_behind(client, name)
     if folders:
         return _ask_about_folder(cfg, client, name, model, folders[0])
@@ -104,7 +104,7 @@ def _not_answering(endpoint: dict[str, Any]) -> str:
 
 
 def _ask_about_photos(cfg: DictConfig, name: str, targets: Sequence[str], as_json: bool) -> int:
-    runtime = make_runtime(cfg.backend)
+    runtime = open_backend(cfg).runtime()
 
     def answer(target: str) -> Answer | str:
         try:
@@ -170,7 +170,7 @@ def _ask_about_folder(cfg: DictConfig, client: Any, name: str, model: str, url: 
     again = f"; what was answered is in {path}, the same command goes on"
     began = time.monotonic()
     with file, Interrupted() as interrupted, api_errors(cfg, again), _Teller(out, len(left)) as teller:
-        runtime, writer = make_runtime(cfg.backend), csv.writer(file)
+        runtime, writer = open_backend(cfg).runtime(), csv.writer(file)
 
         def write(image: Image, answer: Answer | str) -> None:
             writer.writerow(row(image, answer, model))

@@ -11,7 +11,6 @@ is 0 where it completed (a sweep: with a best trial), 1 where it did not, 130 af
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timezone
 from typing import Any
 
@@ -23,12 +22,13 @@ from rich.text import Text
 
 from dogbreed.cli.config import compose, run_cli
 from dogbreed.errors import UserError, did_you_mean
+from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
-from launch.backends.client import make_client
-from launch.runs.polling import POLL_S, follow
+from launch.runs.polling import follow
 from launch.runs.progress import SweepWatch, TrainingWatch
 from launch.runs.results import read_sweep
 from launch.runs.summary import finish_sweep, finish_training, say_detached, training_table
+from launch.spec.naming import sweep_of
 from launch.spec.settings import check_settings
 from launch.views.tables import STYLES, console, decimal, duration, sweep_table
 
@@ -37,9 +37,6 @@ NEWEST = 50
 
 FLAGS = {"--follow": "", "--logs": "logs=true"}
 """Words that are no names, and the override that each stands for."""
-
-TRIAL_NAME = re.compile(r".+-\d{3,}-[0-9a-f]{8}")
-"""How tuning jobs call their training jobs."""
 
 
 def main(words: list[str]) -> int:
@@ -52,7 +49,7 @@ def main(words: list[str]) -> int:
     check_settings(cfg)
     out = console()
     with api_errors(cfg):
-        client = make_client(cfg.backend)
+        client = open_backend(cfg).client()
         if watch:
             return _watch(client, cfg, names[0], out)
         out.print(_one(client, names[0]) if names else _all(client))
@@ -62,7 +59,7 @@ def main(words: list[str]) -> int:
 def _watch(client: Any, cfg: DictConfig, name: str, out: Console) -> int:
     kind = SweepWatch if describe(client, name)[0] == "sweep" else TrainingWatch
     watch = kind(client, name, cfg, out)
-    left = follow(watch, out, POLL_S[cfg.backend.name], detach=True)
+    left = follow(watch, out, open_backend(cfg).poll_s, detach=True)
     if left and not watch.ended:
         return say_detached(cfg, name, left, out)
     if isinstance(watch, TrainingWatch):
@@ -88,7 +85,7 @@ def describe(client: Any, name: str) -> tuple[str, dict[str, Any]]:
         if error.response["Error"]["Code"] not in missing:
             raise
     known = [job["HyperParameterTuningJobName"] for job in _sweeps(client)]
-    known += [job["TrainingJobName"] for job in _trainings(client) if not TRIAL_NAME.fullmatch(job["TrainingJobName"])]
+    known += [job["TrainingJobName"] for job in _trainings(client) if sweep_of(job["TrainingJobName"]) is None]
     hint = did_you_mean(name, known).replace("allowed", "there are") if known else "; there are none yet"
     raise UserError(f"no sweep or training is called '{name}'{hint}")
 
@@ -120,7 +117,7 @@ def _all(client: Any) -> Table | str:
         cells = [f"{counts.get('Completed', 0)}/{limit}", decimal(_best(client, job["HyperParameterTuningJobName"]))]
         lines.append(_line(job["HyperParameterTuningJobName"], "sweep", job, "HyperParameterTuningJobStatus", cells))
     for job in _trainings(client):
-        if not TRIAL_NAME.fullmatch(job["TrainingJobName"]):
+        if sweep_of(job["TrainingJobName"]) is None:
             lines.append(_line(job["TrainingJobName"], "training", job, "TrainingJobStatus", ["", ""]))
     for _, cells in sorted(lines, key=lambda line: line[0], reverse=True):
         table.add_row(*cells)

@@ -6,14 +6,11 @@ python -m launch.stop NAME backend=sagemaker
 
 from __future__ import annotations
 
-import shlex
-
 from dogbreed.cli.config import compose, run_cli
 from dogbreed.errors import UserError
+from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
-from launch.backends.client import make_client
-from launch.runs.results import ENDED
-from launch.runs.summary import command
+from launch.spec.naming import TERMINAL
 from launch.status import describe
 from launch.views.tables import console
 
@@ -25,20 +22,20 @@ def main(words: list[str]) -> int:
         raise UserError("give the one name to stop: python -m launch.stop NAME; python -m launch.status lists them")
     cfg, name, out = compose("tune", [word for word in words if "=" in word]), names[0], console()
     with api_errors(cfg):
-        client = make_client(cfg.backend)
+        client = open_backend(cfg).client()
         kind, job = describe(client, name)
         status = job["HyperParameterTuningJobStatus" if kind == "sweep" else "TrainingJobStatus"]
-        if status in ENDED:
+        if status in TERMINAL:
             out.print(f"{name} has ended already: {status}")
             return 0
         if kind == "sweep":
             client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
         else:
             client.stop_training_job(TrainingJobName=name)
-    look = shlex.join(command(cfg, "status", name, "--follow"))
+    look = open_backend(cfg).command_line("status", name, "--follow")
     out.print(f"{name} is being stopped; see its end: {look}", soft_wrap=True)
     if kind == "sweep":
-        out.print(f"go on with it later: {shlex.join(command(cfg, 'tune', f'resume={name}'))}", soft_wrap=True)
+        out.print(f"go on with it later: {open_backend(cfg).command_line('tune', f'resume={name}')}", soft_wrap=True)
     return 0
 
 

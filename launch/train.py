@@ -12,7 +12,6 @@ The exit status is 0 where the job completed, 1 where it did not.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,20 +20,18 @@ from rich.console import Console
 from rich.table import Table
 
 from dogbreed.cli.config import choices, compose, parse, resolve_defaults, run_cli
+from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
-from launch.backends.client import make_client
-from launch.backends.target import find_site
-from launch.container.entry import job_overrides
-from launch.runs.polling import POLL_S, Interrupted, follow
-from launch.runs.preflight import check_files
+from launch.runs.polling import Interrupted, follow
 from launch.runs.progress import TrainingWatch
 from launch.runs.results import read_best
 from launch.runs.submit import submit
-from launch.runs.summary import and_look_again, command, finish_training, say_detached
+from launch.runs.summary import and_look_again, finish_training, say_detached
+from launch.spec.contract import job_overrides
 from launch.spec.plan import absolute_paths, for_the_job
 from launch.spec.requests.tuning import training_request
 from launch.spec.settings import check_settings
-from launch.views.tables import bound, console, where
+from launch.views.tables import bound, console
 
 OPERATION = "CreateTrainingJob"
 
@@ -47,11 +44,11 @@ def main(overrides: list[str]) -> int:
     chosen = merge(_best_of(typed), overrides) if typed.from_tuning is not None else list(overrides)
     cfg = resolve_defaults(compose("training", chosen))
     fixed = for_the_job(chosen) + absolute_paths(cfg)
-    site, upload = find_site(cfg)
-    request = training_request(cfg, fixed, site)
+    target, upload = open_backend(cfg).prepare(cfg)
+    request = training_request(cfg, fixed, target)
     (console(stderr=True) if cfg.dry_run else out).print(_plan_table(cfg, fixed))
     if not cfg.dry_run:
-        check_files(cfg, out)
+        open_backend(cfg).check_data(cfg, out)
     return submit(cfg, {OPERATION: request}, lambda client: _run(client, cfg, request, out), upload)
 
 
@@ -71,7 +68,7 @@ def _best_of(cfg: DictConfig) -> list[str]:
     """Returns the overrides of the best trial of the sweep that `cfg.from_tuning` names."""
     name = str(cfg.from_tuning)
     with api_errors(cfg):
-        client = make_client(cfg.backend)
+        client = open_backend(cfg).client()
         _, best = read_best(client, name)
         job = client.describe_training_job(TrainingJobName=best.name)
     return job_overrides(job["HyperParameters"])
@@ -87,19 +84,21 @@ def _plan_table(cfg: DictConfig, fixed: Sequence[str]) -> Table:
     table.add_row("weights", f"{cfg.model.weights}, finetune {cfg.finetune}, {cfg.epochs} epochs")
     table.add_row("given", " ".join(fixed) or "all defaults")
     hours = float(cfg.instance.max_hours * cfg.instance.count)
-    table.add_row("runs on", f"{where(cfg)}; at most {bound(hours, cfg.instance.price_per_hour)}")
+    table.add_row(
+        "runs on", f"{open_backend(cfg).describe_instances(cfg)}; at most {bound(hours, cfg.instance.price_per_hour)}"
+    )
     return table
 
 
 def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) -> int:
-    name, at_aws = request["TrainingJobName"], cfg.backend.name != "local"
+    name, at_aws = request["TrainingJobName"], open_backend(cfg).billed
     with Interrupted() as interrupted:  # before it is created, so that none is left running without a word
         client.create_training_job(**request)
-        look = shlex.join(command(cfg, "status", name))
+        look = open_backend(cfg).command_line("status", name)
         out.print(f"\nstarted {name}; look from elsewhere with: {look}", soft_wrap=True)
         with api_errors(cfg, and_look_again(cfg, name)):
             watch = TrainingWatch(client, name, cfg, out)
-            stopped = follow(watch, out, POLL_S[cfg.backend.name], detach=at_aws, interrupted=interrupted)
+            stopped = follow(watch, out, open_backend(cfg).poll_s, detach=at_aws, interrupted=interrupted)
     if stopped and at_aws and not watch.ended:
         return say_detached(cfg, name, stopped, out)
     status = finish_training(watch.job, cfg, out)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dogbreed.cli.config import compose, run_cli
 from dogbreed.errors import UserError
+from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
-from launch.backends.client import make_client
 from launch.hosting.endpoint_state import describe_endpoint, remove_endpoint, unknown_endpoint
 from launch.views.tables import console
 
@@ -25,7 +25,7 @@ def main(words: list[str]) -> int:
         )
     cfg, out = compose("deploy", [word for word in words if "=" in word]), console()
     with api_errors(cfg):
-        client = make_client(cfg.backend)
+        client = open_backend(cfg).client()
         endpoint = describe_endpoint(client, names[0])
         if endpoint is None:
             raise unknown_endpoint(client, names[0])

@@ -69,6 +69,7 @@ class SageMakerSweeper(Sweeper):
             sys.exit(status)
 
     def _plan(self, arguments: list[str], script: Path) -> Any:
+        from launch.backends import open_backend
         from launch.spec.plan import make_app_plan
 
         assert self.hydra_context is not None and self.config is not None
@@ -81,7 +82,8 @@ class SageMakerSweeper(Sweeper):
             options=loader.get_group_options,
             value=lambda key: OmegaConf.select(config, key),
         )
-        return replace(plan, fixed=(*_flags(plan.cfg.backend.name == "local"), *plan.fixed))
+        on_this_machine = open_backend(plan.cfg).jobs_root is not None
+        return replace(plan, fixed=(*_flags(on_this_machine), *plan.fixed))
 
     def _settings(self) -> list[str]:
         """Returns the launcher's settings as overrides: those of the YAML files, then those typed, as they were typed.
@@ -119,7 +121,7 @@ def _flags(local: bool) -> list[str]:
 
 def _overrides(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
     """Yields nested settings as the overrides that one would type: `tuner.max_jobs=8`."""
-    from launch.spec.search_space import encode
+    from launch.spec.contract import encode
 
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:

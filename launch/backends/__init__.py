@@ -1,1 +1,28 @@
-"""Where requests go: AWS or this machine."""
+"""Where requests go: AWS, or this machine. Nothing outside this package and `launch.local` knows which."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from dogbreed.errors import UserError, did_you_mean
+from launch.backends.base import Backend
+
+__all__ = ["Backend", "open_backend"]
+
+
+def open_backend(cfg: DictConfig) -> Backend:
+    """Returns the backend that `cfg.backend` selects.
+
+    Raises:
+        UserError: no backend has that name, or a setting of it is invalid.
+    """
+    name = cfg.backend.name
+    if name == "local":
+        from launch.backends.local import LocalBackend
+
+        return LocalBackend(cfg.backend)
+    if name == "sagemaker":
+        from launch.backends.aws.backend import AwsBackend
+
+        return AwsBackend(cfg.backend)
+    raise UserError(f"backend={name} is unknown{did_you_mean(str(name), ['local', 'sagemaker'])}")

@@ -1,4 +1,4 @@
-"""Where an endpoint runs: this machine, or the role, image and bucket of an AWS account."""
+"""Role, image and bucket of an endpoint on AWS, and the upload of a model that was trained on this machine."""
 
 from __future__ import annotations
 
@@ -10,35 +10,29 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from launch.backends.aws.account import Account
 from launch.backends.aws.errors import api_errors
-from launch.backends.target import Account
 from launch.local.jobs.training_job import pack_model
-from launch.spec.requests.endpoint import Host, TrainedModel
-from launch.spec.requests.training import LOCAL_SITE
+from launch.spec.requests.endpoint import EndpointTarget, TrainedModel
 
-LOCAL_HOST = Host(LOCAL_SITE.role_arn, LOCAL_SITE.training_image, LOCAL_SITE.output_path)
 SERVERLESS_ON = "ml.m5.large"
 """Serverless endpoints have no GPU, so they take the image of any instance without one."""
 
 
-def find_host(cfg: DictConfig, model: TrainedModel) -> tuple[Host, TrainedModel, Callable[[], None]]:
-    """Returns where the endpoint runs, the model as the request names it there, and what must be called first.
-
-    The model of a training on this machine is uploaded where the endpoint runs at AWS.
+def prepare_endpoint(cfg: DictConfig, model: TrainedModel) -> tuple[EndpointTarget, TrainedModel, Callable[[], None]]:
+    """Returns what the requests must name, the model as they name it, and the upload to run before they are sent.
 
     Raises:
-        UserError: something is missing; nothing has been uploaded then.
+        UserError: A setting is missing.
     """
-    if cfg.backend.name == "local":
-        return LOCAL_HOST, model, lambda: None
     with api_errors(cfg):
         account = Account(cfg.backend, "inference")
         bucket, prefix = account.bucket(), str(cfg.backend.prefix).strip("/")
         instance = str(cfg.instance.type) if cfg.serverless.memory_mb is None else SERVERLESS_ON
         place = f"{bucket}/{prefix}".rstrip("/")
-        host = Host(account.role(), account.image(instance), f"s3://{place}", account.region)
+        target = EndpointTarget(account.role(), account.image(instance), f"s3://{place}", account.region)
     if model.path is None:
-        return host, model, lambda: None
+        return target, model, lambda: None
     archive = _archive(model.path)
     key = f"{place}/models/{hashlib.sha256(archive).hexdigest()[:16]}/model.tar.gz".partition("/")[2]
 
@@ -47,7 +41,7 @@ def find_host(cfg: DictConfig, model: TrainedModel) -> tuple[Host, TrainedModel,
             account.check(bucket)
             account.put(bucket, key, archive)
 
-    return host, replace(model, url=f"s3://{bucket}/{key}"), upload
+    return target, replace(model, url=f"s3://{bucket}/{key}"), upload
 
 
 def _archive(path: Path) -> bytes:

@@ -23,31 +23,10 @@ from omegaconf import DictConfig
 from dogbreed.cli.config import compose
 from dogbreed.errors import UserError
 from dogbreed.train import run
-from launch.spec.requests.training import DATA, WEIGHTS
-from launch.spec.requests.tuning import APP, KEYS, OVERRIDES
-from launch.spec.search_space import RESERVED, SAGEMAKERS, encode
+from launch.spec.contract import APP, DATA, TUNING_METRIC, WEIGHTS, encode, job_overrides
 
 RENDEZVOUS_PORT = 29500
 """Where the processes of the hosts find each other: torch's own default."""
-
-
-def job_overrides(hyperparameters: Mapping[str, str]) -> list[str]:
-    """Returns the Hydra overrides that a job's hyperparameters stand for: the fixed ones, then the trial's own.
-
-    Raises:
-        UserError: the hyperparameters were not made by this launcher.
-    """
-    try:
-        fixed = json.loads(hyperparameters.get(OVERRIDES, "[]"))
-        keys = json.loads(hyperparameters.get(KEYS, "{}"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"hyperparameters {OVERRIDES!r} and {KEYS!r} must be JSON: {error}") from None
-    own = {
-        name: value
-        for name, value in hyperparameters.items()
-        if name not in RESERVED and not name.startswith(SAGEMAKERS)
-    }
-    return [*fixed, *(f"{keys.get(name, name)}={value}" for name, value in own.items())]
 
 
 def folder_overrides(base: Path, environ: Mapping[str, str]) -> list[str]:
@@ -144,7 +123,7 @@ def main() -> int:
         overrides = job_overrides(hyperparameters)
         if APP in hyperparameters:
             return _run_app(hyperparameters[APP], overrides, base)
-        if "_tuning_objective_metric" in hyperparameters:
+        if TUNING_METRIC in hyperparameters:
             # The trials of a sweep see the same images: looking for doubles once, in a training, is enough.
             overrides.insert(0, "debugger.images.enabled=false")
         overrides += folder_overrides(base, os.environ)

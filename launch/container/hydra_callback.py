@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from dogbreed.callbacks.metric_line import metric_line
 from launch.container.entry import base_dir, report_failure
-from launch.spec.plan import RETURNED
+from launch.spec.contract import RETURN_METRIC
 
 CALLBACK = "++hydra.callbacks.objective._target_=launch.container.hydra_callback.PrintReturned"
 """The override that puts it in place."""
@@ -31,4 +31,4 @@ class PrintReturned(Callback):
             error = job_return._return_value
             report_failure(base_dir(), f"{type(error).__name__}: {error}")
         if job_return.status is JobStatus.COMPLETED and isinstance(job_return.return_value, SupportsFloat):
-            print(metric_line(0, {RETURNED: float(job_return.return_value)}), flush=True)
+            print(metric_line(0, {RETURN_METRIC: float(job_return.return_value)}), flush=True)

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.text import Text
 
 from dogbreed.errors import UserError, did_you_mean
-from launch.backends.client import aws_client
-from launch.runs.polling import POLL_S, Patient, follow
-from launch.spec.limits import AUTO_SCALING
+from launch.backends import open_backend
+from launch.runs.polling import Patient, follow
+from launch.spec.contract import Json
 from launch.spec.requests.endpoint import PRICE_TAG, TRAINING, is_made_for, scaling_target
 from launch.views.tables import duration
 
@@ -26,8 +26,6 @@ SETTLED = frozenset({"InService", "Failed", "OutOfService", "UpdateRollbackFaile
 GONE = "gone"
 NEWEST = 50
 """Endpoints that are listed."""
-
-Json = dict[str, Any]
 
 
 def is_missing(error: ClientError) -> bool:
@@ -183,16 +181,16 @@ def remove_endpoint(client: Any, cfg: DictConfig, endpoint: Json, out: Console) 
     _end_scaling(cfg, name, out)
     if endpoint["EndpointStatus"] != "Deleting":
         client.delete_endpoint(EndpointName=name)
-    left = follow(EndpointWatch(client, name, out, gone=True), out, POLL_S[cfg.backend.name], detach=True)
+    left = follow(EndpointWatch(client, name, out, gone=True), out, open_backend(cfg).poll_s, detach=True)
     forget(client, name, endpoint.get("EndpointConfigName", ""))
     return left
 
 
 def _end_scaling(cfg: DictConfig, name: str, out: Console) -> None:
     """Ends the automatic scaling of an endpoint at AWS, where it has one: nothing else would."""
-    if cfg.backend.name == "local":
+    scaling, target = open_backend(cfg).scaling_client(), scaling_target(name)
+    if scaling is None:
         return
-    scaling, target = aws_client(AUTO_SCALING, cfg.backend), scaling_target(name)
     place = {"ServiceNamespace": target["ServiceNamespace"], "ResourceIds": [target["ResourceId"]]}
     try:
         if scaling.describe_scalable_targets(**place)["ScalableTargets"]:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from dogbreed.errors import UserError
+from launch.backends import open_backend
 from launch.backends.aws.errors import explain_failure
 from launch.local import local_client
 from launch.local.job_state import is_job
@@ -43,7 +44,7 @@ def find_trained(client: Any, name: str, cfg: DictConfig, out: Console) -> Train
         folder = name.rpartition("/")[0].removesuffix("/output")  # SageMaker's layout: JOBNAME/output/model.tar.gz
         return TrainedModel(folder.rpartition("/")[2], name)
     root = Path(cfg.backend.root)
-    if cfg.backend.name == "local":
+    if open_backend(cfg).jobs_root is not None:
         return _find_here(client, name, root, out)
     try:
         return _find_job(client, name, out)

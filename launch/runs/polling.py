@@ -15,9 +15,6 @@ from rich.live import Live
 
 from launch.backends.aws.errors import THROTTLED
 
-POLL_S = {"local": 0.25, "sagemaker": 10.0}
-"""Seconds between two looks, by backend."""
-
 PASSING = (boto.HTTPClientError, boto.EndpointConnectionError, boto.ConnectionError)
 """Errors of the network between here and AWS: the jobs know nothing of them."""
 

@@ -12,16 +12,18 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dogbreed.callbacks.metric_line import read_metrics
-from launch.backends.logs import LogTail, open_log
+from launch.backends import Backend, open_backend
+from launch.backends.base import LogTail
 from launch.runs.polling import Patient
-from launch.runs.results import ENDED, Sweep, Trial, billable_seconds, read_sweep
-from launch.views.tables import brief_values, decimal, duration, progress_bar, short_name, trial_line, trial_status_line
+from launch.runs.results import Sweep, Trial, billable_seconds, read_sweep
+from launch.spec.naming import TERMINAL, short_name
+from launch.views.tables import brief_values, decimal, duration, progress_bar, trial_line, trial_status_line
 
 
 class Tails:
     """The logs of jobs, read on at each look; where they may not be read that is said once, and they stay empty."""
 
-    def __init__(self, backend: DictConfig, ask: Patient, out: Console) -> None:
+    def __init__(self, backend: Backend, ask: Patient, out: Console) -> None:
         self._backend, self._ask, self._out = backend, ask, out
         self._logs: dict[str, LogTail] = {}
         self._refused = False
@@ -32,7 +34,7 @@ class Tails:
             return []
         try:
             if name not in self._logs:
-                self._logs[name] = open_log(self._backend, name)
+                self._logs[name] = self._backend.logs(name)
             return self._ask(self._logs[name].read) or []
         except ClientError as error:
             self._refused = True
@@ -58,9 +60,9 @@ class SweepWatch:
     def __init__(self, client: Any, name: str, cfg: DictConfig, out: Console) -> None:
         self.sweep: Sweep | None = None
         self._client, self._name, self._out = client, name, out
-        self._at_aws, self._logs = cfg.backend.name != "local", bool(cfg.logs)
+        self._at_aws, self._logs = open_backend(cfg).billed, bool(cfg.logs)
         self._ask = Patient(out)
-        self._tails = Tails(cfg.backend, self._ask, out)
+        self._tails = Tails(open_backend(cfg), self._ask, out)
         self._told: set[str] = set()
         self._reasons: dict[str, str] = {}
         self._status: dict[str, str] = {}
@@ -87,7 +89,7 @@ class SweepWatch:
         return self.sweep is not None and self.sweep.ended
 
     def _tell(self, trial: Trial, sweep: Sweep) -> None:
-        ended = trial.status in ENDED
+        ended = trial.status in TERMINAL
         if self._changed(trial.name, trial.status) and self._at_aws and not ended:
             self._out.print(trial_status_line(trial), soft_wrap=True)
         if self._logs or (self._out.is_terminal and not ended):
@@ -116,7 +118,7 @@ class SweepWatch:
         columns = [Column(no_wrap=True) for _ in range(4)]
         grid = Table.grid(*columns, Column(no_wrap=True, ratio=1, style="dim"), padding=(0, 2), expand=True)
         for trial in self.sweep.own_trials:
-            if trial.status not in ENDED:
+            if trial.status not in TERMINAL:
                 values, last = Text(brief_values(trial)), Text(self._last_line.get(trial.name, ""))
                 so_far = self._so_far.get(trial.name, "")
                 grid.add_row(f"{short_name(trial.name):>7}", values, so_far, duration(trial.seconds), last)
@@ -140,9 +142,9 @@ class TrainingWatch:
     def __init__(self, client: Any, name: str, cfg: DictConfig, out: Console) -> None:
         self.job: dict[str, Any] = {}
         self._client, self._name, self._out = client, name, out
-        self._at_aws = cfg.backend.name != "local"
+        self._at_aws = open_backend(cfg).billed
         self._ask = Patient(out)
-        self._tails = Tails(cfg.backend, self._ask, out)
+        self._tails = Tails(open_backend(cfg), self._ask, out)
         self._told = 0
 
     def look(self) -> bool:
@@ -160,7 +162,7 @@ class TrainingWatch:
     @property
     def ended(self) -> bool:
         """Whether nothing of it will change any more, as far as it was seen."""
-        return self.job.get("TrainingJobStatus") in ENDED
+        return self.job.get("TrainingJobStatus") in TERMINAL
 
     def image(self) -> RenderableType:
         """Returns what the job is doing, since when, and at AWS the instance-hours so far."""

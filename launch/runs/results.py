@@ -14,11 +14,9 @@ from typing import Any
 
 from dogbreed.callbacks.metric_line import read_metrics
 from dogbreed.errors import UserError
+from launch.spec.contract import APP, KEYS, OVERRIDES
 from launch.spec.limits import grid_points
-from launch.spec.requests.tuning import APP, KEYS, OVERRIDES
-
-ENDED = frozenset({"Completed", "Failed", "Stopped", "DeleteFailed"})
-"""Statuses that a sweep or a job does not leave again."""
+from launch.spec.naming import TERMINAL, sweep_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Sweep:
     @property
     def own_trials(self) -> list[Trial]:
         """Trials of this very tuning job, not those of the sweeps that it goes on with."""
-        return [trial for trial in self.trials if trial.name.rsplit("-", 2)[0] == self.name]
+        return [trial for trial in self.trials if sweep_of(trial.name) == self.name]
 
     @property
     def billable_hours(self) -> float:
@@ -102,7 +100,7 @@ class Sweep:
     @property
     def ended(self) -> bool:
         """Whether nothing of it will change any more."""
-        return self.status in ENDED
+        return self.status in TERMINAL
 
 
 def read_best(client: Any, name: str) -> tuple[Sweep, Trial]:

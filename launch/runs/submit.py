@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from dogbreed.errors import UserError
+from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
-from launch.backends.client import make_client
 from launch.spec.limits import check_request
 
 
@@ -42,4 +42,4 @@ def submit(
         return 0
     upload()
     with api_errors(cfg):
-        return run(make_client(cfg.backend))
+        return run(open_backend(cfg).client())

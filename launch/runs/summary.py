@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
@@ -16,34 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from launch.backends import open_backend
 from launch.backends.aws.errors import explain_failure
-from launch.backends.logs import open_log
 from launch.runs.results import Sweep, billable_seconds, found_issues, learning_curve, read_sweep, write_results
-from launch.spec.search_space import encode
 from launch.views.tables import cost_line, decimal, duration, sweep_table
-
-MOST_LOGS = 20
-"""Trials at AWS whose logs are read, for learning curves and findings."""
-
-
-def command(cfg: DictConfig, module: str, *words: str) -> list[str]:
-    """Returns `python -m launch.MODULE WORDS`, with the backend of `cfg` where it is not the usual one.
-
-    What starts jobs is also told the role, bucket and image that were given.
-    """
-    backend = cfg.backend
-    place = [] if backend.name == "local" else [f"backend={backend.name}"]
-    place += [f"backend.region={backend.region}"] if backend.get("region") else []
-    place += [f"backend.root={_as_typed(str(backend.root))}"] if backend.root != "outputs" else []
-    if module == "train":
-        given = [key for key in ("role", "bucket", "image") if backend.get(key)]
-        place += [f"backend.{key}={encode(backend[key])}" for key in given]
-    return ["python", "-m", f"launch.{module}", *words, *place]
-
-
-def _as_typed(path: str) -> str:
-    """Returns a path in Hydra's grammar, without quotes where it needs none: `encode` quotes all that begin with /."""
-    return path if re.fullmatch(r"\.{0,2}/[\w./-]*", path, re.ASCII) else encode(path)
 
 
 def finish_sweep(client: Any, cfg: DictConfig, name: str, out: Console) -> int:
@@ -60,7 +35,7 @@ def finish_sweep(client: Any, cfg: DictConfig, name: str, out: Console) -> int:
     write_results(sweep, folder, train_best)
     out.print()
     out.print(sweep_table(sweep))
-    if cfg.backend.name != "local":
+    if open_backend(cfg).billed:
         cost = cost_line(sweep.billable_hours, cfg.instance.price_per_hour)
         out.print(f"{duration(sweep.seconds)} from start to end; {cost}", soft_wrap=True)
     if sweep.reason:
@@ -82,7 +57,7 @@ def _for_the_best(cfg: DictConfig, sweep: Sweep) -> list[str]:
     if sweep.best is None:
         return []
     if sweep.app is None:
-        return command(cfg, "train", f"from_tuning={sweep.name}")
+        return open_backend(cfg).command("train", f"from_tuning={sweep.name}")
     found = [f"{key}={value}" for key, value in sweep.best.hyperparameters.items()]
     return ["python", sweep.app, *sweep.fixed, *found]
 
@@ -92,13 +67,13 @@ def finish_training(job: dict[str, Any], cfg: DictConfig, out: Console) -> int:
     out.print()
     out.print(training_table(job))
     seconds = billable_seconds(job)
-    if cfg.backend.name != "local" and seconds is not None:
+    if open_backend(cfg).billed and seconds is not None:
         price = cfg.instance.price_per_hour
         out.print(cost_line(seconds / 3600, price))
     completed = job["TrainingJobStatus"] == "Completed"
     if completed:
         out.print(f"model: {job['ModelArtifacts']['S3ModelArtifacts']}", soft_wrap=True)
-    if cfg.backend.name == "local":
+    if not open_backend(cfg).billed:
         out.print(f"everything is in {Path(cfg.backend.root) / job['TrainingJobName']}", soft_wrap=True)
     return 0 if completed else 1
 
@@ -124,31 +99,31 @@ def training_table(job: dict[str, Any]) -> Table:
 
 def and_look_again(cfg: DictConfig, name: str) -> str:
     """Returns what follows an error once `name` was started at AWS: it goes on, and one can look again."""
-    if cfg.backend.name == "local":
+    if not open_backend(cfg).billed:
         return ""
-    return f"; {name} goes on, look again: {shlex.join(command(cfg, 'status', name, '--follow'))}"
+    return f"; {name} goes on, look again: {open_backend(cfg).command_line('status', name, '--follow')}"
 
 
 def say_detached(cfg: DictConfig, name: str, number: signal.Signals, out: Console) -> int:
     """Says that `name` goes on and how to look again or stop it; returns 128 + the signal."""
     out.print(f"{number.name}: {name} goes on without you", soft_wrap=True)
-    out.print(f"  look again: {shlex.join(command(cfg, 'status', name, '--follow'))}", soft_wrap=True)
-    out.print(f"  stop it:    {shlex.join(command(cfg, 'stop', name))}", soft_wrap=True)
+    out.print(f"  look again: {open_backend(cfg).command_line('status', name, '--follow')}", soft_wrap=True)
+    out.print(f"  stop it:    {open_backend(cfg).command_line('stop', name)}", soft_wrap=True)
     return 128 + number
 
 
 def _where_logs_are(cfg: DictConfig, sweep: Sweep) -> str:
-    if cfg.backend.name == "local":
+    if not open_backend(cfg).billed:
         return f"their logs are in {Path(cfg.backend.root) / sweep.name}/*/log.txt"
     first = sweep.own_trials[0].name if sweep.own_trials else "TRIAL"
-    return f"their logs: {shlex.join(command(cfg, 'status', first, '--follow'))}"
+    return f"their logs: {open_backend(cfg).command_line('status', first, '--follow')}"
 
 
 def _read_logs(cfg: DictConfig, sweep: Sweep, out: Console) -> dict[str, list[str]]:
     """Returns trial to the lines of its log; at AWS of the best ones, two requests each."""
-    trials = sweep.trials if cfg.backend.name == "local" else sweep.ranked[:MOST_LOGS]
+    trials = sweep.ranked[: open_backend(cfg).max_logs]
     try:
-        return {trial.name: open_log(cfg.backend, trial.name).read() for trial in trials}
+        return {trial.name: open_backend(cfg).logs(trial.name).read() for trial in trials}
     except ClientError as error:
         out.print(f"no learning curves and findings, the logs cannot be read: {error}", soft_wrap=True)
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -14,18 +13,17 @@ from rich.console import Console
 
 from dogbreed.cli.config import compose, parse
 from dogbreed.errors import UserError
+from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
-from launch.backends.client import make_client
-from launch.backends.target import find_site
 from launch.local.jobs.process import end_ahead
-from launch.runs.polling import POLL_S, Interrupted, follow
-from launch.runs.preflight import check_files
+from launch.runs.polling import Interrupted, follow
 from launch.runs.progress import SweepWatch
 from launch.runs.results import read_sweep
 from launch.runs.submit import submit
-from launch.runs.summary import and_look_again, command, finish_sweep, say_detached
+from launch.runs.summary import and_look_again, finish_sweep, say_detached
+from launch.spec.naming import resumed_name
 from launch.spec.plan import Plan, make_plan
-from launch.spec.requests.tuning import resume_request, resumed_name, tuning_request
+from launch.spec.requests.tuning import resume_request, tuning_request
 from launch.spec.settings import check_settings
 from launch.views.tables import console, plan_table
 
@@ -70,13 +68,13 @@ def run_plan(plan: Plan, app: Path | None = None) -> int:
     out, cfg = console(), plan.cfg
     _print_plan(plan, out)
     if not cfg.dry_run and app is None:
-        check_files(cfg, out)
-    site, upload = find_site(cfg, app)
-    return _submit(cfg, tuning_request(plan, site), upload)
+        open_backend(cfg).check_data(cfg, out)
+    target, upload = open_backend(cfg).prepare(cfg, app)
+    return _submit(cfg, tuning_request(plan, target), upload)
 
 
 def _submit(cfg: DictConfig, request: dict[str, Any], upload: Callable[[], None] = lambda: None) -> int:
-    if cfg.backend.name != "local" or cfg.dry_run:
+    if open_backend(cfg).billed or cfg.dry_run:
         end_ahead()
     return submit(cfg, {OPERATION: request}, lambda client: _run(client, cfg, request, console()), upload)
 
@@ -85,14 +83,14 @@ def _print_plan(plan: Plan, out: Console) -> None:
     """Shows the plan; with dry_run the request alone goes to standard output, so that it can be piped."""
     if plan.cfg.dry_run:
         out = console(stderr=True)
-    out.print(plan_table(plan))
+    out.print(plan_table(plan, open_backend(plan.cfg)))
 
 
 def _resume(cfg: DictConfig, more: bool) -> dict[str, Any]:
     """Returns the request that goes on with a sweep, `more`: to a new number of trials in all."""
     name = str(cfg.resume)
     with api_errors(cfg):
-        client = make_client(cfg.backend)
+        client = open_backend(cfg).client()
         sweep = read_sweep(client, name)
         described = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
         pages = client.get_paginator("list_tags").paginate(ResourceArn=described["HyperParameterTuningJobArn"])
@@ -111,20 +109,20 @@ def _resume(cfg: DictConfig, more: bool) -> dict[str, Any]:
 
 
 def _run(client: Any, cfg: DictConfig, request: dict[str, Any], out: Console) -> int:
-    name, at_aws = request["HyperParameterTuningJobName"], cfg.backend.name != "local"
+    name, at_aws = request["HyperParameterTuningJobName"], open_backend(cfg).billed
     with Interrupted() as interrupted:  # before it is created, so that none is left running without a word
         client.create_hyper_parameter_tuning_job(**request)
         Thread(target=import_module, args=["launch.views.plots"], daemon=True).start()  # half a second of matplotlib
-        look = shlex.join(command(cfg, "status", name))
+        look = open_backend(cfg).command_line("status", name)
         out.print(f"\nstarted {name}; look from elsewhere with: {look}", soft_wrap=True)
         with api_errors(cfg, and_look_again(cfg, name)):
             watch = SweepWatch(client, name, cfg, out)
-            stopped = follow(watch, out, POLL_S[cfg.backend.name], detach=at_aws, interrupted=interrupted)
+            stopped = follow(watch, out, open_backend(cfg).poll_s, detach=at_aws, interrupted=interrupted)
     with api_errors(cfg, and_look_again(cfg, name)):
         if stopped and at_aws and not watch.ended:
             return say_detached(cfg, name, stopped, out)
         status = finish_sweep(client, cfg, name, out)
     if stopped:
-        out.print(f"stopped; go on with: {shlex.join(command(cfg, 'tune', f'resume={name}'))}", soft_wrap=True)
+        out.print(f"stopped; go on with: {open_backend(cfg).command_line('tune', f'resume={name}')}", soft_wrap=True)
         return 128 + stopped
     return status

@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
+from launch.spec.contract import Json
 from launch.spec.service_model import check_shape, service_model
 
 DEFAULT_MAX_JOBS = 750
@@ -24,8 +24,6 @@ MAX_HYPERPARAMETERS = 99
 MAX_RESOURCE_EPOCHS = 20_000
 EPOCH_NAMES = ("epochs", "numepochs", "n-epochs", "n_epochs", "num_epochs")
 """Static hyperparameters from which AMT infers Hyperband's MaxResource."""
-FIRST_POINTS = "first_points"
-"""Static hyperparameter that lists what to try first, as JSON; only the search of this machine reads it."""
 
 SERVERLESS_MEMORY_MB = tuple(range(1024, 6145, 1024))
 AUTO_SCALING = "application-autoscaling"
@@ -34,8 +32,6 @@ SERVICES = {"RegisterScalableTarget": AUTO_SCALING, "PutScalingPolicy": AUTO_SCA
 
 _CONFIG = "HyperParameterTuningJobConfig"
 _RANGES = f"{_CONFIG}.ParameterRanges"
-
-Json = dict[str, Any]
 
 
 def check_request(operation: str, request: Json) -> list[str]:

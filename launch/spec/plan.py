@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.cli.config import check, choices, compose, fresh_name, parse, resolve_defaults, unknown_choice
 from dogbreed.errors import UserError
-from launch.spec.search_space import Range, encode, split_overrides
+from launch.spec.contract import RETURN_METRIC, encode
+from launch.spec.search_space import Range, split_overrides
 from launch.spec.settings import check_settings
 from launch.spec.strategy import Point, combinations, first_points, resolve_strategy
 
@@ -26,9 +27,6 @@ LAUNCHER_KEYS = frozenset(
 
 LAUNCHER_PARTS = frozenset({"debugger.managed_rules"})
 """Keys within groups of the job that only the launcher reads."""
-
-RETURNED = "objective"
-"""The metric that another application's return value is printed as."""
 
 PATH_KEYS = ("data.url", "model.weights")
 """Keys whose value may be a path on this machine."""
@@ -84,7 +82,7 @@ def make_plan(overrides: Sequence[str]) -> Plan:
     cfg = resolve_defaults(compose("tune", [*fixed, *(f"{r.key}={r.values[0]}" for r in ranges)]))
     _check_values(cfg, ranges)
     resolve_strategy(cfg, ranges)
-    learns = cfg.tuner.strategy in ("Bayesian", "Hyperband") and cfg.backend.name == "local"
+    learns = cfg.tuner.strategy in ("Bayesian", "Hyperband")
     first = first_points(usual, ranges) if learns else ()
     job_overrides = for_the_job(fixed) + absolute_paths(cfg, {r.key for r in ranges})
     max_jobs = _max_jobs(cfg, ranges)
@@ -115,7 +113,7 @@ def make_app_plan(
         UserError: nothing is searched, or a range or a setting of the launcher is not allowed.
     """
     cfg = compose("tune", launcher)
-    cfg.objective.metric = RETURNED
+    cfg.objective.metric = RETURN_METRIC
     check_settings(cfg)
     if cfg.name is None:
         cfg.name = fresh_name(Path(app).stem)
@@ -147,7 +145,7 @@ def _with_experiment(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
     A key that must be given has its first choice there.
     """
     plain = [o for o in overrides if not _is_sweep(o)]
-    searched = [(o.key_or_group, o._value) for o in parse(overrides) if o.key_or_group in OPEN_KEYS]
+    searched = [(o.key_or_group, o.value()) for o in parse(overrides) if o.key_or_group in OPEN_KEYS]
     plain += [f"{key}={encode(sweep.list[0])}" for key, sweep in searched if isinstance(sweep, ChoiceSweep)]
     cfg = compose("tune", plain)
     check_settings(cfg)

@@ -18,32 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quote, QuotedString, RangeSweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 
 from dogbreed.cli.config import parse
 from dogbreed.errors import UserError
-from launch.spec.limits import FIRST_POINTS
+from launch.spec.contract import RESERVED, SAGEMAKER_PREFIXES, encode
 
 MAX_VALUES = 30
 """Values that one categorical range may have (AMT)."""
 
 MAX_VALUE_LENGTH = 256
 """Characters that one categorical value may have (AMT)."""
-
-OVERRIDES = "overrides"
-"""Hyperparameter that holds the fixed overrides, one JSON list."""
-
-KEYS = "keys"
-"""Hyperparameter that maps the names of searched hyperparameters to the keys typed, where the two differ."""
-
-APP = "app"
-"""Hyperparameter that names the script of another Hydra application, to be run in place of `dogbreed.train`."""
-
-RESERVED = frozenset({APP, FIRST_POINTS, KEYS, OVERRIDES})
-"""Hyperparameters in which the launcher tells a job of other things than the point that it tries."""
-
-SAGEMAKERS = ("sagemaker_", "_tuning_")
-"""What SageMaker's own hyperparameters begin with."""
 
 SCALINGS = {"linear": "Linear", "log": "Logarithmic", "reverse_log": "ReverseLogarithmic"}
 """Tag to the API's ScalingType; without a tag it is Auto."""
@@ -107,7 +92,7 @@ def split_overrides(
         else:
             fixed.append(str(override.input_line))
     for r in ranges:
-        if r.name in RESERVED or r.name.startswith(SAGEMAKERS):
+        if r.name in RESERVED or r.name.startswith(SAGEMAKER_PREFIXES):
             raise UserError(f"{r.key} cannot be searched: a job has a hyperparameter {r.name} already; rename the key")
     for key in {r.bare_key for r in ranges}:
         if sum(r.bare_key == key for r in ranges) > 1:
@@ -127,7 +112,7 @@ def _declared(override: Override, declared: Mapping[str, str]) -> Override:
 
 
 def _range(override: Override, options: Callable[[str], Sequence[str]], is_integer: Callable[[str], bool]) -> Range:
-    key, sweep, text = override.get_key_element(), override._value, override.input_line
+    key, sweep, text = override.get_key_element(), override.value(), override.input_line
     if isinstance(sweep, (IntervalSweep, RangeSweep)):
         ends = (sweep.start, sweep.end if isinstance(sweep, IntervalSweep) else sweep.stop)
         if not all(end is not None and abs(end) <= sys.float_info.max for end in ends):
@@ -188,31 +173,3 @@ def _interval(override: Override, sweep: IntervalSweep, integer_key: bool) -> Ra
             f"'{override.input_line}': {key} is a whole number; type '{key}=interval({round(low)},{round(high)})'"
         )
     return Range(key, "Continuous", (repr(float(low)), repr(float(high))), scaling)
-
-
-def encode(value: Any) -> str:
-    """Returns `value` as text that Hydra's grammar reads back as the same value of the same type.
-
-    A word that would be read as something else (`"1"`, `"null"`, `"a b"`) is quoted.
-    """
-    if isinstance(value, QuotedString):
-        value = value.text
-    if isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, str):
-        return Override._get_value_element_as_str(_quote_inside(value))
-    plain = re.fullmatch(r"[A-Za-z_][\w./:@%+-]*", value, re.ASCII)
-    if plain and value.lower() not in ("null", "true", "false", "nan", "inf"):
-        return value
-    escaped = re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", value)
-    trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return f"'{escaped}{chr(92) * trailing}'"
-
-
-def _quote_inside(value: Any) -> Any:
-    """Returns lists and dicts with their words quoted; anything else as it is."""
-    if isinstance(value, list):
-        return [_quote_inside(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _quote_inside(item) for key, item in value.items()}
-    return QuotedString(value, quote=Quote.single) if isinstance(value, str) else value

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from dogbreed.errors import UserError, did_you_mean
+from launch.spec.naming import RESERVED_NAMES
 
 ANY = math.inf
 NUMBERS: dict[str, tuple[type, float, float, bool]] = {
@@ -44,8 +45,6 @@ BOOLEANS = (
 )  # fmt: skip
 LISTS = ("first_points", "instance.alternatives", "tuner.warm_start", "backend.subnets", "backend.security_groups")
 MAPS = ("sweep", "backend.environment", "backend.tags", "environment")
-RESERVED = ("endpoints",)
-"""Names that no sweep or training may have: folders beside theirs."""
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "tuner.warm_start_type": ("IdenticalDataAndAlgorithm", "TransferLearning"),
@@ -65,7 +64,7 @@ def check_settings(cfg: DictConfig) -> None:
 
 
 def _problems(cfg: DictConfig) -> Iterator[str]:
-    if "trainer" in cfg and cfg.name in RESERVED:  # an endpoint itself may be called so
+    if "trainer" in cfg and cfg.name in RESERVED_NAMES:  # an endpoint itself may be called so
         yield f"name={cfg.name}: the folder of that name is for other things; choose another name"
     for key, (kind, low, high, optional) in NUMBERS.items():
         value = OmegaConf.select(cfg, key)

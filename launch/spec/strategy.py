@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.errors import UserError
-from launch.spec.search_space import Range, encode
+from launch.spec.contract import encode
+from launch.spec.search_space import Range
 
 MIN_EPOCHS = 3
 """Trainings shorter than that are not worth stopping."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -13,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from launch.backends import open_backend
 from launch.backends.aws.errors import explain_failure
-from launch.backends.logs import open_endpoint_log
-from launch.hosting.endpoint_state import GONE, Json, Standing
-from launch.runs.summary import command
+from launch.hosting.endpoint_state import GONE, Standing
+from launch.spec.contract import Json
 from launch.spec.requests.endpoint import TrainedModel
 from launch.views.tables import duration
 
@@ -42,7 +40,7 @@ def plan_table(cfg: DictConfig, model: TrainedModel) -> Table:
 
 
 def _planned_on(cfg: DictConfig) -> str:
-    if cfg.backend.name == "local":
+    if not open_backend(cfg).billed:
         return "this machine"
     if cfg.serverless.memory_mb is not None:
         return f"AWS, serverless, {cfg.serverless.memory_mb} MB; costs by the request"
@@ -54,10 +52,8 @@ def _planned_on(cfg: DictConfig) -> str:
 
 def runs_on(cfg: DictConfig, name: str, standing: Standing) -> str:
     """Returns what an endpoint runs on, in words; on this machine the address of its page."""
-    if cfg.backend.name == "local":
-        from launch.local.hosting.endpoints import page_url
-
-        return page_url(Path(cfg.backend.root), name) or "this machine"
+    if not open_backend(cfg).billed:
+        return open_backend(cfg).endpoint_page(name) or "this machine"
     if "ServerlessConfig" in standing.variant:
         return f"serverless, {standing.variant['ServerlessConfig']['MemorySizeInMB']} MB"
     return f"{standing.count} x {standing.variant.get('InstanceType', '?')}"
@@ -65,7 +61,7 @@ def runs_on(cfg: DictConfig, name: str, standing: Standing) -> str:
 
 def cost_an_hour(cfg: DictConfig, standing: Standing) -> str:
     """Returns what an endpoint costs an hour, in words."""
-    if cfg.backend.name == "local":
+    if not open_backend(cfg).billed:
         return "nothing"
     if "ServerlessConfig" in standing.variant:
         return "by the request"
@@ -94,7 +90,7 @@ def endpoints_table(cfg: DictConfig, found: list[tuple[Json, Standing]]) -> Tabl
 def total_line(cfg: DictConfig, found: list[tuple[Json, Standing]]) -> str:
     """Returns how many endpoints are there and what they cost an hour together."""
     charged = [standing for endpoint, standing in found if endpoint["EndpointStatus"] != "Failed"]
-    if cfg.backend.name == "local":
+    if not open_backend(cfg).billed:
         return f"{len(charged)} running on this machine"
     known = [standing.cost_per_hour for standing in charged if standing.cost_per_hour is not None]
     unknown = len(charged) - len(known)
@@ -103,10 +99,10 @@ def total_line(cfg: DictConfig, found: list[tuple[Json, Standing]]) -> str:
     return line + (more if unknown else "")
 
 
-def tail(backend: DictConfig, name: str) -> list[str]:
+def tail(cfg: DictConfig, name: str) -> list[str]:
     """Returns the last lines of an endpoint's log, or why they cannot be had."""
     try:
-        return open_endpoint_log(backend, name).read()[-TAIL_LINES:]
+        return open_backend(cfg).endpoint_log(name).read()[-TAIL_LINES:]
     except ClientError as error:
         return [f"its log cannot be read: {error}"]
 
@@ -114,31 +110,29 @@ def tail(backend: DictConfig, name: str) -> list[str]:
 def say_in_service(cfg: DictConfig, name: str, out: Console) -> None:
     """Says that an endpoint answers, and what one can do with it."""
     out.print(f"\n{name} is in service", soft_wrap=True)
-    if cfg.backend.name == "local":
-        from launch.local.hosting.endpoints import page_url
-
-        out.print(f"  its page:  {page_url(Path(cfg.backend.root), name)}", soft_wrap=True)
-    out.print(f"  ask it:    {shlex.join(command(cfg, 'predict', name, 'photo.jpg'))}", soft_wrap=True)
-    out.print(f"  list all:  {shlex.join(command(cfg, 'endpoints'))}", soft_wrap=True)
-    out.print(f"  remove it: {shlex.join(command(cfg, 'undeploy', name))}", soft_wrap=True)
+    if page := open_backend(cfg).endpoint_page(name):
+        out.print(f"  its page:  {page}", soft_wrap=True)
+    out.print(f"  ask it:    {open_backend(cfg).command_line('predict', name, 'photo.jpg')}", soft_wrap=True)
+    out.print(f"  list all:  {open_backend(cfg).command_line('endpoints')}", soft_wrap=True)
+    out.print(f"  remove it: {open_backend(cfg).command_line('undeploy', name)}", soft_wrap=True)
 
 
 def say_failed(cfg: DictConfig, name: str, endpoint: Json | None, out: Console) -> None:
     """Shows the end of an endpoint's log, why it failed, and what to do."""
-    for line in tail(cfg.backend, name):
+    for line in tail(cfg, name):
         out.print(f"  {line}", soft_wrap=True)
     status = GONE if endpoint is None else endpoint["EndpointStatus"]
     reason = explain_failure((endpoint or {}).get("FailureReason", "no reason is given"))
     out.print(f"endpoint {name} is {status}: {reason}", soft_wrap=True)
     if endpoint is not None and status != "InService":
-        out.print(f"remove it: {shlex.join(command(cfg, 'undeploy', name))}", soft_wrap=True)
+        out.print(f"remove it: {open_backend(cfg).command_line('undeploy', name)}", soft_wrap=True)
 
 
 def say_left(cfg: DictConfig, name: str, signal_name: str, out: Console) -> None:
     """Says that an endpoint goes on without whoever watched it."""
     out.print(f"{signal_name}: {name} goes on without you", soft_wrap=True)
-    out.print(f"  look again: {shlex.join(command(cfg, 'endpoints', name))}", soft_wrap=True)
-    out.print(f"  remove it:  {shlex.join(command(cfg, 'undeploy', name))}", soft_wrap=True)
+    out.print(f"  look again: {open_backend(cfg).command_line('endpoints', name)}", soft_wrap=True)
+    out.print(f"  remove it:  {open_backend(cfg).command_line('undeploy', name)}", soft_wrap=True)
 
 
 def details(cfg: DictConfig, endpoint: Json, standing: Standing) -> Table:

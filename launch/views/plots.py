@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from launch.runs.results import Sweep, Trial
-from launch.views.tables import brief, decimal, short_name
+from launch.spec.naming import short_name
+from launch.views.tables import brief, decimal
 
 GREY, BLUE, ORANGE = "#9aa5b1", "#2563eb", "#ea580c"
 

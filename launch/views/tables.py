@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from launch.backends import Backend
 from launch.backends.aws.errors import explain_failure
-from launch.runs.results import ENDED, Sweep, Trial
+from launch.runs.results import Sweep, Trial
+from launch.spec.naming import TERMINAL, short_name
 from launch.spec.plan import Plan
 
 STYLES = {"Completed": "green", "Failed": "red", "Stopped": "yellow", "Stopping": "yellow", "InProgress": "cyan"}
@@ -30,7 +30,7 @@ def console(stderr: bool = False) -> Console:
     return Console(width=width, stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
-def plan_table(plan: Plan) -> Table:
+def plan_table(plan: Plan, backend: Backend) -> Table:
     """Returns what will be done, before it is done: data, weights, search space, jobs, the bound on instance-hours."""
     cfg, instance = plan.cfg, plan.cfg.instance
     table = Table(title=f"sweep {plan.name}", show_header=False, title_justify="left")
@@ -44,22 +44,15 @@ def plan_table(plan: Plan) -> Table:
     table.add_row("fixed", " ".join(plan.fixed) or "all defaults")
     for r in plan.ranges:
         table.add_row(f"search {r.key}", str(r))
-    for point in plan.first:
+    for point in plan.first if backend.takes_first_points else ():
         table.add_row("tried first", " ".join(f"{name}={value}" for name, value in point.items()))
     space = "" if plan.combinations is None else f" of {plan.combinations} combinations"
     table.add_row("objective", f"{cfg.objective.goal} {cfg.objective.metric}")
     table.add_row("jobs", f"{plan.max_jobs}{space}, {plan.max_parallel_jobs} at a time, {cfg.tuner.strategy}")
-    table.add_row("runs on", f"{where(cfg)}; at most {bound(plan.bound_hours, instance.price_per_hour)}")
+    table.add_row(
+        "runs on", f"{backend.describe_instances(cfg)}; at most {bound(plan.bound_hours, instance.price_per_hour)}"
+    )
     return table
-
-
-def where(cfg: DictConfig) -> str:
-    """Returns what jobs run on, in words."""
-    instance = cfg.instance
-    if cfg.backend.name == "local":
-        return "this machine"
-    kinds = " or ".join([instance.type, *instance.alternatives])
-    return f"AWS, {instance.count} x {kinds}{' (spot)' if instance.spot else ''} a job"
 
 
 def bound(hours: float, price: float | None) -> str:
@@ -137,7 +130,7 @@ def cost_line(hours: float, price: float | None) -> str:
 
 def progress_bar(sweep: Sweep, hours: bool) -> Table:
     """Returns a bar and what a sweep is doing now; with `hours` the instance-hours so far too."""
-    done = sum(trial.status in ENDED for trial in sweep.trials)
+    done = sum(trial.status in TERMINAL for trial in sweep.trials)
     grid = Table.grid(padding=(0, 1))
     line = progress_line(sweep) + (f", {sweep.billable_hours:.2f} instance-hours so far" if hours else "")
     grid.add_row(ProgressBar(total=sweep.max_jobs, completed=done, width=24), line)
@@ -146,8 +139,8 @@ def progress_bar(sweep: Sweep, hours: bool) -> Table:
 
 def progress_line(sweep: Sweep) -> str:
     """Returns what a sweep is doing now: trials done and running, the best so far, its time, the time that is left."""
-    done = [t for t in sweep.trials if t.status in ENDED]
-    running = [t for t in sweep.trials if t.status not in ENDED]
+    done = [t for t in sweep.trials if t.status in TERMINAL]
+    running = [t for t in sweep.trials if t.status not in TERMINAL]
     best = sweep.best
     so_far = "none yet" if best is None else f"{sweep.metric} {decimal(best.objective)}"
     left = time_left(done, running, sweep.max_jobs)
@@ -166,15 +159,6 @@ def time_left(done: list[Trial], running: list[Trial], max_jobs: int) -> float |
     mean = sum(times) / len(times)
     work = max(0, max_jobs - len(done)) * mean - sum(min(mean, t.seconds or 0) for t in running)
     return max(0.0, work / max(1, len(running)))
-
-
-def short_name(name: str) -> str:
-    """Returns the number of a trial, `003`, from its job name `SWEEP-003-1a2b3c4d`; any other name as it is.
-
-    A resumed sweep, `SWEEP-r2`, also shows the trials of `SWEEP`: its own are told apart, `r2-003`.
-    """
-    parts = re.fullmatch(r".+?-((?:r\d+-)?\d+)-[^-]+", name)
-    return parts[1] if parts else name
 
 
 def brief(text: str) -> str:

@@ -41,8 +41,8 @@ class Faulty:
         return [request for name, request in self.requests if name == operation]
 
 
-class Interrupting:
-    """A client during whose first create request Ctrl-C is pressed."""
+class _Interrupting:
+    """A client whose first create request is followed by Ctrl-C."""
 
     def __init__(self, client):
         self.client = client
@@ -54,12 +54,18 @@ class Interrupting:
             return call
 
         def create(**request):
-            answer = call(**request)
+            response = call(**request)
             self.pressed = True
             signal.raise_signal(signal.SIGINT)
-            return answer
+            return response
 
         return create
+
+
+def interrupt_create(monkeypatch, backend_class):
+    """Presses Ctrl-C during the first create request of each client of a backend."""
+    make = backend_class.client
+    monkeypatch.setattr(backend_class, "client", lambda self: _Interrupting(make(self)))
 
 
 def wait_for(condition, seconds=120):

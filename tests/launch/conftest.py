@@ -6,10 +6,10 @@ import threading
 import boto3
 import pytest
 
-from launch.backends import target as site
+from launch.backends.aws import session
+from launch.backends.aws.backend import AwsBackend
 from launch.local import LocalSageMaker
 from launch.local.server import make_server
-from launch.runs import polling as follow
 from tests.launch.cloud import BUCKET, STAND_IN, Faulty
 
 
@@ -51,7 +51,7 @@ def aws(credentials, moto_url, monkeypatch, tmp_path):
     service.url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto_url)
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", service.url)
-    monkeypatch.setitem(follow.POLL_S, "sagemaker", 0.2)
+    monkeypatch.setattr(AwsBackend, "poll_s", 0.2)
     monkeypatch.chdir(tmp_path)
     service.s3 = boto3.client("s3")
     service.s3.create_bucket(Bucket=BUCKET)
@@ -73,4 +73,4 @@ def impatient(monkeypatch):
     from botocore.config import Config
 
     quick = Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=3, read_timeout=3)
-    monkeypatch.setattr(site, "client_config", lambda: quick)
+    monkeypatch.setattr(session, "client_config", lambda **options: quick)

@@ -14,10 +14,10 @@ import pytest
 
 from dogbreed.errors import UserError
 from launch import deploy, endpoints, predict, undeploy
+from launch.backends.local import LocalBackend
 from launch.local import local_client
 from launch.runs import polling as follow
-from launch.runs import submit
-from tests.launch.cloud import Interrupting
+from tests.launch.cloud import interrupt_create
 from tests.launch.local_jobs import (
     SERVE,
     end_endpoints,
@@ -35,7 +35,7 @@ def home(tmp_path, monkeypatch):
     """An empty folder to work in, with a training called dogs whose model can be served."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("launch.local.local_client", functools.partial(local_client, serve=SERVE), raising=False)
-    monkeypatch.setitem(follow.POLL_S, "local", 0.05)
+    monkeypatch.setattr(LocalBackend, "poll_s", 0.05)
     train("dogs")
     yield tmp_path
     end_endpoints("outputs")
@@ -184,8 +184,7 @@ def test_ctrl_c_while_it_is_made_leaves_nothing(capsys):
 
 def test_ctrl_c_between_its_requests_leaves_nothing_either(capsys, monkeypatch):
     train("early", startup_s=30)
-    make = submit.make_client
-    monkeypatch.setattr(submit, "make_client", lambda backend: Interrupting(make(backend)))
+    interrupt_create(monkeypatch, LocalBackend)
     assert deploy.main(["from_training=early"]) == 130
     assert "endpoint early is removed; nothing of it is left" in capsys.readouterr().out
     assert not list(Path("outputs/endpoints").rglob("*.*"))

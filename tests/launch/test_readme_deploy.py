@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 
 from launch import deploy, endpoints, predict, undeploy
+from launch.backends.local import LocalBackend
 from launch.local import local_client
-from launch.runs import polling as follow
 from tests.launch.cloud import BUCKET, ROLE
 from tests.launch.hosting.test_deploy_aws import AWS
 from tests.launch.local_jobs import SERVE, end_endpoints, pack_model, put_training
@@ -27,7 +27,7 @@ def run(line, *more):
 def test_every_command_on_this_machine(tmp_path, monkeypatch, s3_server, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("launch.local.local_client", functools.partial(local_client, serve=SERVE), raising=False)
-    monkeypatch.setitem(follow.POLL_S, "local", 0.05)
+    monkeypatch.setattr(LocalBackend, "poll_s", 0.05)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
     put_training(Path("outputs/dogs-1"))
     pack_model(Path("outputs/dogs-1"))

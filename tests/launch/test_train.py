@@ -13,15 +13,15 @@ import pytest
 from dogbreed.cli.config import compose
 from dogbreed.errors import UserError
 from launch import status, stop, train, tune
+from launch.backends import open_backend
+from launch.backends.aws.cloudwatch import CloudWatchLog
 from launch.backends.aws.errors import explain_failure
-from launch.backends.logs import CloudWatchLog, FileLog
+from launch.backends.local import FileLog, LocalBackend
 from launch.container.entry import find_processes
 from launch.local import local_client
-from launch.runs import submit
-from launch.runs.summary import command
+from launch.spec.contract import encode
 from launch.spec.plan import for_the_job
-from launch.spec.search_space import encode
-from tests.launch.cloud import STAND_IN, Interrupting, wait_for, written
+from tests.launch.cloud import STAND_IN, interrupt_create, wait_for, written
 
 NO_NAME = r"^no such name \(Invalid length .* value: 0, .*\); python -m launch\.status lists what there is$"
 
@@ -30,11 +30,10 @@ NO_NAME = r"^no such name \(Invalid length .* value: 0, .*\); python -m launch\.
 def launch(tmp_path, monkeypatch):
     """Runs `launch.train` in this process, the job being the stand-in; returns its exit status."""
 
-    def client(backend):
-        return local_client(Path(backend.root), command=STAND_IN, stop_grace_s=2)
+    def client(self):
+        return local_client(self.root, command=STAND_IN, stop_grace_s=2)
 
-    for module in (train, status, stop, submit):
-        monkeypatch.setattr(module, "make_client", client)
+    monkeypatch.setattr(LocalBackend, "client", client)
     monkeypatch.chdir(tmp_path)
     return lambda *typed: train.main(list(typed))
 
@@ -77,8 +76,7 @@ def test_ctrl_c_and_stop_end_a_training_of_this_machine(launch, capsys, how, sta
 
 def test_ctrl_c_during_the_create_request_stops_what_it_made(launch, capsys, monkeypatch, stand_in_does):
     stand_in_does("slow")
-    make = submit.make_client
-    monkeypatch.setattr(submit, "make_client", lambda backend: Interrupting(make(backend)))
+    interrupt_create(monkeypatch, LocalBackend)
     assert launch("lr=0.001", "name=early") == 130
     assert "training early: Stopped" in capsys.readouterr().out
 
@@ -138,7 +136,7 @@ def test_another_choice_of_a_group_drops_what_the_sweep_was_given_within_the_old
 )
 def test_the_commands_that_are_printed_can_be_typed(root):
     cfg = compose("tune", [f"backend.root={encode(root)}"])
-    words = shlex.split(shlex.join(command(cfg, "status", "NAME")))
+    words = shlex.split(open_backend(cfg).command_line("status", "NAME"))
     assert words[:4] == ["python", "-m", "launch.status", "NAME"]
     assert compose("tune", words[4:]).backend.root == root
 
@@ -147,7 +145,7 @@ def test_the_commands_that_are_printed_can_be_typed(root):
 def test_what_stop_says_to_type_has_the_quotes_of_a_shell(launch, capsys, monkeypatch, kind):
     status_key = "HyperParameterTuningJobStatus" if kind == "sweep" else "TrainingJobStatus"
     monkeypatch.setattr(stop, "describe", lambda client, name: (kind, {status_key: "InProgress"}))
-    monkeypatch.setattr(stop, "make_client", lambda backend: MagicMock())
+    monkeypatch.setattr(LocalBackend, "client", lambda self: MagicMock())
     stop.main(["dogs", "backend.root='out (1)'"])
     commands = re.findall(r"python -m .*", capsys.readouterr().out)
     assert len(commands) == (2 if kind == "sweep" else 1)

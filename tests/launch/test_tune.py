@@ -13,18 +13,17 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
-import launch.runs.sweep
+from dogbreed.cli.config import compose
 from dogbreed.errors import UserError
 from launch import status, tune
+from launch.backends import open_backend
+from launch.backends.local import LocalBackend
 from launch.local import local_client
-from launch.runs import submit
 from launch.runs.results import read_sweep
-from tests.launch.cloud import STAND_IN, Interrupting
+from tests.launch.cloud import STAND_IN, interrupt_create
 from tests.paths import ROOT
 
 SMALL = [
@@ -38,8 +37,7 @@ SMALL = [
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
     """Runs `launch.tune` in this process, jobs being the stand-in; returns its exit status."""
-    for module in (launch.runs.sweep, submit):
-        monkeypatch.setattr(module, "make_client", lambda backend: local_client(Path(backend.root), command=STAND_IN))
+    monkeypatch.setattr(LocalBackend, "client", lambda self: local_client(self.root, command=STAND_IN))
     return lambda *typed: tune.main([*typed, f"backend.root={tmp_path}/outputs"])
 
 
@@ -155,8 +153,7 @@ def test_an_interrupted_grid_is_resumed_with_its_missing_points_alone(sweep, tmp
 
 def test_ctrl_c_during_the_create_request_stops_what_it_made(sweep, tmp_path, capsys, monkeypatch, stand_in_does):
     stand_in_does("slow")
-    make = submit.make_client
-    monkeypatch.setattr(submit, "make_client", lambda backend: Interrupting(make(backend)))
+    interrupt_create(monkeypatch, LocalBackend)
     assert sweep("lr=0.01,0.02", "name=early") == 130
     printed = capsys.readouterr().out
     assert "SIGINT: stopping" in printed and "sweep early: Stopped" in printed
@@ -175,17 +172,18 @@ def test_a_resumed_sweep_takes_a_name_and_says_what_it_does_not_take(sweep, tmp_
     with pytest.raises(UserError, match=r"dogs-first-r2.*choose another name with name=NAME"):
         sweep(*more)
     assert sweep(*more, "name=dogs") == 0
-    found = read_sweep(launch.runs.sweep.make_client(OmegaConf.create({"root": f"{tmp_path}/outputs"})), "dogs")
+    found = read_sweep(local_client(tmp_path / "outputs"), "dogs")
     assert (len(found.trials), len(found.own_trials)) == (2, 1)
 
 
 def test_two_sweeps_at_once_do_not_disturb_each_other(sweep, tmp_path):
     typed = ["lr=range", "tuner=random", "tuner.max_jobs=3"]
-    client = launch.runs.sweep.make_client(OmegaConf.create({"root": f"{tmp_path}/outputs"}))
+    client = open_backend(compose("tune", [f"backend.root={tmp_path}/outputs"])).client()
+    from launch.backends.local import LOCAL_TARGET
     from launch.spec.plan import make_plan
-    from launch.spec.requests.tuning import LOCAL_SITE, tuning_request
+    from launch.spec.requests.tuning import tuning_request
 
-    client.create_hyper_parameter_tuning_job(**tuning_request(make_plan([*typed, "name=other"]), LOCAL_SITE))
+    client.create_hyper_parameter_tuning_job(**tuning_request(make_plan([*typed, "name=other"]), LOCAL_TARGET))
     assert sweep(*typed, "name=mine") == 0
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dogbreed.cli.config import conf_dir
-from launch.spec.requests.training import PROGRAM
+from launch.spec.contract import PROGRAM
 
 ARCHIVE = "sourcedir.tar.gz"
 """The name that the toolkit and the SDK use."""

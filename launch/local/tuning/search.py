@@ -16,7 +16,8 @@ from optuna.trial import TrialState
 
 from launch.local.tuning.distributions import Point, Space, parse_ranges
 from launch.local.tuning.pruners import MedianOfRunningAverages, SuccessiveHalving
-from launch.spec.limits import EPOCH_NAMES, FIRST_POINTS
+from launch.spec.contract import FIRST_POINTS
+from launch.spec.limits import EPOCH_NAMES
 
 MAX_LISTED_POINTS = 100_000
 """A finite space up to this size is searched for its last untried points one by one."""

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.errors import UserError
+from launch.spec.contract import Json
 from launch.spec.requests.training import tags
 
 VARIANT = "AllTraffic"
@@ -22,8 +23,6 @@ PRICE_TAG = "dogbreed:price_per_hour"
 PROGRAM = "inference.py"
 SCALING = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
 MAX_NAME = 63
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,17 +40,21 @@ class TrainedModel:
 
 
 @dataclass(frozen=True)
-class Host:
-    """Where an endpoint runs: what the requests must name and the config does not know."""
+class EndpointTarget:
+    """Where an endpoint runs: what its requests must name beside the config."""
 
     role_arn: str
     image: str
     output_path: str
     """`s3://BUCKET/PREFIX` for what is captured."""
     region: str = "local"
+    managed: bool = True
+    """Whether AWS runs the endpoint: only then autoscaling and data capture are available."""
 
 
-def deploy_requests(cfg: DictConfig, model: TrainedModel, host: Host, update: bool = False) -> dict[str, Json]:
+def deploy_requests(
+    cfg: DictConfig, model: TrainedModel, target: EndpointTarget, update: bool = False
+) -> dict[str, Json]:
     """Returns operation to request, in order: what makes, or updates, the endpoint `cfg.name`.
 
     The model and the endpoint configuration are named by their content: the same again has the same names. No two
@@ -60,15 +63,15 @@ def deploy_requests(cfg: DictConfig, model: TrainedModel, host: Host, update: bo
     Args:
         cfg: of deploy.yaml, its name settled.
         model: what is served.
-        host: where.
+        target: where.
         update: the endpoint is there already.
 
     Raises:
         UserError: settings that do not go together.
     """
-    _check(cfg)
+    _check(cfg, target)
     name = str(cfg.name)
-    made, variant, more = _model(cfg, model, host), _variant(cfg), _config(cfg, host)
+    made, variant, more = _model(cfg, model, target), _variant(cfg), _config(cfg, target)
     own_name = content_name(name, made, variant, more, model.version)
     variants = [{"VariantName": VARIANT, "ModelName": own_name, "InitialVariantWeight": 1.0, **variant}]
     endpoint = {"EndpointName": name, "EndpointConfigName": own_name}
@@ -103,10 +106,10 @@ def scaling_target(name: str) -> Json:
     return {**SCALING, "ResourceId": f"endpoint/{name}/variant/{VARIANT}"}
 
 
-def _check(cfg: DictConfig) -> None:
+def _check(cfg: DictConfig, target: EndpointTarget) -> None:
     serverless = cfg.serverless.memory_mb is not None
     for key in ("autoscaling.max_count", "data_capture.percent"):
-        if cfg.backend.name == "local" and OmegaConf.select(cfg, key):
+        if not target.managed and OmegaConf.select(cfg, key):
             raise UserError(f"{key} is done by AWS, not on this machine: leave it out, or add backend=sagemaker")
     if cfg.autoscaling.max_count and serverless:
         raise UserError("serverless.memory_mb and autoscaling.max_count: a serverless endpoint has no instances to add")
@@ -116,7 +119,7 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"autoscaling.max_count={cfg.autoscaling.max_count} is less than autoscaling.min_count")
 
 
-def _model(cfg: DictConfig, model: TrainedModel, host: Host) -> Json:
+def _model(cfg: DictConfig, model: TrainedModel, target: EndpointTarget) -> Json:
     environment = {
         "DOGBREED_ANSWER": str(cfg.answer),
         "DOGBREED_TOP_K": str(cfg.top_k),
@@ -124,7 +127,7 @@ def _model(cfg: DictConfig, model: TrainedModel, host: Host) -> Json:
         "SAGEMAKER_PROGRAM": PROGRAM,
         "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
         "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
-        "SAGEMAKER_REGION": host.region,
+        "SAGEMAKER_REGION": target.region,
         **{str(key): str(value) for key, value in cfg.environment.items()},
     }
     source: Json = {"ModelDataUrl": model.url}
@@ -132,8 +135,8 @@ def _model(cfg: DictConfig, model: TrainedModel, host: Host) -> Json:
         place = {"S3Uri": model.url, "S3DataType": "S3Prefix", "CompressionType": "None"}
         source = {"ModelDataSource": {"S3DataSource": place}}
     request: Json = {
-        "PrimaryContainer": {"Image": host.image, **source, "Environment": environment},
-        "ExecutionRoleArn": host.role_arn,
+        "PrimaryContainer": {"Image": target.image, **source, "Environment": environment},
+        "ExecutionRoleArn": target.role_arn,
     }
     backend = cfg.backend
     if backend.get("subnets") or backend.get("security_groups"):
@@ -154,14 +157,14 @@ def _variant(cfg: DictConfig) -> Json:
     return {"ServerlessConfig": {"MemorySizeInMB": memory, "MaxConcurrency": most}}
 
 
-def _config(cfg: DictConfig, host: Host) -> Json:
+def _config(cfg: DictConfig, target: EndpointTarget) -> Json:
     """Returns the endpoint configuration but for its name and variant."""
     request: Json = {}
     if cfg.data_capture.percent:
         request["DataCaptureConfig"] = {
             "EnableCapture": True,
             "InitialSamplingPercentage": int(cfg.data_capture.percent),
-            "DestinationS3Uri": str(cfg.data_capture.url or f"{host.output_path}/captured"),
+            "DestinationS3Uri": str(cfg.data_capture.url or f"{target.output_path}/captured"),
             "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
         }
     if cfg.backend.get("volume_kms_key"):

@@ -8,68 +8,54 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.callbacks.metric_line import METRICS, metric_regex
-from launch.spec.plan import RETURNED
+from launch.spec.contract import CODE, DATA, PROGRAM, RETURN_METRIC, WEIGHTS, Json
 
 METRICS_AT_END = ("test/accuracy", "test/loss")
 """Metrics that SageMaker is told to read from a job's log, beside those of each epoch."""
 
-DATA, WEIGHTS, CODE = "data", "weights", "code"
-"""Channels: the images, the pretrained weights, and the code where the job cannot download it itself."""
-
-PROGRAM = "run_job.py"
-"""The file at the root of the code archive that SageMaker's training toolkit runs."""
-
-Json = dict[str, Any]
-
 
 @dataclass(frozen=True)
-class Site:
-    """Where jobs run: what the request must name and the plan does not know."""
+class JobTarget:
+    """Where jobs run: what a request must name beside the plan."""
 
     role_arn: str
     training_image: str
     output_path: str
-    """`s3://BUCKET/PREFIX` under which each job leaves JOBNAME/output/model.tar.gz."""
+    """`s3://BUCKET/PREFIX`; each job writes JOBNAME/output/model.tar.gz below it."""
     rules_image: str = "debugger-rules"
     """What evaluates AWS's managed rules."""
     region: str = "local"
     code_uri: str | None = None
-    """The archive of the code that jobs run; None: the code of this machine, as it is."""
+    """URI of the archive of the code that jobs run; None: the code on this machine."""
+    takes_first_points: bool = False
+    """Whether the search can be told which points to try first."""
 
 
-LOCAL_SITE = Site(
-    role_arn="arn:aws:iam::000000000000:role/this-machine",
-    training_image="dogbreed",
-    output_path="s3://local",
-)
-"""This machine: no role and no image are needed, but what a laptop accepts is what AWS accepts."""
-
-
-def job_definition(cfg: DictConfig, site: Site, name: str, output_path: str) -> Json:
+def job_definition(cfg: DictConfig, target: JobTarget, name: str, output_path: str) -> Json:
     """Returns the fields that a TrainingJobDefinition and a CreateTrainingJob request share.
 
     Args:
         cfg: the settled config; its `backend`, `instance`, `data`, `model` and `objective` are read.
-        site: where the job runs.
+        target: where the job runs.
         name: of the sweep or training.
         output_path: the S3 folder under which SageMaker puts `JOBNAME/output`.
     """
     backend = OmegaConf.to_container(cfg.backend, resolve=True)
     assert isinstance(backend, dict)
     objective = str(cfg.objective.metric)
-    others = () if objective == RETURNED else (*METRICS, *METRICS_AT_END)
+    others = () if objective == RETURN_METRIC else (*METRICS, *METRICS_AT_END)
     metrics = dict.fromkeys((objective, *others))
     definition: Json = {
         "AlgorithmSpecification": {
-            "TrainingImage": site.training_image,
+            "TrainingImage": target.training_image,
             "TrainingInputMode": "File",
             "MetricDefinitions": [{"Name": metric, "Regex": metric_regex(metric)} for metric in metrics],
         },
-        "RoleArn": site.role_arn,
+        "RoleArn": target.role_arn,
         "OutputDataConfig": {"S3OutputPath": output_path} | _present(KmsKeyId=backend.get("kms_key")),
-        **_schedule(cfg.instance, f"{site.output_path}/{name}/checkpoints"),
+        **_schedule(cfg.instance, f"{target.output_path}/{name}/checkpoints"),
     }
-    if channels := _channels(cfg, site):
+    if channels := _channels(cfg, target):
         definition["InputDataConfig"] = channels
     if backend.get("subnets") or backend.get("security_groups"):
         definition["VpcConfig"] = {"Subnets": backend["subnets"], "SecurityGroupIds": backend["security_groups"]}
@@ -110,15 +96,15 @@ def tags(cfg: DictConfig) -> list[Json]:
     return [{"Key": str(key), "Value": _text(value)} for key, value in cfg.backend.tags.items()]
 
 
-def code_hyperparameters(site: Site, isolated: bool) -> dict[str, str]:
+def code_hyperparameters(target: JobTarget, isolated: bool) -> dict[str, str]:
     """Returns the hyperparameters that tell SageMaker's training toolkit what to run; none on this machine."""
-    if site.code_uri is None:
+    if target.code_uri is None:
         return {}
-    archive = f"/opt/ml/input/data/{CODE}/{site.code_uri.rpartition('/')[2]}" if isolated else site.code_uri
+    archive = f"/opt/ml/input/data/{CODE}/{target.code_uri.rpartition('/')[2]}" if isolated else target.code_uri
     return {
         "sagemaker_program": PROGRAM,
         "sagemaker_submit_directory": archive,
-        "sagemaker_region": site.region,
+        "sagemaker_region": target.region,
         "sagemaker_container_log_level": "20",
     }
 
@@ -138,8 +124,8 @@ def _schedule(instance: DictConfig, checkpoints: str) -> Json:
     return found
 
 
-def _channels(cfg: DictConfig, site: Site) -> list[Json]:
-    if site.code_uri is None:
+def _channels(cfg: DictConfig, target: JobTarget) -> list[Json]:
+    if target.code_uri is None:
         return []
     channels, mode = [], cfg.backend.input_mode
     if mode is not None and str(cfg.data.url).startswith("s3://"):
@@ -148,7 +134,7 @@ def _channels(cfg: DictConfig, site: Site) -> list[Json]:
     if str(cfg.model.weights).startswith("s3://"):
         channels.append(_channel(WEIGHTS, str(cfg.model.weights), "File"))
     if cfg.backend.network_isolation:
-        channels.append(_channel(CODE, site.code_uri, "File"))
+        channels.append(_channel(CODE, target.code_uri, "File"))
     return channels
 
 

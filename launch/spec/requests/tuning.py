@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,33 +10,27 @@ from typing import Any
 from omegaconf import DictConfig
 
 from dogbreed.errors import UserError
-from launch.spec.limits import FIRST_POINTS
+from launch.spec.contract import APP, FIRST_POINTS, KEYS, OVERRIDES, TUNING_METRIC
 from launch.spec.plan import Plan
 from launch.spec.requests.debugger import debugger_fields, wants_managed_rules
 from launch.spec.requests.training import (
-    LOCAL_SITE,
-    Site,
+    JobTarget,
     code_hyperparameters,
     job_definition,
     resource_choices,
     resources,
     tags,
 )
-from launch.spec.search_space import APP, KEYS, OVERRIDES, Range
-
-__all__ = [
-    "APP", "FIRST_POINTS", "KEYS", "LOCAL_SITE", "OVERRIDES", "Site", "parameter_ranges", "resume_request",
-    "resumed_name", "training_request", "tuning_request",
-]  # fmt: skip
+from launch.spec.search_space import Range
 
 
-def tuning_request(plan: Plan, site: Site) -> dict[str, Any]:
+def tuning_request(plan: Plan, target: JobTarget) -> dict[str, Any]:
     """Returns the arguments of `create_hyper_parameter_tuning_job` for `plan`."""
     tuner = plan.cfg.tuner
     request: dict[str, Any] = {
         "HyperParameterTuningJobName": plan.name,
         "HyperParameterTuningJobConfig": _tuning_config(plan),
-        "TrainingJobDefinition": _training_definition(plan, site),
+        "TrainingJobDefinition": _training_definition(plan, target),
     }
     if tuner.warm_start:
         request["WarmStartConfig"] = _warm_start(list(map(str, tuner.warm_start)), str(tuner.warm_start_type))
@@ -77,7 +70,7 @@ def resume_request(
         del config["ResourceLimits"]["MaxNumberOfTrainingJobs"]
     definition = dict(described["TrainingJobDefinition"])
     definition["StaticHyperParameters"] = {
-        key: value for key, value in definition["StaticHyperParameters"].items() if key != "_tuning_objective_metric"
+        key: value for key, value in definition["StaticHyperParameters"].items() if key != TUNING_METRIC
     }
     output = definition["OutputDataConfig"]["S3OutputPath"].rpartition("/")[0]
     definition["OutputDataConfig"] = definition["OutputDataConfig"] | {"S3OutputPath": f"{output}/{name}"}
@@ -94,20 +87,13 @@ def resume_request(
     return request
 
 
-def resumed_name(name: str) -> str:
-    """Returns what the sweep that goes on with sweep `name` is called: `dogs-r2`, `dogs-r3`; at most 32 characters."""
-    again = re.fullmatch(r"(.+)-r(\d+)", name)
-    base, number = (again[1], int(again[2])) if again else (name, 1)
-    return f"{base[:27]}-r{number + 1}"
-
-
-def training_request(cfg: DictConfig, fixed: Sequence[str], site: Site) -> dict[str, Any]:
+def training_request(cfg: DictConfig, fixed: Sequence[str], target: JobTarget) -> dict[str, Any]:
     """Returns the arguments of `create_training_job` for a settled `cfg`.
 
     Args:
         cfg: of training.yaml.
         fixed: the overrides that the job composes its config from.
-        site: where it runs.
+        target: where it runs.
 
     Raises:
         UserError: a setting that only a tuning job has.
@@ -118,8 +104,8 @@ def training_request(cfg: DictConfig, fixed: Sequence[str], site: Site) -> dict[
     static = {OVERRIDES: json.dumps(list(fixed), ensure_ascii=False)}
     request: dict[str, Any] = {
         "TrainingJobName": name,
-        "HyperParameters": static | code_hyperparameters(site, bool(cfg.backend.get("network_isolation"))),
-        **job_definition(cfg, site, name, site.output_path),
+        "HyperParameters": static | code_hyperparameters(target, bool(cfg.backend.get("network_isolation"))),
+        **job_definition(cfg, target, name, target.output_path),
         "ResourceConfig": resources(cfg),
     }
     if cfg.instance.keep_alive_minutes:
@@ -127,7 +113,7 @@ def training_request(cfg: DictConfig, fixed: Sequence[str], site: Site) -> dict[
             raise UserError("instance.keep_alive_minutes: AWS keeps no spot instances warm; give instance.spot=false")
         request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = round(cfg.instance.keep_alive_minutes * 60)
     if wants_managed_rules(cfg):
-        request |= debugger_fields(cfg, site.rules_image, f"{site.output_path}/{name}")
+        request |= debugger_fields(cfg, target.rules_image, f"{target.output_path}/{name}")
     if cfg.backend.tags:
         request["Tags"] = tags(cfg)
     return request
@@ -183,21 +169,21 @@ def parameter_ranges(ranges: Sequence[Range]) -> dict[str, list[dict[str, Any]]]
     return found
 
 
-def _training_definition(plan: Plan, site: Site) -> dict[str, Any]:
+def _training_definition(plan: Plan, target: JobTarget) -> dict[str, Any]:
     cfg = plan.cfg
     static = {OVERRIDES: json.dumps(list(plan.fixed), ensure_ascii=False)}
     if plan.app is not None:  # at AWS the archive holds it at its root
-        static[APP] = Path(plan.app).name if site.code_uri else plan.app
+        static[APP] = Path(plan.app).name if target.code_uri else plan.app
     keys = {r.name: r.key for r in plan.ranges if r.name != r.key}
     if keys:
         static[KEYS] = json.dumps(keys)
-    if plan.first:
+    if plan.first and target.takes_first_points:
         static[FIRST_POINTS] = json.dumps(plan.first)
-    static |= code_hyperparameters(site, bool(cfg.backend.get("network_isolation")))
+    static |= code_hyperparameters(target, bool(cfg.backend.get("network_isolation")))
     machines = (
         {"HyperParameterTuningResourceConfig": resource_choices(cfg)}
         if cfg.instance.alternatives
         else {"ResourceConfig": resources(cfg)}
     )
-    output = f"{site.output_path}/{plan.name}"
-    return {"StaticHyperParameters": static, **job_definition(cfg, site, plan.name, output), **machines}
+    output = f"{target.output_path}/{plan.name}"
+    return {"StaticHyperParameters": static, **job_definition(cfg, target, plan.name, output), **machines}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dogbreed.cli.config import compose
 from dogbreed.errors import UserError
-from launch.container.entry import folder_overrides, job_overrides
-from launch.spec.search_space import encode
+from launch.container.entry import folder_overrides
+from launch.spec.contract import encode, job_overrides
 
 
 def hyperparameters(fixed=(), keys=None, **own):

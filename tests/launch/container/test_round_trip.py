@@ -12,13 +12,12 @@ from omegaconf import OmegaConf
 
 from dogbreed.cli.config import compose, parse
 from dogbreed.errors import UserError
-from launch.container.entry import job_overrides
+from launch.backends.local import LOCAL_TARGET
 from launch.local.tuning.trials import trial_request
+from launch.spec.contract import encode, job_overrides
 from launch.spec.limits import check_request
 from launch.spec.plan import make_plan
-from launch.spec.requests.training import LOCAL_SITE
 from launch.spec.requests.tuning import tuning_request
-from launch.spec.search_space import encode
 from tests.launch.cloud import EXPLICIT
 from tests.launch.spec.requests.test_training import SITE
 
@@ -77,7 +76,7 @@ def test_any_accepted_plan_passes_and_its_points_arrive(ranges, more, at_aws):
         plan = make_plan(typed)
     except UserError:
         return  # refused, in one line
-    request = tuning_request(plan, SITE if at_aws else LOCAL_SITE)
+    request = tuning_request(plan, SITE if at_aws else LOCAL_TARGET)
     assert check_request("CreateHyperParameterTuningJob", request) == []
     sent = json.loads(json.dumps(request))
     for point in points(plan):
@@ -99,7 +98,7 @@ def test_any_accepted_plan_passes_and_its_points_arrive(ranges, more, at_aws):
 )
 def test_what_looks_like_something_else_stays_what_it_is(text):
     plan = make_plan([f"+model.kwargs.free={text},plain"])
-    hyperparameters = trial_request(tuning_request(plan, LOCAL_SITE), "t-001-00000000", next(points(plan)))
+    hyperparameters = trial_request(tuning_request(plan, LOCAL_TARGET), "t-001-00000000", next(points(plan)))
     cfg = compose("train", job_overrides(hyperparameters["HyperParameters"]))
     value = meant(text)
     assert cfg.model.kwargs.free == value and type(cfg.model.kwargs.free) is type(value)

@@ -14,8 +14,8 @@ from rich.console import Console
 
 import launch.runs.sweep
 from launch import status, stop, train, tune
-from launch.backends.logs import LOG_GROUP
-from launch.runs import progress as watch
+from launch.backends.aws.backend import AwsBackend
+from launch.backends.aws.cloudwatch import JOB_LOG_GROUP
 from tests.launch.cloud import EXPLICIT, wait_for
 
 SWEEP = ["lr=0.001,0.01", "tuner.max_jobs=2", *EXPLICIT]
@@ -25,18 +25,18 @@ SWEEP = ["lr=0.001,0.01", "tuner.max_jobs=2", *EXPLICIT]
 def cloudwatch(aws, tmp_path):
     """Sends what the jobs print to CloudWatch, a stream a job, as the agent of a SageMaker instance does."""
     logs, sent, ended = boto3.client("logs"), {}, threading.Event()
-    logs.create_log_group(logGroupName=LOG_GROUP)
+    logs.create_log_group(logGroupName=JOB_LOG_GROUP)
 
     def send():
         while not ended.wait(0.1):
             for file in (tmp_path / "cloud").rglob("log.txt"):
                 stream, lines = f"{file.parent.name}/algo-1-1700000000", file.read_text().splitlines()
                 if stream not in sent:
-                    logs.create_log_stream(logGroupName=LOG_GROUP, logStreamName=stream)
+                    logs.create_log_stream(logGroupName=JOB_LOG_GROUP, logStreamName=stream)
                 now = round(time.time() * 1000)
                 events = [{"timestamp": now, "message": line} for line in lines[sent.get(stream, 0) :]]
                 if events:
-                    logs.put_log_events(logGroupName=LOG_GROUP, logStreamName=stream, logEvents=events)
+                    logs.put_log_events(logGroupName=JOB_LOG_GROUP, logStreamName=stream, logEvents=events)
                 sent[stream] = len(lines)
 
     thread = threading.Thread(target=send)
@@ -126,13 +126,10 @@ def test_a_terminal_shows_what_a_training_is_doing_and_what_it_costs(cloudwatch,
 
 def test_logs_that_may_not_be_read_are_said_once_and_the_watching_goes_on(aws, monkeypatch, capsys):
     class Denied:
-        def __init__(self, backend, name):
-            pass
-
         def read(self):
             raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "GetLogEvents")
 
-    monkeypatch.setattr(watch, "open_log", Denied)
+    monkeypatch.setattr(AwsBackend, "logs", lambda self, name: Denied())
     assert tune.main([*SWEEP, "logs=true", "name=denied"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("no lines of the logs, they cannot be read") == 1

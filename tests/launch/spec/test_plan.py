@@ -3,6 +3,7 @@
 import pytest
 
 from dogbreed.errors import UserError
+from launch.backends import open_backend
 from launch.spec.plan import make_plan
 from launch.views.tables import brief, console, plan_table
 
@@ -102,7 +103,8 @@ def test_searched_paths_are_made_absolute_too(tmp_path, monkeypatch):
 
 def test_the_plan_is_shown_as_it_was_typed(capsys):
     typed = ["model.name='[bold]'", "+model.kwargs.files=[/tmp/a,/tmp/b]", "data.url='/my [small] dogs/:dog:/[/x]'"]
-    console().print(plan_table(make_plan([*typed, "lr=range"])))
+    plan = make_plan([*typed, "lr=range"])
+    console().print(plan_table(plan, open_backend(plan.cfg)))
     shown = capsys.readouterr().out
     assert all(word in shown for word in (*typed, "│ /my [small] dogs/:dog:/[/x] "))
 
@@ -115,6 +117,6 @@ def test_a_value_is_shown_briefly(typed, shown):
 
 
 def encode_path(path):
-    from launch.spec.search_space import encode
+    from launch.spec.contract import encode
 
     return encode(str(path))

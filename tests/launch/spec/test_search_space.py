@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from dogbreed.cli.config import parse
 from dogbreed.errors import UserError
-from launch.spec.requests.tuning import APP, FIRST_POINTS, KEYS, OVERRIDES, parameter_ranges
-from launch.spec.search_space import Range, encode, split_overrides
+from launch.spec.contract import APP, FIRST_POINTS, KEYS, OVERRIDES, encode
+from launch.spec.requests.tuning import parameter_ranges
+from launch.spec.search_space import Range, split_overrides
 
 DECLARED = {"lr": "tag(log,interval(1e-4,1e-1))", "model": "choice(resnet18,resnet34)"}
 

@@ -1,16 +1,19 @@
 """What `tuner=auto` comes to, and the points that are tried first."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from omegaconf import OmegaConf
 
 from dogbreed.cli.config import compose, resolve_defaults
 from dogbreed.errors import UserError
+from launch.backends.local import LOCAL_TARGET
 from launch.local.tuning.search import PastJob, Search
+from launch.spec.contract import FIRST_POINTS
 from launch.spec.limits import check_request
 from launch.spec.plan import make_plan
-from launch.spec.requests.tuning import FIRST_POINTS, LOCAL_SITE, parameter_ranges, tuning_request
+from launch.spec.requests.tuning import parameter_ranges, tuning_request
 from launch.spec.search_space import Range
 from launch.spec.strategy import first_points, resolve_strategy
 
@@ -61,7 +64,7 @@ def test_another_application_has_no_epochs_to_stop_by(conf):
 
 @pytest.mark.parametrize("typed", [[], ["epochs=9", "epochs=range", "batch_size=range"]])
 def test_the_defaults_request_is_one_that_aws_takes_and_its_resource_is_epochs(typed):
-    found = tuning_request(make_plan(["finetune=head", "lr=range", "name=sweep", *typed]), LOCAL_SITE)
+    found = tuning_request(make_plan(["finetune=head", "lr=range", "name=sweep", *typed]), LOCAL_TARGET)
     assert check_request("CreateHyperParameterTuningJob", found) == []
     resource = found["HyperParameterTuningJobConfig"].get("StrategyConfig")
     assert resource == (None if typed else {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 5}})
@@ -95,7 +98,8 @@ def test_first_points_can_be_ones_own_or_none_and_are_for_searches_of_this_machi
     assert make_plan(["lr=range"]).first
     assert make_plan(["lr=range", "tuner=random"]).first == ()
     aws = ["backend=sagemaker", "data=s3", "data.url=s3://b/dogs"]
-    assert make_plan(["lr=range", *aws]).first == ()
+    on_aws = tuning_request(make_plan(["lr=range", *aws]), replace(LOCAL_TARGET, takes_first_points=False))
+    assert FIRST_POINTS not in on_aws["TrainingJobDefinition"]["StaticHyperParameters"]
 
 
 def search(points=(), epochs=4, **past):

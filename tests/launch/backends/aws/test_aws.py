@@ -16,9 +16,9 @@ from botocore.exceptions import ClientError
 
 from dogbreed.errors import UserError
 from launch import status, stop, train, tune
-from launch.runs import submit
+from launch.backends.aws.backend import AwsBackend
 from launch.spec.limits import check_request
-from tests.launch.cloud import BUCKET, EXPLICIT, IMAGE, ROLE, Interrupting, wait_for
+from tests.launch.cloud import BUCKET, EXPLICIT, IMAGE, ROLE, interrupt_create, wait_for
 
 SWEEP = ["lr=0.001,0.01", "tuner.max_jobs=2", *EXPLICIT]
 
@@ -92,8 +92,7 @@ def test_ctrl_c_leaves_a_sweep_at_aws_alone_and_another_terminal_takes_over(aws,
 
 def test_ctrl_c_during_the_create_request_leaves_what_it_made_and_says_so(aws, capsys, monkeypatch, stand_in_does):
     stand_in_does("slow")
-    make = submit.make_client
-    monkeypatch.setattr(submit, "make_client", lambda backend: Interrupting(make(backend)))
+    interrupt_create(monkeypatch, AwsBackend)
     assert tune.main([*SWEEP, "name=left"]) == 130
     assert train.main(["lr=0.1", "name=left-too", *EXPLICIT]) == 130
     printed = capsys.readouterr().out
@@ -190,13 +189,10 @@ def test_learning_curves_come_from_the_logs_where_they_may_be_read(aws, capsys, 
     monkeypatch.setattr("launch.views.plots.plot_sweep", lambda sweep, curves, path: drawn.append(curves))
 
     class Log:
-        def __init__(self, backend, name):
-            self.name = name
-
         def read(self):
             return ["metrics epoch=0 val/accuracy=0.25", "metrics epoch=1 val/accuracy=0.5"]
 
-    monkeypatch.setattr("launch.runs.summary.open_log", Log)
+    monkeypatch.setattr(AwsBackend, "logs", lambda self, name: Log())
     assert tune.main([*SWEEP, "name=seen"]) == 0
     assert list(drawn.pop().values()) == [{0: 0.25, 1: 0.5}] * 2
     denied = ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "GetLogEvents")

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError, ParamValidationError
 from omegaconf import OmegaConf
 
 from dogbreed.errors import UserError
-from launch.backends.client import make_client as make_any_client
+from launch.backends import open_backend
 from launch.local import local_client, local_runtime
 from launch.local.api.operations import LocalSageMaker
 from launch.local.job_store import REQUEST, STATE, write_json
@@ -382,27 +382,27 @@ def test_times_know_their_zone(client, tmp_path):
     assert created.timestamp() == NOON
 
 
-def backend(name, root):
-    return OmegaConf.create({"name": name, "root": str(root), "region": None})
+def test_open_backend_returns_the_selected_one(tmp_path, monkeypatch):
+    def client(name):
+        settings = {"name": name, "root": str(tmp_path), "region": None}
+        return open_backend(OmegaConf.create({"backend": settings})).client()
 
-
-def test_make_client(tmp_path, monkeypatch):
-    assert make_any_client(backend("local", tmp_path)).list_training_jobs()["TrainingJobSummaries"] == []
+    assert client("local").list_training_jobs()["TrainingJobSummaries"] == []
     with pytest.raises(UserError, match="backend=sagemakr is unknown; did you mean sagemaker"):
-        make_any_client(backend("sagemakr", tmp_path))
+        client("sagemakr")
     for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
     with pytest.raises(UserError, match=r"no AWS region is configured: type backend\.region=us-east-1"):
-        make_any_client(backend("sagemaker", tmp_path))
+        client("sagemaker")
 
 
 def test_a_local_client_costs_little_and_imports_no_search():
     code = (
         "import sys, time; started = time.process_time();"
-        "from omegaconf import OmegaConf; from launch.backends.client import make_client;"
-        "make_client(OmegaConf.create({'name': 'local', 'root': 'x'}));"
+        "from omegaconf import OmegaConf; from launch.backends import open_backend;"
+        "open_backend(OmegaConf.create({'backend': {'name': 'local', 'root': 'x'}})).client();"
         "print(time.process_time() - started, [m for m in ('torch', 'optuna', 'numpy') if m in sys.modules])"
     )
     words = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split(

@@ -13,9 +13,10 @@ import pytest
 from botocore.validate import ParamValidator
 
 from dogbreed.cli.config import compose, resolve_defaults
+from launch.backends.local import LOCAL_TARGET
 from launch.spec.limits import check_request
 from launch.spec.plan import for_the_job, make_plan
-from launch.spec.requests.training import LOCAL_SITE, Site
+from launch.spec.requests.training import JobTarget
 from launch.spec.requests.tuning import training_request, tuning_request
 from launch.spec.service_model import service_model
 from tests.paths import ROOT
@@ -23,7 +24,7 @@ from tests.paths import ROOT
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden.json"
 README = (ROOT / "README.md").read_text()
-AWS = Site(
+AWS = JobTarget(
     role_arn="arn:aws:iam::123456789012:role/jobs",
     training_image="763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.10.0-cpu-py313",
     output_path="s3://sagemaker-us-east-1-123456789012/dogbreed",
@@ -45,7 +46,7 @@ def request(line):
     module, *words = shlex.split(line)[2:]
     words = [word.replace("ROLE_ARN", AWS.role_arn) for word in words]
     words += [] if any(word.startswith("name=") for word in words) else ["name=golden"]
-    site = AWS if "backend=sagemaker" in words else LOCAL_SITE
+    site = AWS if "backend=sagemaker" in words else LOCAL_TARGET
     if module == "launch.tune":
         operation, found = "CreateHyperParameterTuningJob", tuning_request(make_plan(words), site)
     else:

@@ -13,9 +13,9 @@ import pytest
 from botocore.validate import ParamValidator
 
 from dogbreed.cli.config import compose
-from launch.backends.endpoint_target import LOCAL_HOST
+from launch.backends.local import LOCAL_ENDPOINT_TARGET
 from launch.spec.limits import SERVICES, check_request
-from launch.spec.requests.endpoint import Host, TrainedModel, content_name, deploy_requests, is_made_for
+from launch.spec.requests.endpoint import EndpointTarget, TrainedModel, content_name, deploy_requests, is_made_for
 from launch.spec.service_model import service_model
 from tests.paths import ROOT
 
@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden_deploy.json"
 README = (ROOT / "README.md").read_text()
 ROLE = "arn:aws:iam::123456789012:role/jobs"
-AWS = Host(
+AWS = EndpointTarget(
     ROLE,
     "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-cpu-py312",
     "s3://sagemaker-us-east-1-123456789012/dogbreed",
@@ -40,7 +40,7 @@ def requests(line, *more, update=False):
     cfg.name = cfg.name or name
     bucket = "s3://local" if cfg.backend.name == "local" else AWS.output_path
     model = TrainedModel(name, f"{bucket}/{name}/output/model.tar.gz", "2026-11-21T05:00:00+00:00")
-    return deploy_requests(cfg, model, LOCAL_HOST if cfg.backend.name == "local" else AWS, update)
+    return deploy_requests(cfg, model, LOCAL_ENDPOINT_TARGET if cfg.backend.name == "local" else AWS, update)
 
 
 @pytest.mark.parametrize("line", LINES)

@@ -14,7 +14,7 @@ import pytest
 
 from dogbreed.cli.config import compose, resolve_defaults
 from launch.spec.plan import make_plan
-from launch.spec.requests.training import Site
+from launch.spec.requests.training import JobTarget
 from launch.spec.requests.tuning import training_request, tuning_request
 from tests.launch.cloud import BUCKET, IMAGE, ROLE
 
@@ -26,7 +26,9 @@ OURS = [
     "+backend.environment.A=1", "+backend.tags.team=dogs", "instance.spot=true", "instance.retries=2",
     "data=s3", "data.url=s3://b/dogs",
 ]  # fmt: skip
-SITE = Site(ROLE, IMAGE, f"s3://{BUCKET}/dogbreed", region="us-east-1", code_uri=f"s3://{BUCKET}/c/sourcedir.tar.gz")
+SITE = JobTarget(
+    ROLE, IMAGE, f"s3://{BUCKET}/dogbreed", region="us-east-1", code_uri=f"s3://{BUCKET}/c/sourcedir.tar.gz"
+)
 
 
 def flat(value, path=""):

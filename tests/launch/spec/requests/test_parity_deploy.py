@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dogbreed.cli.config import compose
-from launch.spec.requests.endpoint import Host, TrainedModel, deploy_requests
+from launch.spec.requests.endpoint import EndpointTarget, TrainedModel, deploy_requests
 from tests.launch.cloud import BUCKET, ROLE
 from tests.launch.hosting.test_deploy_aws import IMAGE
 from tests.launch.local_jobs import SERVE, end_endpoints, pack_model, put_training
@@ -41,6 +41,6 @@ def test_every_difference_from_the_sdks_model_builder_has_its_reason(aws, monkey
         end_endpoints(aws.root)
     assert '"class_name": "French_bulldog"' in done.stdout, done.stderr  # the SDK also asks it
     cfg = compose("deploy", ["from_training=dogs", "name=dogs", "backend=sagemaker"])
-    ours = deploy_requests(cfg, TrainedModel("dogs", url), Host(ROLE, IMAGE, f"s3://{BUCKET}", "us-east-1"))
+    ours = deploy_requests(cfg, TrainedModel("dogs", url), EndpointTarget(ROLE, IMAGE, f"s3://{BUCKET}", "us-east-1"))
     theirs = {operation: aws.sent(operation)[0] for operation in ours}
     check("Endpoint", differences(ours, theirs), REASONS)

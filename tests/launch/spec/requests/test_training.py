@@ -9,11 +9,11 @@ from dogbreed.cli.config import compose, resolve_defaults
 from dogbreed.errors import UserError
 from launch.spec.limits import check_request
 from launch.spec.plan import make_plan
-from launch.spec.requests.training import Site
+from launch.spec.requests.training import JobTarget
 from launch.spec.requests.tuning import training_request, tuning_request
 from tests.launch.cloud import BUCKET, EXPLICIT, IMAGE, ROLE
 
-SITE = Site(
+SITE = JobTarget(
     role_arn=ROLE,
     training_image=IMAGE,
     output_path=f"s3://{BUCKET}/dogbreed",

@@ -6,15 +6,17 @@ import pytest
 
 from dogbreed.cli.config import compose, resolve_defaults
 from dogbreed.errors import UserError
+from launch.backends.local import LOCAL_TARGET
 from launch.spec.limits import check_request
+from launch.spec.naming import resumed_name
 from launch.spec.plan import make_plan
-from launch.spec.requests.tuning import LOCAL_SITE, resume_request, resumed_name, training_request, tuning_request
+from launch.spec.requests.tuning import resume_request, training_request, tuning_request
 
 OPERATION = "CreateHyperParameterTuningJob"
 
 
 def request(*overrides):
-    return tuning_request(make_plan(list(overrides)), LOCAL_SITE)
+    return tuning_request(make_plan(list(overrides)), LOCAL_TARGET)
 
 
 def test_the_readme_commands_request():
@@ -140,9 +142,9 @@ def test_a_grid_is_resumed_without_a_number_of_jobs_since_it_counts_its_points_i
 
 def test_a_training_keeps_its_instance_warm_and_a_sweep_does_not():
     typed = ["instance.keep_alive_minutes=15", "lr=0.01", "name=warm"]
-    found = training_request(resolve_defaults(compose("training", typed)), [], LOCAL_SITE)
+    found = training_request(resolve_defaults(compose("training", typed)), [], LOCAL_TARGET)
     assert found["ResourceConfig"]["KeepAlivePeriodInSeconds"] == 900
     assert check_request("CreateTrainingJob", found) == []
     assert "KeepAlive" not in json.dumps(request("instance.keep_alive_minutes=15", "lr=range"))
     with pytest.raises(UserError, match=r"instance\.spot=false"):
-        training_request(resolve_defaults(compose("training", [*typed, "instance.spot=true"])), [], LOCAL_SITE)
+        training_request(resolve_defaults(compose("training", [*typed, "instance.spot=true"])), [], LOCAL_TARGET)

@@ -1,0 +1,131 @@
+"""Region, role, bucket and image of an AWS account; missing settings are resolved with the SageMaker SDK.
+
+The SDK takes seconds to import, so it is used only if `backend.role`, `backend.bucket` or the image is missing. With
+all three given, no request is sent before `Account.check`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from dogbreed.errors import UserError
+from launch.backends.aws.images import IMAGE_KEYS, newest_image
+from launch.backends.aws.session import client_config, open_session
+
+
+class Account:
+    """The settings of an AWS account that requests name.
+
+    Args:
+        settings: The `backend` node of the config.
+        scope: What the image is for, `training` or `inference`.
+
+    Attributes:
+        region: AWS region, such as `us-east-1`.
+
+    Raises:
+        UserError: No region is configured, or the SDK is needed and is not installed.
+    """
+
+    def __init__(self, settings: DictConfig, scope: str = "training") -> None:
+        self._settings, self._scope = settings, scope
+        self._session = open_session(settings.region)
+        self.region: str = self._session.region_name
+        self._sdk: Any = None
+        self._default_bucket = ""
+        if missing := [key for key in ("role", "bucket", IMAGE_KEYS[scope]) if not settings[key]]:
+            self._default_bucket = f"sagemaker-{self.region}-{self.identity()['Account']}"
+            self._sdk = _sdk_session(self._session, self.bucket(), missing)
+
+    def identity(self) -> dict[str, str]:
+        """Returns Account and Arn of the credentials in use."""
+        return self._client("sts").get_caller_identity()
+
+    def bucket(self) -> str:
+        """Returns the bucket for code and results; by default the SDK's, `sagemaker-REGION-ACCOUNT`."""
+        return str(self._settings.bucket or self._default_bucket)
+
+    def role(self) -> str:
+        """Returns the ARN of the role that jobs assume; by default the role of the credentials in use.
+
+        Raises:
+            UserError: No role is given, and the credentials belong to a user.
+        """
+        if self._settings.role:
+            return str(self._settings.role)
+        from sagemaker.core.helper.session_helper import get_execution_role
+
+        try:
+            return str(get_execution_role(self._sdk))
+        except ValueError as error:
+            raise UserError(
+                f"no role for the jobs: {error}; type backend.role=arn:aws:iam::ACCOUNT:role/NAME "
+                "(one that SageMaker may assume: IAM console, Roles, use case SageMaker)"
+            ) from None
+
+    def image(self, instance_type: str) -> str:
+        """Returns the URI of the container image; by default the SDK's newest PyTorch image."""
+        given = self._settings[IMAGE_KEYS[self._scope]]
+        return str(given) if given else newest_image(self._scope, self.region, instance_type)
+
+    def check(self, bucket: str) -> None:
+        """Checks credentials and bucket before anything is uploaded; creates the SDK's default bucket if needed.
+
+        Raises:
+            UserError: The bucket does not exist, or these credentials may not use it.
+        """
+        from botocore.exceptions import ClientError
+
+        self.identity()
+        if not self._settings.bucket:
+            self._sdk.default_bucket()
+        try:
+            self._client("s3").head_bucket(Bucket=bucket)
+        except ClientError as error:
+            reasons = {
+                "404": f"there is no bucket {bucket}: aws s3 mb s3://{bucket} --region {self.region}, or give another",
+                "403": f"these credentials may not use the bucket {bucket}: give another, or ask its owner",
+                "301": f"the bucket {bucket} is in another region than {self.region}: give one that is in it",
+            }
+            code = error.response["Error"]["Code"]
+            if code not in reasons:
+                raise
+            raise UserError(f"{reasons[code]} (backend.bucket=NAME)") from None
+
+    def put(self, bucket: str, key: str, archive: bytes) -> None:
+        """Uploads an archive whose key is derived from its content, unless the key exists."""
+        from botocore.exceptions import ClientError
+
+        s3, target = self._client("s3"), {"Bucket": bucket, "Key": key}
+        try:
+            s3.head_object(**target)
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("404", "403"):  # 403: may write, may not list
+                raise
+            kms = self._settings.kms_key
+            encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": str(kms)} if kms else {}
+            s3.put_object(**target, Body=archive, **encryption)
+
+    def _client(self, service: str) -> Any:
+        return self._session.client(service, config=client_config())
+
+
+def _sdk_session(session: Any, bucket: str, missing: Sequence[str]) -> Any:
+    """Returns the SDK's session, which resolves the `missing` keys of the backend.
+
+    Raises:
+        UserError: The SDK is not installed.
+    """
+    logging.getLogger("sagemaker").setLevel(logging.WARNING)  # it logs its config search path on every import
+    try:
+        from sagemaker.core.helper.session_helper import Session
+    except ImportError:
+        raise UserError(
+            f"{', '.join(f'backend.{key}' for key in missing)} not given, and the SageMaker SDK, which would know, "
+            "is not installed: install it: pip install 'dogbreed[sagemaker]', or give them"
+        ) from None
+    return Session(boto_session=session, default_bucket=bucket)

@@ -1,0 +1,56 @@
+"""Logs of jobs and endpoints in CloudWatch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+JOB_LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+ENDPOINT_LOG_GROUP = "/aws/sagemaker/Endpoints"
+
+
+class CloudWatchLog:
+    """The log streams of a job, one per host.
+
+    Args:
+        client: boto3's logs client.
+        name: Of the training job, or of the endpoint's variant.
+        group: The log group.
+    """
+
+    def __init__(self, client: Any, name: str, group: str = JOB_LOG_GROUP) -> None:
+        self._client = client
+        self._name = name
+        self._group = group
+        self._tokens: dict[str, str] = {}
+
+    def read(self) -> list[str]:
+        """Returns the lines written since the last call; with several hosts each line begins with its host."""
+        lines = []
+        streams = self._streams()
+        for stream in streams:
+            host = f"{'-'.join(stream.rpartition('/')[2].split('-')[:2])}: " if len(streams) > 1 else ""
+            lines += [f"{host}{line}" for line in self._new_lines(stream)]
+        return lines
+
+    def _streams(self) -> list[str]:
+        try:
+            response = self._client.describe_log_streams(logGroupName=self._group, logStreamNamePrefix=f"{self._name}/")
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ResourceNotFoundException":  # the first job creates the group
+                raise
+            return []
+        return [stream["logStreamName"] for stream in response["logStreams"]]
+
+    def _new_lines(self, stream: str) -> list[str]:
+        lines: list[str] = []
+        while True:
+            token = {"nextToken": self._tokens[stream]} if stream in self._tokens else {}
+            page = self._client.get_log_events(
+                logGroupName=self._group, logStreamName=stream, startFromHead=True, **token
+            )
+            lines += [line for event in page["events"] for line in event["message"].splitlines()]
+            if page["nextForwardToken"] == self._tokens.get(stream):  # the same token again: no more events yet
+                return lines
+            self._tokens[stream] = page["nextForwardToken"]
