@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,21 +14,16 @@ from pytorch_lightning.utilities.types import OptimizerConfig, OptimizerLRSchedu
 from torch import Tensor, nn
 
 from dogbreed.data.classes import parse_class
-from dogbreed.errors import UserError, did_you_mean
+from dogbreed.errors import UserError
 from dogbreed.models import backbones as backbone
 from dogbreed.models import param_groups as groups
 from dogbreed.models import schedules
+from dogbreed.models.hyperparameters import Hyperparameters
 from dogbreed.models.metrics import Metrics
 from dogbreed.models.mixup import mixing
 from dogbreed.models.quick import QuickModule
 
 log = logging.getLogger(__name__)
-
-FINETUNE = ("head", "full", "gradual")
-"""What is trained: the new head, the whole network, or first the head and then, by and by, the rest."""
-
-HEAD_START = (None, "solved", "pretrained")
-"""Where a training begins with the head: at small random weights, or at an optimum on the frozen backbone."""
 
 
 class ImageClassifier(QuickModule):
@@ -37,30 +33,15 @@ class ImageClassifier(QuickModule):
     `ImageClassifier.load_from_checkpoint(path)` needs nothing else, no network either.
 
     Args:
-        model: name of a timm model.
-        classes: folder names in the order of the labels, `["001.Affenpinscher", ...]`.
-        weights: `hub` (timm's pretrained ones), `random`, or the path of a .safetensors or .pth file.
-        finetune: `head` trains the head on the frozen backbone, `full` everything, `gradual` the head alone until
-            `unfreeze_epoch`, then the backbone too, at `lr * backbone_lr_factor`.
-        head_start: `solved`: the head begins at its optimum on the frozen backbone; `pretrained`: at the one near the
-            classifier that came with the weights. See `dogbreed.models.linear_probe`; both need `FeatureCache`.
-            None: at small random weights.
-        freeze_norms: batch norms keep the statistics of the pretrained weights, also where they are trained.
-        lr: learning rate of the head (and of all, for `full`) at its peak.
-        weight_decay: of all trained parameters but biases and norms.
-        label_smoothing: share of the target that is spread over all classes, 0 to 1.
-        unfreeze_epoch: first epoch (counted from 0) in which the backbone is trained, for `gradual`.
-        unfreeze_every: epochs until the next stage of the backbone joins, from the head down (Howard and Ruder, ULMFiT,
-            2018), for `gradual`; 0: all join at once.
-        backbone_lr_factor: the backbone's learning rate over the head's, for `gradual`.
-        layer_decay: a layer's learning rate over that of the layer above it, for `full` and `gradual`.
-        mixup, cutmix: alphas; training images are mixed where one is above 0, see `dogbreed.models.mixup`.
-        tta: outside training the answer is the mean of the logits of an image and of its mirror image.
+        model: Name of a timm model.
+        classes: Folder names in label order, `["001.Affenpinscher", ...]`.
+        hyperparameters: How to train; None for the defaults. Fields may also be given as keywords, which take
+            precedence: `ImageClassifier("resnet18", classes, lr=1e-3)`. See `Hyperparameters` for names and defaults.
+        weights: `hub` (timm's pretrained weights), `random`, or the path of a .safetensors or .pth file.
         optimizer: `{"_target_": "torch.optim.AdamW", ...}`; None for AdamW.
-        scheduler: `{"_target_": "dogbreed.models.schedules.cosine", ...}`; None for a constant rate.
-        model_kwargs: passed on to `timm.create_model`.
-        channels_last: keep the network in the memory layout that GPUs with tensor cores prefer.
-        compile: let torch.compile make the network faster when a training begins; takes a minute or so itself.
+        scheduler: `{"_target_": "dogbreed.models.schedules.cosine", ...}`; None for a constant learning rate.
+        model_kwargs: Passed to `timm.create_model`.
+        **overrides: Fields of `Hyperparameters`.
 
     Attributes:
         net: the timm model, (B, 3, H, W) float32 normalised images to (B, num_classes) logits.
@@ -74,34 +55,17 @@ class ImageClassifier(QuickModule):
         self,
         model: str,
         classes: Sequence[str],
+        hyperparameters: Hyperparameters | None = None,
         *,
         weights: str = "hub",
-        finetune: str = "head",
-        head_start: str | None = None,
-        freeze_norms: bool = False,
-        lr: float = 1e-3,
-        weight_decay: float = 0.01,
-        label_smoothing: float = 0.0,
-        unfreeze_epoch: int = 1,
-        unfreeze_every: int = 0,
-        backbone_lr_factor: float = 0.1,
-        layer_decay: float = 1.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        tta: bool = False,
         optimizer: Mapping[str, Any] | None = None,
         scheduler: Mapping[str, Any] | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
-        channels_last: bool = False,
-        compile: bool = False,
+        **overrides: Any,
     ) -> None:
         super().__init__()
-        if finetune not in FINETUNE:
-            raise UserError(f"finetune={finetune} is not allowed{did_you_mean(finetune, FINETUNE)}")
-        if head_start not in HEAD_START:
-            raise UserError(
-                f"head_start={head_start} is not allowed{did_you_mean(str(head_start), ['solved', 'pretrained'])}"
-            )
+        hp = (hyperparameters or Hyperparameters()).replace(**overrides)
+        finetune = hp.finetune = hp.finetune or "head"
         if finetune != "head" and (optimizer or {}).get("_target_") == "dogbreed.models.linear_probe.AtOptimum":
             raise UserError(
                 f"optimizer=lbfgs solves the head alone, not finetune={finetune}: type finetune=head, or another "
@@ -111,23 +75,25 @@ class ImageClassifier(QuickModule):
             raise UserError(f"a classifier needs at least two classes, got {list(classes)}")
         optimizer, scheduler, model_kwargs = dict(optimizer or {}), dict(scheduler or {}), dict(model_kwargs or {})
         classes = list(classes)
-        self.save_hyperparameters(logger=False)  # the run's config.yaml tells them
+        self.save_hyperparameters(ignore=["hyperparameters"], logger=False)  # also the arguments of a subclass
+        structures = {"optimizer": optimizer, "scheduler": scheduler, "model_kwargs": model_kwargs}
+        self.hparams.update({**asdict(hp), "classes": classes, **structures})  # plain data: loads without pickle
         self.classes = classes
         self.class_names = [parse_class(folder).name for folder in classes]
         self.net = backbone.create(model, len(classes), weights, model_kwargs)
         self.data_config = backbone.data_config(self.net)
-        if channels_last:
+        if hp.channels_last:
             self.net.to(memory_format=torch.channels_last)
         if finetune != "full":
             groups.unfreeze(self.net, 0)
-        if tta:
+        if hp.tta:
             backbone.answer_for_both_sides(self.net)
         self.head_is_solved = False
         self.pretrained_head = (
-            backbone.pretrained_head(self.net, model, weights, model_kwargs) if head_start == "pretrained" else None
+            backbone.pretrained_head(self.net, model, weights, model_kwargs) if hp.head_start == "pretrained" else None
         )
-        self.mix = mixing(mixup, cutmix, len(classes))
-        self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.mix = mixing(hp.mixup, hp.cutmix, len(classes))
+        self.loss = nn.CrossEntropyLoss(label_smoothing=hp.label_smoothing)
         self.metrics = Metrics(len(classes))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -28,9 +28,11 @@ from dogbreed.debugger import debugger_callbacks, write_report
 from dogbreed.errors import UserError
 from dogbreed.models.backbones import count_parameters
 from dogbreed.models.classifier import ImageClassifier
+from dogbreed.models.hyperparameters import Hyperparameters
 from dogbreed.run.distributed import SyncNorms, with_steps
 from dogbreed.run.results import best_of, save, show
 from dogbreed.serving.bundle import make_card, write_model
+from dogbreed.system.settings import pick
 
 log = logging.getLogger(__name__)
 
@@ -98,25 +100,11 @@ def create_model(cfg: DictConfig, classes: list[str]) -> ImageClassifier:
     return ImageClassifier(
         cfg.model.name,
         classes,
+        Hyperparameters(**pick(Hyperparameters, cfg)),
         weights=cfg.model.weights,
-        finetune=cfg.finetune,
-        head_start=cfg.head_start,
-        freeze_norms=cfg.freeze_norms,
-        lr=cfg.lr,
-        weight_decay=cfg.weight_decay,
-        label_smoothing=cfg.label_smoothing,
-        unfreeze_epoch=cfg.unfreeze_epoch,
-        unfreeze_every=cfg.unfreeze_every,
-        backbone_lr_factor=cfg.backbone_lr_factor,
-        layer_decay=cfg.layer_decay,
-        mixup=cfg.mixup,
-        cutmix=cfg.cutmix,
-        tta=cfg.tta,
         optimizer=OmegaConf.to_container(cfg.optimizer, resolve=True),  # type: ignore[arg-type]
         scheduler=OmegaConf.to_container(cfg.scheduler, resolve=True),  # type: ignore[arg-type]
         model_kwargs=OmegaConf.to_container(cfg.model.kwargs, resolve=True),  # type: ignore[arg-type]
-        channels_last=cfg.channels_last,
-        compile=cfg.compile,
     )
 
 
