@@ -26,9 +26,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from dogbreed.debugger.callbacks import debugger_callbacks
-from dogbreed.debugger.record.predictions import write_jpeg
 from dogbreed.debugger.record.record_writer import RecordWriter
 from dogbreed.debugger.record.system_metrics_writer import SystemMetricsWriter
+from dogbreed.debugger.record.thumbnails import write_jpeg
 from dogbreed.debugger.report.report import write_report
 from dogbreed.debugger.series import PARTS, STATISTICS
 from dogbreed.system.json_lines import JsonLines
@@ -111,7 +111,7 @@ def make_run(folder: Path, epochs: int = 50, steps_an_epoch: int = 150, classes:
     names = [name for name, _ in net.named_parameters()]
     writer = RecordWriter(folder)
     labels = [f"{i:03}.Breed_number_{i}" for i in range(classes)]
-    writer.settings(
+    writer.write_settings(
         {"classes": labels, "num_classes": classes, "lr": 1e-3, "batch_size": 64, "cores": 4, "model": "resnet50"}
     )
     timings = []
@@ -119,8 +119,7 @@ def make_run(folder: Path, epochs: int = 50, steps_an_epoch: int = 150, classes:
     for step in range(epochs * steps_an_epoch):
         epoch = step // steps_an_epoch
         if step % steps_an_epoch == 0:
-            writer.event("epoch_start", step, epoch)
-            writer.rows[-1]["time"] = now + step * 0.2
+            writer.add_event("epoch_start", step, epoch)
         if step < 10 or step % 50 == 0:
             blocks = [
                 (c, names, {s: random.lognormal(-7, 1, len(names)).tolist() for s in STATISTICS})
@@ -128,12 +127,14 @@ def make_run(folder: Path, epochs: int = 50, steps_an_epoch: int = 150, classes:
             ]
             both = {s: random.lognormal(-7, 1, len(names)).tolist() for s in ("abs_mean", "weight_abs_mean", "abs_max")}
             samples = {str(i): random.normal(size=len(names)).tolist() for i in range(16)}
-            writer.tensors(step, epoch, [*blocks, ("updates", names, both), ("samples", names, samples)], 1e-3, False)
-        writer.losses([(step, epoch, 5 * np.exp(-step / 2000) + random.normal() / 20)])
+            writer.add_tensors(
+                step, epoch, [*blocks, ("updates", names, both), ("samples", names, samples)], 1e-3, False
+            )
+        writer.add_losses([(step, epoch, 5 * np.exp(-step / 2000) + random.normal() / 20)])
         timings.append({name: abs(random.normal(0.03, 0.01)) for name in PARTS})
         if step % steps_an_epoch == steps_an_epoch - 1:
             value = 1 - np.exp(-epoch / 9)
-            writer.metrics(
+            writer.add_metrics(
                 epoch,
                 step,
                 {

@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from dogbreed.cli.config import run_cli
-from dogbreed.debugger.read.sources import download, run_folders
+from dogbreed.debugger.read.download import download
+from dogbreed.debugger.read.sources import run_folders
 from dogbreed.debugger.report.report import Report, write_report
 from dogbreed.errors import UserError, did_you_mean
 

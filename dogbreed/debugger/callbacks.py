@@ -18,52 +18,54 @@ from dogbreed.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 
-_PARTS = ("tensors", "predictions", "profiler", "images", "smdebug", "rules", "stop_on", "mlflow", "managed_rules")
+_SECTIONS = (
+    *("tensors", "predictions", "profiler", "images", "smdebug"),
+    *("rules", "stop_on", "mlflow", "managed_rules"),
+)
 
 
 def debugger_callbacks(config: Mapping[str, Any] | None, folder: str | Path) -> list[pl.Callback]:
-    """Returns the callbacks of a training whose run folder is `folder`; [] for a config of None.
+    """Returns the callbacks of a training; [] if nothing is enabled.
 
     Args:
-        config: The group `debugger` of the config, as plain data or DictConfig. Parts `tensors`, `predictions`,
-            `profiler`, `images` and `smdebug`: each `enabled` and the arguments of its callback. `rules`, `stop_on`.
+        config: The config group `debugger`, as plain data or DictConfig. The sections `tensors`, `predictions`,
+            `profiler`, `images` and `smdebug` hold `enabled` and the arguments of their callback; `rules` and
+            `stop_on` go to `TensorDebugger`.
         folder: The run's folder.
 
     Raises:
-        UserError: an unknown part, rule or setting, or smdebug is asked for and not installed.
+        UserError: an unknown section, rule or setting, or smdebug is enabled and not installed.
     """
-    if not config:
-        return []
-    given = _as_plain(config)
-    for name in given:
-        if name not in _PARTS:
-            raise UserError(f"debugger.{name} is not known{did_you_mean(name, _PARTS)}")
-    rules, stop_on = given.get("rules") or {}, given.get("stop_on") or []
+    settings = _as_plain(config or {})
+    for name in settings:
+        if name not in _SECTIONS:
+            raise UserError(f"debugger.{name} is unknown{did_you_mean(name, _SECTIONS)}")
+
+    def enabled(section: str) -> dict[str, Any] | None:
+        arguments = dict(settings.get(section) or {})
+        return arguments if arguments.pop("enabled", False) else None
+
+    rules, stop_on = settings.get("rules") or {}, settings.get("stop_on") or []
     callbacks: list[pl.Callback] = []
-    profiler = _arguments(given, "profiler")
-    if profiler is not None:
-        callbacks.append(SystemProfiler(folder, **profiler))
-    tensors = _arguments(given, "tensors")
-    if tensors is not None:
-        callbacks.append(TensorDebugger(folder, rules=rules, stop_on=stop_on, **tensors))
+    if (arguments := enabled("profiler")) is not None:
+        callbacks.append(SystemProfiler(folder, **arguments))
+    if (arguments := enabled("tensors")) is not None:
+        callbacks.append(TensorDebugger(folder, rules=rules, stop_on=stop_on, **arguments))
     elif stop_on:
-        raise UserError("debugger.stop_on needs debugger.tensors.enabled=true: its rules look at what that records")
-    predictions = _arguments(given, "predictions")
-    if predictions is not None:
-        callbacks.append(PredictionRecorder(folder, **predictions))
-    smdebug = _arguments(given, "smdebug")
-    if smdebug is not None:
+        raise UserError("debugger.stop_on needs the records of debugger.tensors: set debugger.tensors.enabled=true")
+    if (arguments := enabled("predictions")) is not None:
+        callbacks.append(PredictionRecorder(folder, **arguments))
+    if (arguments := enabled("smdebug")) is not None:
         from dogbreed.debugger.record.smdebug_hook import SmdebugHook
 
-        callbacks.append(SmdebugHook(folder, **smdebug))
-    images = _arguments(given, "images")
-    if images is not None:
-        callbacks.append(ImageHasher(folder, **images))
+        callbacks.append(SmdebugHook(folder, **arguments))
+    if (arguments := enabled("images")) is not None:
+        callbacks.append(ImageHasher(folder, **arguments))
     return [*callbacks, FailureReport(folder)] if callbacks else []
 
 
 class FailureReport(pl.Callback):
-    """Writes the report of a training that fails: it tells more than a traceback.
+    """Writes the report of a training that fails; must come after the recorders, which flush their files first.
 
     Args:
         folder: The run's folder.
@@ -73,24 +75,19 @@ class FailureReport(pl.Callback):
         self.folder = folder
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Writes what was recorded before the failure; the failure itself stays what is raised."""
+        """Writes the report; the training's own exception is raised as without it."""
         if trainer.is_global_zero:
             try:
-                log.warning("what was recorded before the failure is in %s", write_report(self.folder, say=False).html)
-            except (OSError, ValueError) as error:
+                report = write_report(self.folder, say=False)
+                log.warning("report of the failed training: %s", report.html)
+            except Exception as error:  # noqa: BLE001 - must not replace the training's own exception
                 log.warning("no report of the failed training: %s", error)
 
 
-def _as_plain(config: Any) -> dict[str, Any]:
+def _as_plain(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(config, dict):
         return config
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(config, resolve=True)
     return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
-
-
-def _arguments(config: Mapping[str, Any], part: str) -> dict[str, Any] | None:
-    """Returns the arguments of a part's callback, None where the part is off."""
-    settings = dict(config.get(part) or {})
-    return settings if settings.pop("enabled", False) else None

@@ -1,27 +1,29 @@
-"""The plain files that a run leaves in its folder, and how they are written. No torch here.
+"""Names of the files that a run leaves in its folder, and how they are written. No torch here.
 
-    debug/run.json          what the run was started with, and what is known of the machine
-    debug/records.jsonl     one line a record: names, tensors, losses, metrics, events, images
-    debug/timings.jsonl     one line a block of training steps: where their time went
-    debug/activations.npz   how often each node of the activation layers fired, newest count
-    debug/predictions-SPLIT.npz, debug/thumbs/   probabilities, and small images of the worst mistakes
-    debug/images.json     perceptual hashes of the images, and the unreadable ones
-    debug/traces/           torch.profiler traces, on request
-    profiler-output/        the machine every 500 ms, in SageMaker's layout
-    debug-output/           tensors in smdebug's layout, where its hook is used
-    report.html, report.json
-
-Numbers in JSON lines may be NaN and Infinity, as Python's json module writes and reads them.
+debug/run.json          what the run was started with, and on which machine
+debug/records.jsonl     one line per record: names, tensors, losses, metrics, events, input images
+debug/timings.jsonl     one line per block of training steps: where their time went; heartbeats; phases
+debug/activations.npz   how often each node of the activation layers was active, latest count
+debug/predictions-SPLIT.npz, debug/thumbs/   probabilities, and thumbnails of the worst mistakes
+debug/images.json       perceptual hashes of the images, and unreadable images
+debug/traces/           torch.profiler traces, on request
+profiler-output/        system metrics, in SageMaker's layout
+debug-output/           tensors in smdebug's layout, if its hook is enabled
+report.html, report.json
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+
+from dogbreed.system.atomic import atomic_write
 
 _YAML: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 
@@ -36,15 +38,25 @@ DEBUG_OUTPUT = "debug-output"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never half of it."""
+    """Writes JSON atomically; missing parent folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    part.replace(path)
+    text = json.dumps(value, indent=1)
+    atomic_write(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = True) -> None:
+    """Writes an npz archive atomically; missing parent folders are created."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:  # NumPy would append .npz to a path
+            (np.savez_compressed if compress else np.savez)(file, **arrays)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, write)
 
 
 def clear_debug(folder: Path) -> None:
-    """Removes what an earlier run's recorder left in `folder`: our own files by name, nothing else."""
+    """Removes the records and the report of an earlier run in `folder`, by name; other files stay."""
     for name in ("thumbs", "traces"):
         shutil.rmtree(folder / DEBUG / name, ignore_errors=True)
     for name in (RECORDS, RUN, ACTIVATIONS, IMAGES, "predictions-valid.npz", "predictions-test.npz"):
@@ -54,18 +66,18 @@ def clear_debug(folder: Path) -> None:
 
 
 def clear_profiler(folder: Path) -> None:
-    """Removes what an earlier run's profiler left in `folder`."""
+    """Removes the profile of an earlier run in `folder`."""
     shutil.rmtree(folder / PROFILER_OUTPUT, ignore_errors=True)
     (folder / DEBUG / TIMINGS).unlink(missing_ok=True)
 
 
 def rounded(values: list[float], digits: int = 6) -> list[float]:
-    """Returns the values with `digits` significant digits: a third of the text, and nothing a rule would miss."""
+    """Returns the values with `digits` significant digits, which takes a third of the text."""
     return [float(f"{value:.{digits}g}") for value in values]
 
 
 def run_name(folder: Path) -> str:
-    """Returns the name that a run's `config.yaml` gives it; that of its folder where there is none to be read."""
+    """Returns the `name` in the run's `config.yaml`, else the folder's name."""
     try:
         config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_YAML)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

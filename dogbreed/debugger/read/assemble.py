@@ -1,4 +1,4 @@
-"""Makes of a run's records, rows of JSON lines on disk or in memory, the inputs that rules name. No torch here."""
+"""Assembles the inputs of rules from a run's records: rows of JSON Lines, on disk or in memory. No torch here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ Row = dict[str, Any]
 
 
 def assemble(rows: Sequence[Row], settings: Mapping[str, Any], activity: Mapping[str, NodeActivity]) -> dict[str, Any]:
-    """Returns the inputs that records hold."""
+    """Returns input name (see `recording.INPUTS`) to value.
+
+    Args:
+        rows: The records.
+        settings: The run's settings.
+        activity: Layer name to how often its nodes were active.
+    """
     inputs: dict[str, Any] = {"settings": dict(settings)} if settings else {}
     for collection in ("gradients", "weights", "updates", "activation_inputs"):
         series = tensor_series(rows, collection)
@@ -41,7 +47,7 @@ def assemble(rows: Sequence[Row], settings: Mapping[str, Any], activity: Mapping
 
 
 def tensor_series(rows: Sequence[Row], collection: str) -> TensorSeries | None:
-    """Returns the statistics of a collection over all recorded steps, None where it was not recorded."""
+    """Returns the statistics of a collection over all recorded steps, None if it was not recorded."""
     blocks, order, tags = _blocks(rows, collection)
     if not blocks:
         return None
@@ -88,23 +94,22 @@ def _blocks(rows: Iterable[Row], collection: str) -> tuple[list[tuple[int, list[
 
 
 def _losses(rows: Sequence[Row]) -> tuple[Series, Series] | None:
-    """Returns training losses by step and their mean by epoch."""
+    """Returns the training losses by step and their mean by epoch, None without any."""
     found = [row for row in rows if row.get("kind") == "losses"]
     steps = [step for row in found for step in row["steps"]]
     if not steps:
         return None
-    values = np.array([value for row in found for value in row["values"]], dtype=np.float64)
-    epochs = np.array([epoch for row in found for epoch in row["epochs"]])
-    last = {step: i for i, step in enumerate(steps)}  # a resumed run repeats steps: the later one counts
+    last = {step: i for i, step in enumerate(steps)}  # a resumed run repeats steps; the later one counts
     keep = [last[step] for step in sorted(last)]
-    by_epoch = [float(values[keep][epochs[keep] == epoch].mean()) for epoch in np.unique(epochs[keep])]
-    return Series.of(values[keep].tolist(), sorted(last)), Series.of(
-        by_epoch, [int(e) for e in np.unique(epochs[keep])]
-    )
+    values = np.array([value for row in found for value in row["values"]], dtype=np.float64)[keep]
+    epochs = np.array([epoch for row in found for epoch in row["epochs"]], dtype=np.int64)[keep]
+    numbers = np.unique(epochs)
+    means = [float(values[epochs == number].mean()) for number in numbers]
+    return Series.of(values.tolist(), sorted(last)), Series.of(means, numbers.tolist())
 
 
 def metrics_by_epoch(rows: Sequence[Row]) -> dict[str, tuple[list[int], list[float]]]:
-    """Returns metric name to (epochs, values); of two values for an epoch the later one counts."""
+    """Returns metric name to (epochs, values); the later of two values for an epoch counts."""
     found: dict[str, dict[int, float]] = {}
     for row in rows:
         if row.get("kind") == "metrics":

@@ -1,4 +1,4 @@
-"""How much of the machine this process may use: the limit of its container, not what the host has."""
+"""CPU and memory limits of this process's container (cgroup v2 or v1), and what the container uses."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ from pathlib import Path
 
 import psutil
 
-from dogbreed.system import cpu as cores
+from dogbreed.system import cpu
 
 CGROUP = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60
-"""cgroup v1 says "no limit" as a number near 2**63."""
+"""cgroup v1 writes "no limit" as a number near 2**63."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be used."""
+    """What this process may use."""
 
     cores: float
-    """CPU cores, a fraction where the quota is one."""
+    """CPU cores; fractional under a CPU quota."""
     memory_bytes: int
     is_limited: bool
-    """True where a cgroup sets one of them below what the host has."""
+    """Whether a cgroup sets one of them below what the host has."""
 
 
 def read_limits(root: Path = CGROUP, host_cores: int | None = None, host_memory: int | None = None) -> Limits:
-    """Returns the limits of cgroup v2 or v1 under `root`, and the host's own where there are none.
+    """Returns the cgroup's limits under `root`; without a limit, the host's cores and memory.
 
-    The cores that this process may be scheduled on (its affinity) count as the host's.
+    The host's cores are those that this process may be scheduled on (its affinity).
     """
-    num_cores = float(host_cores or cores.count())
+    num_cores = float(host_cores or cpu.count())
     memory = host_memory or psutil.virtual_memory().total
     quota = _cpu_quota(root)
     limit = _number(root / "memory.max") or _number(root / "memory" / "memory.limit_in_bytes")
-    limited = (quota is not None and quota < num_cores) or (limit is not None and limit < memory)
+    is_limited = (quota is not None and quota < num_cores) or (limit is not None and limit < memory)
     if quota is not None:
         num_cores = min(num_cores, quota)
     if limit is not None and limit < _UNLIMITED:
         memory = min(memory, limit)
-    return Limits(num_cores, memory, limited)
+    return Limits(num_cores, memory, is_limited)
 
 
 def used_memory(root: Path = CGROUP) -> int | None:
-    """Returns the bytes that the container uses, its file cache left out; None without a cgroup."""
+    """Returns the bytes that the container uses without its inactive file cache, None without a cgroup."""
     for usage, statistics, cache in (
         (root / "memory.current", root / "memory.stat", "inactive_file"),
         (root / "memory" / "memory.usage_in_bytes", root / "memory" / "memory.stat", "total_inactive_file"),
@@ -55,7 +55,7 @@ def used_memory(root: Path = CGROUP) -> int | None:
 
 
 def used_cpu_s(root: Path = CGROUP) -> float | None:
-    """Returns the CPU seconds that the container has used so far; None without a cgroup."""
+    """Returns the CPU seconds that the container has used so far, None without a cgroup."""
     microseconds = _field(root / "cpu.stat", "usage_usec")
     if microseconds:
         return microseconds / 1e6
@@ -84,8 +84,6 @@ def _number(path: Path) -> int | None:
 
 
 def _field(path: Path, name: str) -> int:
-    for line in _text(path).splitlines():
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value)
-    return 0
+    """Returns the number after `name` in a file of `name number` lines, 0 without one."""
+    fields = dict(line.split(None, 1) for line in _text(path).splitlines() if " " in line)
+    return int(fields.get(name, 0))

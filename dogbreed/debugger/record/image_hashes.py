@@ -1,12 +1,12 @@
-"""Perceptual hashes of a data set's images, so that rules find copies: a 256-bit difference hash of each image.
+"""ImageHasher: perceptual hashes of a data set's images, from which rules find duplicates between splits.
 
-The image as the network sees it in validation, in grey and 17 x 16 pixels: bit i says whether pixel i is brighter
-than its right neighbour. Re-encoding, scaling and small changes of brightness leave nearly all bits as they are.
+Each image gets a 256-bit difference hash (dHash): the image as the network sees it in validation, in grey and 17 x 16
+pixels; bit i is set if pixel i is brighter than its right neighbour. Re-encoding, scaling and small changes of
+brightness leave nearly all bits unchanged.
 """
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,57 +17,60 @@ from torch import Tensor
 from torch.nn import functional
 
 from dogbreed.debugger import files
+from dogbreed.debugger.record.recorder import Recorder, safe_hook
 from dogbreed.debugger.record.run_settings import split_keys
 
-log = logging.getLogger(__name__)
+_LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue (ITU-R BT.601)."""
 
-_GREY = (0.299, 0.587, 0.114)
-_SIDE = 16
+_SIDE_PX = 16
 
 
 @torch.no_grad()
 def difference_hashes(images: Tensor) -> list[int]:
-    """Returns the 256-bit hash of each image of (N, 3, H, W), any real type and scale."""
-    weights = torch.tensor(_GREY, device=images.device).view(1, 3, 1, 1)
+    """Returns the 256-bit difference hash of each image of (N, 3, H, W), any real dtype and range."""
+    weights = torch.tensor(_LUMA, device=images.device).view(1, 3, 1, 1)
     grey = (images.float() * weights).sum(dim=1, keepdim=True)
-    small = functional.interpolate(grey, size=(_SIDE, _SIDE + 1), mode="area")[:, 0]
+    small = functional.interpolate(grey, size=(_SIDE_PX, _SIDE_PX + 1), mode="area")[:, 0]
     bits = (small[:, :, :-1] > small[:, :, 1:]).flatten(1).cpu().numpy()
     return [int.from_bytes(row.tobytes(), "little") for row in np.packbits(bits, axis=1, bitorder="little")]
 
 
-class ImageHasher(pl.Callback):
+class ImageHasher(Recorder):
     """Hashes the images of all splits after a fit, through the data module's own loaders.
 
     Args:
         folder: The run's folder.
-        max_images: Images of each split at most; the first ones of the list.
+        max_images: Hashed images per split; the first ones of the split's list.
     """
 
     def __init__(self, folder: str | Path, *, max_images: int = 2000) -> None:
         self.folder = Path(folder)
         self.max_images = max_images
 
+    @safe_hook
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes `debug/images.json`."""
+        """Writes `debug/images.json`; does nothing for a data module without `loader(split)`."""
         data: Any = getattr(trainer, "datamodule", None)
         if not trainer.is_global_zero or not callable(getattr(data, "loader", None)):
             return
-        hashes = {split: self._split(trainer, data, split) for split in ("train", "valid", "test")}
+        hashes = {split: self._hash_split(trainer, data, split) for split in ("train", "valid", "test")}
         value = {
-            "hashes": {split: {key: f"{value:x}" for key, value in found.items()} for split, found in hashes.items()},
+            "hashes": {split: {key: f"{bits:x}" for key, bits in found.items()} for split, found in hashes.items()},
             "bad": dict(getattr(data, "bad_images", {})),
             "num_images": sum(len(split_keys(trainer, split)) for split in hashes),
         }
         files.write_json(self.folder / files.DEBUG / files.IMAGES, value)
 
-    def _split(self, trainer: pl.Trainer, data: Any, split: str) -> dict[str, int]:
+    def _hash_split(self, trainer: pl.Trainer, data: Any, split: str) -> dict[str, int]:
+        """Returns image name to hash."""
         keys = split_keys(trainer, split)
         hashes: dict[str, int] = {}
         if not keys:
             return hashes
         for batch in data.loader(split):
             found = difference_hashes(batch[0])
-            hashes |= {keys[index]: value for index, value in zip(batch[2].tolist(), found, strict=True)}
+            hashes |= {keys[index]: bits for index, bits in zip(batch[2].tolist(), found, strict=True)}
             if len(hashes) >= self.max_images:
                 break
         return hashes

@@ -1,8 +1,8 @@
-"""What a LightningModule is made of: its network, the parameters' roles, its activation layers."""
+"""The parts of a LightningModule: its network, the roles of parameters, activation layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,16 +12,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 _HEADS = ("head", "fc", "classifier", "last_linear")
 
-KINDS: Mapping[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
-"""Activation layers whose nodes are counted one by one, and their kind."""
+COUNTED_ACTIVATIONS: Mapping[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+}
+"""Activation layers whose active nodes are counted, and their kind."""
 
-_OTHERS = (nn.GELU, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ELU, nn.Mish)
+_OTHER_ACTIVATIONS = (nn.GELU, nn.SiLU, nn.Hardswish, nn.LeakyReLU, nn.ELU, nn.Mish)
 
 
 def root_module(pl_module: pl.LightningModule) -> nn.Module:
-    """Returns the network in a LightningModule: its only child with parameters, else the module itself.
+    """Returns the network of a LightningModule: its only child with parameters, else the module itself.
 
-    A wrapper by `torch.compile` or DDP is taken off: the parameters behind it are the same, with plain names.
+    Wrappers by `torch.compile` and DDP are removed, so parameter names are those of the plain network.
     """
     children = [child for child in pl_module.children() if any(True for _ in child.parameters())]
     root: Any = children[0] if len(children) == 1 else pl_module
@@ -31,8 +36,8 @@ def root_module(pl_module: pl.LightningModule) -> nn.Module:
 
 
 def is_compiled(pl_module: pl.LightningModule) -> bool:
-    """Returns whether any part of the module runs through `torch.compile`, where hooks would break its graphs."""
-    if getattr(pl_module, "_compiler_ctx", None) is not None:
+    """Returns whether any part of the module runs through `torch.compile`, whose graphs hooks would break."""
+    if "training_step" in vars(pl_module):  # Lightning sets the compiled methods on the instance
         return True
     return any(
         hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
@@ -40,29 +45,42 @@ def is_compiled(pl_module: pl.LightningModule) -> bool:
     )
 
 
+def is_pretrained(pl_module: pl.LightningModule) -> bool:
+    """Returns whether the network starts from pretrained weights, according to the module's hyperparameters."""
+    hparams: Mapping[str, Any] = getattr(pl_module, "hparams", {})
+    weights = hparams.get("weights", hparams.get("pretrained", False))
+    return bool(weights) and weights != "random"
+
+
+def normalization(pl_module: pl.LightningModule) -> dict[str, Sequence[float]]:
+    """Returns `mean` and `std` per channel of the images that the network expects, {} if unknown."""
+    spec = getattr(pl_module, "input_spec", None) or getattr(pl_module, "data_config", None)
+    spec = spec if isinstance(spec, Mapping) else {name: getattr(spec, name, None) for name in ("mean", "std")}
+    return {name: spec[name] for name in ("mean", "std")} if spec.get("mean") and spec.get("std") else {}
+
+
 def parameter_tags(root: nn.Module, pretrained: bool) -> dict[str, frozenset[str]]:
     """Returns the roles of each parameter and module: bias, norm, head or backbone, pretrained."""
     head = head_prefix(root)
+    backbone = {"backbone", "pretrained"} if pretrained else {"backbone"}
+
+    def part(name: str) -> set[str]:
+        return {"head"} if head and (name == head or name.startswith(head + ".")) else backbone
+
     tags: dict[str, frozenset[str]] = {}
-    body = {"backbone", "pretrained"} if pretrained else {"backbone"}
-
-    def within_head(name: str) -> bool:
-        return bool(head) and (name == head or name.startswith(head + "."))
-
     for module_name, module in root.named_modules():
-        tags[module_name] = frozenset({"head"} if within_head(module_name) else body)
+        tags[module_name] = frozenset(part(module_name))
         is_norm = isinstance(module, (_BatchNorm, nn.LayerNorm, nn.GroupNorm)) or "Norm" in type(module).__name__
         for name, _ in module.named_parameters(recurse=False):
             full = f"{module_name}.{name}" if module_name else name
-            found = {"norm"} if is_norm else set()
-            found |= {"bias"} if name.endswith("bias") else set()
-            found |= {"head"} if within_head(full) else body
-            tags[full] = frozenset(found)
+            roles = {"norm"} if is_norm else set()
+            roles |= {"bias"} if name.endswith("bias") else set()
+            tags[full] = frozenset(roles | part(full))
     return tags
 
 
 def head_prefix(root: nn.Module) -> str:
-    """Returns the name of the classifier in the network: timm's, one of the usual names, or the last linear layer."""
+    """Returns the name of the network's classifier: timm's, one of the usual names, or the last linear layer."""
     modules = dict(root.named_modules())
     get_classifier: Any = getattr(root, "get_classifier", None)
     if get_classifier is not None:
@@ -76,24 +94,17 @@ def head_prefix(root: nn.Module) -> str:
 
 
 def activation_layers(root: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """Returns name to (layer, kind) of activation layers; kind is `other` where nodes are not counted."""
+    """Returns name to (layer, kind) of activation layers; kind is `other` if its nodes are not counted."""
     layers = {}
     for name, module in root.named_modules():
-        kind = next((kind for base, kind in KINDS.items() if isinstance(module, base)), None)
-        if kind or isinstance(module, _OTHERS):
+        kind = next((kind for base, kind in COUNTED_ACTIVATIONS.items() if isinstance(module, base)), None)
+        if kind or isinstance(module, _OTHER_ACTIVATIONS):
             layers[name] = (module, kind or "other")
     return layers
 
 
-def starting_weights(pl_module: pl.LightningModule) -> bool:
-    """Returns whether the network starts from pretrained weights, by the module's own hyperparameters."""
-    hparams: Mapping[str, Any] = getattr(pl_module, "hparams", {})
-    weights = hparams.get("weights", hparams.get("pretrained", False))
-    return bool(weights) and weights != "random"
-
-
 def logits_of(output: Any) -> torch.Tensor | None:
-    """Returns a network's output as (B, C) float logits, None where it is something else."""
+    """Returns a network's output as (B, C) float logits, None if it is something else."""
     if isinstance(output, torch.Tensor) and output.ndim == 2 and output.is_floating_point() and output.shape[1] > 1:
         return output.detach()
     return None

@@ -1,34 +1,56 @@
-"""PredictionRecorder: what the network says about validation and test images, and small images of its mistakes."""
+"""PredictionRecorder: class probabilities of validation and test images, and thumbnails of the worst mistakes."""
 
 from __future__ import annotations
 
-import io
+import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from dogbreed.debugger.files import DEBUG
-from dogbreed.debugger.record.network import logits_of, root_module
+from dogbreed.debugger import files
+from dogbreed.debugger.record.network import logits_of, normalization, root_module
+from dogbreed.debugger.record.recorder import Recorder, safe_hook
 from dogbreed.debugger.record.run_settings import class_names, split_keys
+from dogbreed.debugger.record.thumbnails import SIDE_PX, thumbnails, write_jpeg
 
-_SHOWN = 24
-"""Mistakes whose images are written and shown: the ones with the highest loss."""
+log = logging.getLogger(__name__)
 
-_SIDE_PX = 96
-
-Mistake = tuple[float, int, Tensor | None]
-"""(loss, index in the split, (3, H, W) uint8 image or None where the network saw kept features)."""
+_NUM_MISTAKES = 24
+"""Mistakes with a thumbnail: the ones with the highest loss."""
 
 
-class PredictionRecorder(pl.Callback):
-    """Keeps the probabilities of the newest validation and of the test, and images of the worst mistakes in the test.
+class Mistake(NamedTuple):
+    """A misclassified image."""
 
-    It listens to the network's output: whatever the LightningModule does with it, and however it is called.
+    loss: float
+    position: int
+    """Position in the split's list."""
+    image: Tensor | None
+    """(3, H, W) uint8; None if the network received cached features."""
+
+
+class _Rows(NamedTuple):
+    """One batch."""
+
+    probabilities: Tensor
+    """(B, C) float16 softmax."""
+    labels: Tensor
+    """(B,) integers."""
+    indices: Tensor
+    """(B,) positions in the split's list."""
+
+
+class PredictionRecorder(Recorder):
+    """Records the probabilities of the latest validation and of the test, and thumbnails of the worst test mistakes.
+
+    It reads the network's output with a forward hook, so it works with any LightningModule. Batches must be
+    `(images, labels[, indices])` with class numbers of shape (B,); others are ignored after one log line.
 
     Args:
         folder: The run's folder.
@@ -38,153 +60,157 @@ class PredictionRecorder(pl.Callback):
         self.folder = Path(folder)
         self._handle: Any = None
         self._logits: Tensor | None = None
-        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._wrong: list[Mistake] = []
+        self._rows: list[_Rows] = []
+        self._num_rows = 0
+        self._mistakes: list[Mistake] = []
+        self._ignores = False
 
+    @safe_hook
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listens to the validation; the sanity check is none."""
+        """Starts recording, except in the sanity check."""
         if not trainer.sanity_checking:
-            self._start(root_module(pl_module))
+            self._start(trainer, pl_module)
 
+    @safe_hook
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *at: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *numbers: int
     ) -> None:
-        """Adds a batch of the first loader."""
-        if self._handle is not None and not any(at[1:]):
-            self._batch(batch, pl_module, keep_images=False)
+        """Records a batch of the first data loader."""
+        if self._handle is not None and not any(numbers[1:]):  # (batch_idx, dataloader_idx)
+            self._record(batch, pl_module, with_images=False)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the predictions."""
-        self._finish("valid", trainer, pl_module)
+        if not trainer.sanity_checking:
+            self._finish(trainer, pl_module, "valid")
 
+    @safe_hook
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listens to the test."""
-        self._start(root_module(pl_module))
+        """Starts recording."""
+        self._start(trainer, pl_module)
 
+    @safe_hook
     def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *at: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *numbers: int
     ) -> None:
-        """Adds a batch of the first loader, and images of the mistakes in it."""
-        if self._handle is not None and not any(at[1:]):
-            self._batch(batch, pl_module, keep_images=True)
+        """Records a batch of the first data loader and thumbnails of its mistakes."""
+        if self._handle is not None and not any(numbers[1:]):  # (batch_idx, dataloader_idx)
+            self._record(batch, pl_module, with_images=True)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes predictions and images."""
-        self._finish("test", trainer, pl_module)
+        """Writes predictions and thumbnails."""
+        self._finish(trainer, pl_module, "test")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Takes the hook off."""
-        self._stop()
+        """Removes the forward hook."""
+        self.release(trainer)
 
-    def _finish(self, split: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes what the processes of the training have heard together, each its share of the images."""
-        if self._handle is None:
-            return
-        self._stop()
-        rows = [tuple(part.cpu() for part in row) for row in self._rows]
-        shares = [(rows, self._wrong)]
-        if trainer.world_size > 1:
-            shares *= trainer.world_size
-            torch.distributed.all_gather_object(shares, shares[0])
-        rows = [row for share, _ in shares for row in share]
-        if trainer.is_global_zero and rows:
-            wrong = sorted((item for _, found in shares for item in found), key=lambda item: -item[0])
-            classes = class_names(getattr(trainer, "datamodule", None), pl_module)
-            self._save(split, classes, split_keys(trainer, split), rows)
-            self._save_images(split, wrong, getattr(trainer, "datamodule", None))
+    def release(self, trainer: pl.Trainer) -> None:
+        """Removes the forward hook and drops what was recorded in this pass."""
+        self._unhook()
+        self._rows, self._num_rows, self._mistakes = [], 0, []
 
-    def _start(self, root: nn.Module) -> None:
-        """Begins a pass over a split."""
-        self._stop()
-        self._rows, self._wrong = [], []
-        self._handle = root.register_forward_hook(self._hear)
+    def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.release(trainer)
 
-    def _hear(self, _: nn.Module, __: Any, output: Any) -> None:
-        self._logits = logits_of(output)
+        def keep_logits(_: Any, __: Any, output: Any) -> None:
+            self._logits = logits_of(output)
 
-    def _stop(self) -> None:
-        """Takes the hook off."""
+        self._handle = root_module(pl_module).register_forward_hook(keep_logits)
+
+    def _unhook(self) -> None:
         if self._handle is not None:
             self._handle.remove()
         self._handle = self._logits = None
 
     @torch.no_grad()
-    def _batch(self, batch: Any, pl_module: pl.LightningModule, keep_images: bool) -> None:
-        """Adds a batch `(images, labels[, indices])` with the logits that were heard for it."""
+    def _record(self, batch: Any, pl_module: pl.LightningModule, with_images: bool) -> None:
         logits, self._logits = self._logits, None
-        if logits is None or not isinstance(batch, (tuple, list)) or len(batch) < 2 or len(batch[1]) != len(logits):
+        problem = _problem(logits, batch)
+        if problem or logits is None:
+            if problem and not self._ignores:
+                log.warning("predictions are not recorded: %s", problem)
+            self._ignores = self._ignores or bool(problem)
             return
         labels = batch[1].detach().to(logits.device)
-        seen = sum(len(row[1]) for row in self._rows)
-        mine = torch.arange(seen, seen + len(labels)) * pl_module.trainer.world_size + pl_module.global_rank
-        indices = batch[2] if len(batch) > 2 else mine
-        # They are kept as float16. NumPy, which minds each one that is too small for it, would take 3 ms for 600 rows.
-        self._rows.append((logits.float().softmax(dim=1).half(), labels, indices))
-        if keep_images:
+        count, world = len(labels), pl_module.trainer.world_size
+        indices = torch.arange(self._num_rows, self._num_rows + count) * world + pl_module.global_rank
+        if len(batch) > 2 and isinstance(batch[2], Tensor) and batch[2].shape == (count,):
+            indices = batch[2]
+        # float16 on the device: NumPy takes far longer to round numbers that are too small for it.
+        self._rows.append(_Rows(logits.float().softmax(dim=1).half(), labels, indices))
+        self._num_rows += count
+        if with_images:
             self._keep_mistakes(batch[0], logits.float(), labels, indices, pl_module)
 
     def _keep_mistakes(
-        self, images: Tensor, logits: Tensor, labels: Tensor, indices: Tensor, pl_module: pl.LightningModule
+        self, images: Any, logits: Tensor, labels: Tensor, indices: Tensor, pl_module: pl.LightningModule
     ) -> None:
         wrong = (logits.argmax(dim=1) != labels).nonzero().flatten()
         if not len(wrong):
             return
         losses = functional.cross_entropy(logits[wrong], labels[wrong], reduction="none").tolist()
-        thumbnails: Any = [None] * len(wrong)  # of features; those that are shown are fetched at the end
-        if images.ndim == 4 and images.shape[1] == 3:
-            thumbnails = as_pixels(_small(images[wrong].float()), getattr(pl_module, "data_config", None)).cpu()
-        for loss, index, image in zip(losses, indices[wrong.to(indices.device)].tolist(), thumbnails, strict=True):
-            self._wrong.append((loss, index, image))
-        self._wrong = sorted(self._wrong, key=lambda item: -item[0])[:_SHOWN]
+        shown: Any = [None] * len(wrong)
+        if isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == 3:
+            shown = thumbnails(images[wrong.to(images.device)], normalization(pl_module))
+        positions = indices[wrong.to(indices.device)].tolist()
+        self._mistakes += map(Mistake, losses, positions, shown)
+        self._mistakes = _worst(self._mistakes)
 
-    def _save(self, split: str, classes: list[str], keys: list[str], rows: list[Any]) -> None:
-        """Writes `predictions-SPLIT.npz`."""
+    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str) -> None:
+        """Writes what all processes recorded; collective, so a process whose recorder failed takes part too."""
+        self._unhook()
+        rows = [_Rows(*(part.cpu() for part in row)) for row in self._rows]
+        shares = [(rows, self._mistakes)]
+        self.release(trainer)
+        if trainer.world_size > 1:
+            shares *= trainer.world_size
+            torch.distributed.all_gather_object(shares, shares[0])
+        rows = [row for share, _ in shares for row in share]
+        if trainer.is_global_zero and rows:
+            self._write(trainer, pl_module, split, rows, _worst([one for _, found in shares for one in found]))
+
+    @safe_hook
+    def _write(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str, rows: list[_Rows], worst: list[Mistake]
+    ) -> None:
+        """Writes `predictions-SPLIT.npz` and the thumbnails."""
+        data = getattr(trainer, "datamodule", None)
         probabilities, labels, indices = (torch.cat(column).numpy() for column in zip(*rows, strict=True))
-        # A sampler that gives each process equally many images gives some of them twice.
+        # A distributed sampler repeats images so that all processes get equally many.
         _, once = np.unique(indices, return_index=True)
-        folder = self.folder / DEBUG
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(  # after each epoch: to compress costs more than all else here
-            folder / f"predictions-{split}.npz",
-            probabilities=probabilities[once],
-            labels=labels[once].astype(np.int64),
-            indices=indices[once].astype(np.int64),
-            classes=np.array(classes, dtype=np.str_),
-            keys=np.array(keys, dtype=np.str_),
-        )
-
-    def _save_images(self, split: str, wrong: list[Mistake], data: Any) -> None:
-        """Writes the images of the worst mistakes; those that were not seen themselves are fetched now."""
-        images = {index: image for _, index, image in wrong[:_SHOWN]}
-        unseen = [index for index, image in images.items() if image is None]
-        if unseen and callable(getattr(data, "images", None)):
-            fetched = data.images(split, unseen, _SIDE_PX)
+        folder = self.folder / files.DEBUG
+        arrays = {
+            "probabilities": probabilities[once],
+            "labels": labels[once].astype(np.int64),
+            "indices": indices[once].astype(np.int64),
+            "classes": np.array(class_names(data, pl_module), dtype=np.str_),
+            "keys": np.array(split_keys(trainer, split), dtype=np.str_),
+        }
+        files.write_npz(folder / f"predictions-{split}.npz", arrays, compress=False)  # fast: after each epoch
+        images = {mistake.position: mistake.image for mistake in worst}
+        missing = [index for index, image in images.items() if image is None]
+        if missing and data is not None and callable(getattr(data, "images", None)):
+            fetched = data.images(split, missing, SIDE_PX)
             images |= dict(zip(fetched.indices.tolist(), fetched.images, strict=True))
         for index, image in images.items():
             if image is not None:
-                write_jpeg(self.folder / DEBUG / "thumbs" / f"{split}-{index}.jpg", image)
+                write_jpeg(folder / "thumbs" / f"{split}-{index}.jpg", image)
 
 
-def _small(images: Tensor) -> Tensor:
-    return functional.interpolate(images, size=(_SIDE_PX, _SIDE_PX), mode="area")
+def _worst(mistakes: Sequence[Mistake]) -> list[Mistake]:
+    return sorted(mistakes, key=lambda mistake: -mistake.loss)[:_NUM_MISTAKES]
 
 
-def as_pixels(images: Tensor, data_config: Any) -> Tensor:
-    """Returns (N, 3, H, W) uint8 of normalised images; without a normalisation known, stretched to 0..255."""
-    if isinstance(data_config, dict) and "mean" in data_config and "std" in data_config:
-        mean, std = (torch.tensor(data_config[key], device=images.device).view(3, 1, 1) for key in ("mean", "std"))
-        images = images * std + mean
-    else:
-        low, high = images.amin(), images.amax()
-        images = (images - low) / (high - low).clamp_min(1e-6)
-    return (images * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def write_jpeg(path: Path, image: Tensor) -> None:
-    """Writes a (3, H, W) uint8 image."""
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "JPEG", quality=82)
-    path.write_bytes(buffer.getvalue())
+def _problem(logits: Tensor | None, batch: Any) -> str:
+    """Returns why a batch cannot be recorded, "" if it can or is empty."""
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        return "batches must be (images, labels[, indices])"
+    labels = batch[1]
+    if logits is None:
+        is_empty = isinstance(labels, Tensor) and not len(labels)
+        return "" if is_empty else "the network's output is not one (B, C) tensor of logits"
+    if not isinstance(labels, Tensor) or labels.shape != (len(logits),) or labels.is_floating_point():
+        got = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        return f"labels must be class numbers of shape ({len(logits)},), got {got}"
+    return ""

@@ -1,4 +1,4 @@
-"""SystemProfiler: what the machine does every half second, and where the time of a step goes.
+"""SystemProfiler: samples the machine every half second, and measures where the time of a training step goes.
 
 trainer = Trainer(callbacks=[SystemProfiler("outputs/run"), ...])
 """
@@ -12,41 +12,36 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytorch_lightning as pl
 import torch
 
 from dogbreed.debugger import files
-from dogbreed.debugger.findings import Status
+from dogbreed.debugger.record.recorder import Recorder, safe_hook
 from dogbreed.debugger.record.step_timer import StepTimer
 from dogbreed.debugger.record.system_metrics_writer import SystemMetricsWriter
 from dogbreed.debugger.record.system_sampler import Machine, SystemSampler
-from dogbreed.debugger.rules.stalls import stalled_training
-from dogbreed.debugger.series import PARTS
+from dogbreed.debugger.record.timings_writer import TimingsWriter
 from dogbreed.errors import UserError
-from dogbreed.system.json_lines import JsonLines
 
 log = logging.getLogger(__name__)
 
 _INTERVALS_MS = (100, 200, 500, 1000, 5000, 60000)
 """The intervals that SageMaker's ProfilerConfig allows."""
 
-_BLOCK = 50
-"""Steps that are written together."""
 
+class SystemProfiler(Recorder):
+    """Samples the machine and times the steps of a training, in process 0 of each machine.
 
-class SystemProfiler(pl.Callback):
-    """Watches the machine and the clock while a training runs; process 0 of each machine does.
-
-    One sample costs about 0.3 ms of CPU time, one step a few microseconds for each action that Lightning announces.
+    While `fit` runs, `trainer.profiler` is a `StepTimer` that forwards every action to the profiler given to the
+    `Trainer`; that profiler is restored when the fit ends, also after an exception.
 
     Args:
-        folder: The run's folder; the profile of an earlier run in it is removed when a training begins at step 0.
-        interval_ms: Milliseconds between two samples: 100, 200, 500, 1000, 5000 or 60000.
+        folder: The run's folder. The profile of an earlier run in it is removed when a training starts at step 0.
+        interval_ms: Milliseconds between samples: 100, 200, 500, 1000, 5000 or 60000.
         trace_steps: Steps that `torch.profiler` traces into `debug/traces` (0: none); those steps are slow.
         trace_start: First traced step.
-        stall_s: Seconds without a step after which a line says that the training has stalled.
+        stall_s: Seconds without a training step or validation batch after which a stall is logged.
 
     Raises:
         UserError: another interval.
@@ -71,149 +66,151 @@ class SystemProfiler(pl.Callback):
         self.stall_s = stall_s
         self._sampler: SystemSampler | None = None
         self._timer: StepTimer | None = None
-        self._lines = JsonLines(self.folder / files.DEBUG / files.TIMINGS)
-        self._rows: list[tuple[int, int, float, dict[str, float]]] = []
-        self._phases = dict.fromkeys(("train", "validation", "test", "other"), 0.0)
-        self._phase, self._since = "other", time.time()
-        self._started = _process_start()
-        self._heartbeat = 0.0
-        self._said_stalled = False
-        self._initialization_s: float | None = None
-        self._steps = 0
-        self._fits = 0
         self._trace: Any = None
+        self._timings = TimingsWriter(self.folder, time.time())
+        self._started = _process_start()
+        self._initialization_s: float | None = None
+        self._heartbeat = 0.0
+        self._is_stalled = False
+        self._num_steps = self._num_fits = 0
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Begins to listen to Lightning's actions."""
-        if trainer.local_rank == 0 and self._timer is None:
-            self._timer = StepTimer(_of(trainer).profiler)
-            _of(trainer).profiler = self._timer
-
+    @safe_hook
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins to watch the machine."""
+        """Starts sampling the machine and timing Lightning's actions."""
         if trainer.local_rank != 0 or self._sampler is not None:
             return
-        if self._fits == 0 and trainer.global_step == 0 and trainer.ckpt_path is None:
+        if self._num_fits == 0 and trainer.global_step == 0 and trainer.ckpt_path is None:
             files.clear_profiler(self.folder)
-        self._fits += 1
+        self._num_fits += 1
+        # Not in `setup`: Lightning prepares the profiler given to the Trainer after that.
+        self._timer = StepTimer(trainer.profiler)  # type: ignore[attr-defined]
+        trainer.profiler = self._timer  # type: ignore[attr-defined]
         node = os.environ.get("SM_CURRENT_HOST") or f"algo-{trainer.node_rank + 1}"
-        where = SystemMetricsWriter(self.folder / files.PROFILER_OUTPUT, node)
-        self._sampler = SystemSampler(where, self.interval_ms / 1000, Machine(), self._watch)
+        writer = SystemMetricsWriter(self.folder / files.PROFILER_OUTPUT, node)
         self._heartbeat = time.time()
+        self._sampler = SystemSampler(writer, self.interval_ms / 1000, Machine(), self._check_alive)
         self._sampler.start()
 
-    def _watch(self, now: float) -> None:
-        outcome = stalled_training(np.array([self._heartbeat, now]), threshold=self.stall_s)
-        if outcome.status is Status.ISSUE and not self._said_stalled:
-            self._said_stalled = True
+    def _check_alive(self, now: float) -> None:
+        """Logs once that the training has stalled, until it continues."""
+        is_stalled = now - self._heartbeat > self.stall_s
+        if is_stalled and not self._is_stalled:
             print("finding=StalledTraining status=issue count=1", flush=True)
             log.warning("no step for %.0f s", now - self._heartbeat)
-        self._said_stalled = self._said_stalled and outcome.status is Status.ISSUE
+        self._is_stalled = is_stalled
 
-    def _enter(self, phase: str) -> None:
-        now = time.time()
-        self._phases[self._phase] += now - self._since
-        self._phase, self._since = phase, now
-
+    @safe_hook
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A phase of training begins; what came before is no part of its first step."""
+        """Starts the phase of training; earlier time does not count to its first step."""
         if self._timer is not None:
             self._timer.take()
-            self._enter("train")
+            self._timings.enter_phase("train", time.time())
 
+    @safe_hook
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Starts a trace where its step has come."""
-        if self._timer is not None and self.trace_steps and self._steps == self.trace_start:
+        """Starts the trace at its first step."""
+        if self._timer is not None and self.trace_steps and self._num_steps == self.trace_start:
             self._trace = torch.profiler.profile(record_shapes=True)
             self._trace.start()
 
+    @safe_hook
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Notes the step's times."""
+        """Records the step's times."""
         if self._timer is None:
             return
-        now = time.time()
-        self._heartbeat = now
+        self._heartbeat = now = time.time()
         if self._initialization_s is None:
             self._initialization_s = now - self._started
-        self._rows.append((self._steps, trainer.current_epoch, now, self._timer.take()))
-        self._steps += 1
-        if len(self._rows) >= _BLOCK:
-            self._write()
-        if self._trace is not None and self._steps == self.trace_start + self.trace_steps:
+        self._timings.add_step(self._num_steps, trainer.current_epoch, now, self._timer.take())
+        self._num_steps += 1
+        if self._num_steps == self.trace_start + self.trace_steps:
             self._finish_trace()
 
     def _finish_trace(self) -> None:
-        self._trace.stop()
+        trace, self._trace = self._trace, None
+        if trace is None:
+            return
+        trace.stop()
         folder = self.folder / files.DEBUG / "traces"
         folder.mkdir(parents=True, exist_ok=True)
-        self._trace.export_chrome_trace(str(folder / f"trace-{self.trace_start}.json"))
-        (folder / "operators.txt").write_text(self._trace.key_averages().table(row_limit=30), encoding="utf-8")
-        self._trace = None
+        trace.export_chrome_trace(str(folder / f"trace-{self.trace_start}.json"))
+        (folder / "operators.txt").write_text(trace.key_averages().table(row_limit=30), encoding="utf-8")
 
-    def _write(self) -> None:
-        if not self._rows:
-            return
-        steps, epochs, ends, parts = zip(*self._rows, strict=True)
-        columns = {name: files.rounded([part[name] for part in parts], 4) for name in PARTS}
-        row = {"kind": "steps", "steps": steps, "epochs": epochs, "ends": [round(end, 3) for end in ends]}
-        self._lines.write({**row, "parts": columns})
-        self._lines.flush()
-        self._rows = []
-
+    @safe_hook
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A phase of validation begins."""
-        self._enter("validation")
+        """Starts a phase of validation."""
+        self._timings.enter_phase("validation", time.time())
 
+    @safe_hook
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Records a heartbeat: a long validation is not a stall."""
+        self._heartbeat = time.time()
+        if self._timer is not None and not trainer.sanity_checking:
+            self._timings.add_heartbeat(self._heartbeat)
+
+    @safe_hook
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validation is over; it is no part of the next step."""
+        """Ends the phase of validation, which does not count to the next step."""
         self._heartbeat = time.time()
         if self._timer is not None:
             self._timer.take()
         # `trainer.training` is not set again yet.
         in_training = trainer.state.fn == "fit" and not trainer.sanity_checking
-        self._enter("train" if in_training else "other")
+        self._timings.enter_phase("train" if in_training else "other", self._heartbeat)
 
+    @safe_hook
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes what is left."""
+        """Writes pending steps and the trace."""
         if self._timer is not None:
-            if self._trace is not None:
-                self._finish_trace()
-            self._write()
-            self._enter("other")
+            self._finish_trace()
+            self._timings.flush()
+            self._timings.enter_phase("other", time.time())
 
+    @safe_hook
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A phase of test begins."""
-        self._enter("test")
+        """Starts the phase of testing."""
+        self._timings.enter_phase("test", time.time())
 
+    @safe_hook
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Test is over."""
-        self._enter("other")
+        """Ends the phase of testing."""
+        self._timings.enter_phase("other", time.time())
 
+    @safe_hook
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stops watching; the trainer gets its own profiler back."""
+        """Stops everything and writes the phases."""
+        self.release(trainer)
+        self._write_phases(trainer)
+
+    @safe_hook
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Does the same as `teardown`, which Lightning does not call after an exception."""
+        self.release(trainer)
+        self._write_phases(trainer)
+
+    def release(self, trainer: pl.Trainer) -> None:
+        """Stops the sampler's thread and the trace, and restores the trainer's own profiler."""
         if self._sampler is not None:
             self._sampler.stop()
             self._sampler = None
-        if self._timer is None:
-            return
-        self._write()
-        self._enter("other")
-        settings = {} if self._initialization_s is None else {"initialization_s": round(self._initialization_s, 2)}
-        self._lines.write({"kind": "phases", "seconds": self._phases, "settings": settings})
-        self._lines.close()
-        _of(trainer).profiler, self._timer = self._timer.inner, None
+        if self._timer is not None:
+            trainer.profiler, self._timer = self._timer.inner, None  # type: ignore[attr-defined]
+        trace, self._trace = self._trace, None
+        if trace is not None:
+            trace.stop()
 
-
-def _of(trainer: pl.Trainer) -> Any:
-    # Lightning's Trainer sets its profiler in a connector, so that type checkers do not know of it.
-    return trainer
+    def _write_phases(self, trainer: pl.Trainer) -> None:
+        if trainer.local_rank == 0:
+            self._timings.enter_phase("other", time.time())
+            seconds = self._initialization_s
+            self._timings.close({} if seconds is None else {"initialization_s": round(seconds, 2)})
 
 
 def _process_start() -> float:
-    """Returns when the work began: with the process, in a notebook now, seconds since the epoch."""
+    """Returns when the work began, seconds since the epoch: with the process, in a notebook now."""
     interactive = hasattr(sys, "ps1") or "ipykernel" in sys.modules
     return time.time() if interactive else psutil.Process(os.getpid()).create_time()

@@ -1,4 +1,4 @@
-"""What a run was started with and what is known of the machine: the `settings` input of the rules."""
+"""What a run was started with and on which machine: the `settings` input of the rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dogbreed.debugger.record.container_limits import read_limits
-from dogbreed.debugger.record.network import is_compiled, starting_weights
+from dogbreed.debugger.record.network import is_compiled, is_pretrained, normalization
 
 _HPARAMS = ("model", "lr", "weight_decay", "label_smoothing", "finetune", "unfreeze_epoch")
 
@@ -20,13 +20,16 @@ _HPARAMS = ("model", "lr", "weight_decay", "label_smoothing", "finetune", "unfre
 def describe_run(trainer: pl.Trainer, pl_module: pl.LightningModule, root: nn.Module) -> dict[str, Any]:
     """Returns the run's settings as plain data.
 
-    Keys that rules use: `lr`, `batch_size`, `epochs`, `weight_decay`, `num_classes`, `num_workers`, `cores`,
-    `finetune`, `initialization_s` (added with the first step).
+    Rules use `lr`, `batch_size`, `epochs`, `weight_decay`, `num_classes`, `num_workers`, `cores`, `finetune` and
+    `initialization_s` (added by `SystemProfiler` after the first step). Unknown settings are None or absent.
     """
     data = getattr(trainer, "datamodule", None)
     hparams: Mapping[str, Any] = getattr(pl_module, "hparams", {})
     classes = class_names(data, pl_module)
-    settings: dict[str, Any] = {key: hparams[key] for key in _HPARAMS if _is_plain(hparams.get(key))}
+    limits = read_limits()
+    settings: dict[str, Any] = {
+        key: hparams[key] for key in _HPARAMS if isinstance(hparams.get(key), (str, int, float, bool))
+    }
     settings |= {
         "started": time.time(),
         "epochs": trainer.max_epochs,
@@ -39,7 +42,7 @@ def describe_run(trainer: pl.Trainer, pl_module: pl.LightningModule, root: nn.Mo
         "network": type(root).__name__,
         "num_parameters": sum(parameter.numel() for parameter in root.parameters()),
         "num_trained": sum(p.numel() for p in root.parameters() if p.requires_grad),
-        "pretrained": starting_weights(pl_module),
+        "pretrained": is_pretrained(pl_module),
         "compiled": is_compiled(pl_module),
         "device": str(pl_module.device),
         "precision": str(trainer.precision),
@@ -47,23 +50,17 @@ def describe_run(trainer: pl.Trainer, pl_module: pl.LightningModule, root: nn.Mo
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "torch": torch.__version__,
         "lightning": version("pytorch-lightning"),
-        "cores": read_limits().cores,
-        "memory_bytes": read_limits().memory_bytes,
+        "cores": limits.cores,
+        "memory_bytes": limits.memory_bytes,
     }
-    config = getattr(pl_module, "data_config", None)
-    if isinstance(config, dict):
-        settings |= {"mean": list(config.get("mean", ())), "std": list(config.get("std", ()))}
+    settings |= {name: list(values) for name, values in normalization(pl_module).items()}
     if "lr" not in settings and trainer.optimizers:
         settings["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
     return settings
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (str, int, float, bool))
-
-
 def class_names(data: Any, pl_module: pl.LightningModule) -> list[str]:
-    """Returns the names of the classes by label: the data module's, the model's, or their numbers; [] unknown."""
+    """Returns the class names in label order: the data module's, else the model's, else numbers; [] if unknown."""
     for owner in (data, pl_module):
         classes = getattr(owner, "classes", None)
         if isinstance(classes, (list, tuple)) and classes:
@@ -73,7 +70,7 @@ def class_names(data: Any, pl_module: pl.LightningModule) -> list[str]:
 
 
 def _class_counts(data: Any, classes: list[str]) -> dict[str, int]:
-    """Returns the training images of each class, {} where the data module does not count them."""
+    """Returns the number of training images per class, {} if the data module does not count them."""
     counts = getattr(data, "class_counts", None)
     train = counts.get("train") if isinstance(counts, Mapping) else None
     if isinstance(train, Mapping):
@@ -82,6 +79,6 @@ def _class_counts(data: Any, classes: list[str]) -> dict[str, int]:
 
 
 def split_keys(trainer: pl.Trainer, split: str) -> list[str]:
-    """Returns the names of a split's images, [] where the data module does not know them."""
+    """Returns the names of a split's images, [] if the data module does not know them."""
     keys = getattr(getattr(trainer, "datamodule", None), "keys", None)
     return [str(key) for key in keys(split)] if callable(keys) else []

@@ -1,4 +1,4 @@
-"""Looks at the machine from a thread of its own: CPU, I/O, memory, disk, network and NVIDIA GPUs."""
+"""Samples CPU, I/O, memory, disk, network and NVIDIA GPUs in a background thread."""
 
 from __future__ import annotations
 
@@ -7,58 +7,53 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pynvml
 
 from dogbreed.debugger.record.container_limits import CGROUP, read_limits, used_cpu_s, used_memory
-from dogbreed.debugger.record.system_metrics_writer import SystemMetricsWriter
-from dogbreed.system import cpu as cores
+from dogbreed.debugger.record.system_metrics_writer import Sample, SystemMetricsWriter
+from dogbreed.system import cpu
 
 log = logging.getLogger(__name__)
 
-Sample = tuple[str, str, str, float]
-"""(Type, Dimension, Name, Value) as in SageMaker's files."""
-
 
 class Machine:
-    """Samples what this job may use of the machine; the first sample of a rate needs a second one.
+    """Samples the part of the machine that this job may use; rates need two samples.
 
-    Under a CPU quota cores are those of the quota: each shows the job's use of it in percent, as the single cores of
-    the host serve others too.
+    Under a CPU quota, utilisation is the job's share of the quota: the host's cores serve other containers too.
 
     Args:
-        root: Where cgroups are found.
+        root: The cgroup file system.
     """
 
     def __init__(self, root: Path = CGROUP) -> None:
         self.root = root
         self.limits = read_limits(root)
-        self.cores = cores.numbers()
+        self.cores = cpu.numbers()
         self.gpus = open_gpus()
-        self._before: dict[str, tuple[float, float]] = {}
+        self._previous: dict[str, tuple[float, float]] = {}
         psutil.cpu_times_percent(percpu=True)
 
     def sample(self) -> list[Sample]:
-        """Returns what is going on now."""
+        """Returns the current samples."""
         return [*self._cpu(), *self._memory(), *self._traffic(), *self._gpus()]
 
     def _cpu(self) -> list[Sample]:
         quota = self.limits.cores
         used = used_cpu_s(self.root) if quota < len(self.cores) else None
         times = psutil.cpu_times_percent(percpu=True)
-        mine = [times[number] for number in self.cores if number < len(times)]
         rows: list[Sample] = []
-        rate = None if used is None else self._rate("cpu", used)
-        for number, core in enumerate(mine):
+        for number, core in enumerate(times[number] for number in self.cores if number < len(times)):
+            io_wait = getattr(core, "iowait", None)
             if used is None:
-                rows.append(("cpu", "CPUUtilization", f"cpu{number}", max(0.0, 100.0 - core.idle - _wait(core))))
-            if hasattr(core, "iowait"):
-                rows.append(("cpu", "I/OWaitPercentage", f"cpu{number}", core.iowait))
+                rows.append(("cpu", "CPUUtilization", f"cpu{number}", max(0.0, 100.0 - core.idle - (io_wait or 0.0))))
+            if io_wait is not None:
+                rows.append(("cpu", "I/OWaitPercentage", f"cpu{number}", io_wait))
+        rate = None if used is None else self._rate("cpu", used)
         if rate is not None:
             share = min(100.0, 100.0 * rate / quota)
             rows += [("cpu", "CPUUtilization", f"cpu{i}", share) for i in range(max(1, round(quota)))]
@@ -70,24 +65,25 @@ class Machine:
         return [("memory", "MemoryUsedPercent", "MemoryUsedPercent", percent)]
 
     def _traffic(self) -> list[Sample]:
-        rows: list[Sample] = []
         network, disk = psutil.net_io_counters(), psutil.disk_io_counters()
-        for kind, dimension, name, counter in (
-            ("network", "Algorithm", "ReceiveBytesPerSecond", getattr(network, "bytes_recv", None)),
-            ("network", "Algorithm", "TransmitBytesPerSecond", getattr(network, "bytes_sent", None)),
-            ("disk", "Algorithm", "ReadBytesPerSecond", getattr(disk, "read_bytes", None)),
-            ("disk", "Algorithm", "WriteBytesPerSecond", getattr(disk, "write_bytes", None)),
+        rows: list[Sample] = []
+        for kind, name, counters, field in (
+            ("network", "ReceiveBytesPerSecond", network, "bytes_recv"),
+            ("network", "TransmitBytesPerSecond", network, "bytes_sent"),
+            ("disk", "ReadBytesPerSecond", disk, "read_bytes"),
+            ("disk", "WriteBytesPerSecond", disk, "write_bytes"),
         ):
-            rate = None if counter is None else self._rate(name, counter)
+            rate = None if counters is None else self._rate(name, getattr(counters, field))
             if rate is not None:
-                rows.append((kind, dimension, name, rate))
+                rows.append((kind, "Algorithm", name, rate))
         return rows
 
     def _rate(self, name: str, value: float) -> float | None:
+        """Returns the increase of a counter per second since the last call, None at the first one."""
         now = time.monotonic()
-        before = self._before.get(name)
-        self._before[name] = (now, value)
-        return max(0.0, (value - before[1]) / (now - before[0])) if before and now > before[0] else None
+        previous = self._previous.get(name)
+        self._previous[name] = (now, value)
+        return max(0.0, (value - previous[1]) / (now - previous[0])) if previous and now > previous[0] else None
 
     def _gpus(self) -> list[Sample]:
         rows: list[Sample] = []
@@ -95,18 +91,13 @@ class Machine:
             try:
                 rows.append(("gpu", gauge.dimension, gauge.name, gauge.read()))
             except pynvml.NVMLError as error:
-                log.warning("%s of %s is no longer watched: %s", gauge.dimension, gauge.name, error)
+                log.warning("%s of %s is no longer sampled: %s", gauge.dimension, gauge.name, error)
                 self.gpus.remove(gauge)
         return rows
 
 
-def _wait(core: Any) -> float:
-    return float(getattr(core, "iowait", 0.0))
-
-
-@dataclass(frozen=True)
-class Gauge:
-    """One figure that a GPU tells, in percent."""
+class Gauge(NamedTuple):
+    """One metric of a GPU, in percent."""
 
     dimension: str
     name: str
@@ -120,9 +111,8 @@ def open_gpus() -> list[Gauge]:
         handles = list(_visible_gpus())
     except pynvml.NVMLError as error:
         if not isinstance(error, pynvml.NVMLError_LibraryNotFound):
-            log.warning("GPUs are not watched: %s", error)
+            log.warning("GPUs are not sampled: %s", error)
         return []
-
     readers = {"GPUUtilization": _utilisation, "GPUMemoryUtilization": _memory_used}
     return [
         Gauge(dimension, f"gpu{number}", partial(read, handle))
@@ -141,7 +131,7 @@ def _memory_used(handle: Any) -> float:
 
 
 def _visible_gpus() -> Iterator[Any]:
-    """Yields NVML's handles of what CUDA_VISIBLE_DEVICES leaves: trials side by side have a GPU each."""
+    """Yields NVML handles of the GPUs in CUDA_VISIBLE_DEVICES: parallel trials have one GPU each."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = map(str, range(pynvml.nvmlDeviceGetCount())) if visible is None else visible.split(",")
     for name in map(str.strip, names):
@@ -149,54 +139,59 @@ def _visible_gpus() -> Iterator[Any]:
             yield pynvml.nvmlDeviceGetHandleByIndex(int(name))
         elif name.startswith(("GPU-", "MIG-")):
             yield pynvml.nvmlDeviceGetHandleByUUID(name)
-        else:  # "" and "-1": CUDA sees no device from here on
+        else:  # CUDA ignores all devices after an invalid one, such as "" and "-1"
             return
 
 
 class SystemSampler:
-    """A thread that samples the machine into files.
+    """A thread that samples the machine into files until `stop`.
 
     Args:
-        files: Where to.
-        interval_s: Seconds between two samples.
+        writer: Writes the samples.
+        interval_s: Seconds between samples.
         machine: What to sample.
-        watch: Called after each sample, for instance to see that the training still lives.
+        on_sample: Called after each sample with the time, seconds since the epoch.
     """
 
     def __init__(
         self,
-        files: SystemMetricsWriter,
+        writer: SystemMetricsWriter,
         interval_s: float,
         machine: Machine,
-        watch: Callable[[float], None] | None = None,
+        on_sample: Callable[[float], None] | None = None,
     ) -> None:
-        self.files = files
+        self.writer = writer
         self.interval_s = interval_s
         self.machine = machine
-        self.watch = watch
+        self.on_sample = on_sample
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dogbreed-system-profiler", daemon=True)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread is alive."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
-        """Begins sampling."""
+        """Starts the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends sampling and closes the file."""
+        """Ends the thread, which closes the file."""
         self._stop.set()
-        if self._thread.is_alive():
+        if self.is_running:
             self._thread.join(timeout=5)
 
     def _run(self) -> None:
         due = time.monotonic()
         while not self._stop.is_set():
             try:
-                self.files.write(time.time(), self.machine.sample())
-            except OSError as error:
-                log.warning("the machine is no longer watched: %s", error)
+                self.writer.write(time.time(), self.machine.sample())
+            except Exception as error:  # noqa: BLE001 - a full disk, a device that went away: only the sampling ends
+                log.warning("the machine is no longer sampled: %s: %s", type(error).__name__, error)
                 break
-            if self.watch is not None:
-                self.watch(time.time())
+            if self.on_sample is not None:
+                self.on_sample(time.time())
             due = max(due + self.interval_s, time.monotonic())
             self._stop.wait(due - time.monotonic())
-        self.files.close()
+        self.writer.close()

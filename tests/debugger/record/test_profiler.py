@@ -184,7 +184,7 @@ def test_a_stalled_training_is_said_once_while_it_stalls(tmp_path: Path, capsys:
     profiler = SystemProfiler(tmp_path)
     profiler._heartbeat = 1000.0
     for now in (2799.0, 2801.0, 2802.0):
-        profiler._watch(now)
+        profiler._check_alive(now)
     assert capsys.readouterr().out.count("finding=StalledTraining status=issue") == 1
 
 
@@ -226,7 +226,7 @@ def test_without_limits_the_host_counts(tmp_path: Path):
 def test_under_a_quota_utilisation_is_that_of_the_quota(tmp_path: Path):
     root = write(tmp_path, {"cpu.max": "50000 100000", "cpu.stat": "usage_usec 0\n", "memory.max": "max"})
     machine = Machine(root)
-    machine._before["cpu"] = (time.monotonic() - 1000.0, 0.0)
+    machine._previous["cpu"] = (time.monotonic() - 1000.0, 0.0)
     write(root, {"cpu.stat": "usage_usec 250000000\n"})
     rows = [row for row in machine.sample() if row[1] == "CPUUtilization"]
     assert [name for _, _, name, _ in rows] == ["cpu0"]
@@ -259,10 +259,10 @@ def test_sampler_that_can_not_write_ends_quietly(tmp_path: Path, caplog: pytest.
     (tmp_path / "file").write_text("")
     sampler = SystemSampler(SystemMetricsWriter(tmp_path / "file"), 0.01, Machine())
     sampler.start()
-    sampler._thread.join(30)  # it ends by itself
-    assert not sampler._thread.is_alive()
+    sampler._thread.join(30)
+    assert not sampler.is_running
     sampler.stop()
-    assert "no longer watched" in caplog.text
+    assert "no longer sampled" in caplog.text
 
 
 class FakeDriver:
@@ -324,7 +324,7 @@ def test_without_a_driver_nothing_is_said_and_with_a_broken_one_it_is(driver: Fa
     driver.fail["nvmlInit"] = pynvml.NVMLError_LibraryNotFound()
     assert gpu_rows() == [] and not caplog.text
     driver.fail["nvmlInit"] = pynvml.NVMLError(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
-    assert gpu_rows() == [] and "GPUs are not watched" in caplog.text
+    assert gpu_rows() == [] and "GPUs are not sampled" in caplog.text
 
 
 def test_gauge_that_fails_is_said_once_and_the_others_go_on(driver: FakeDriver, caplog, tmp_path: Path):
@@ -332,7 +332,7 @@ def test_gauge_that_fails_is_said_once_and_the_others_go_on(driver: FakeDriver, 
     driver.fail["nvmlDeviceGetUtilizationRates"] = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)  # as under MIG
     for _ in range(2):
         assert [row[3] for row in machine.sample() if row[0] == "gpu"] == [75.0, 25.0]
-    assert caplog.text.count("no longer watched") == 2
+    assert caplog.text.count("no longer sampled") == 2
 
 
 def test_training_on_a_gpu_that_told_nothing_is_no_training_without_a_gpu(tmp_path: Path):

@@ -13,7 +13,8 @@ from torch import nn
 
 from dogbreed.debugger.read.reader import read_run
 from dogbreed.debugger.record.network import head_prefix, parameter_tags, root_module
-from dogbreed.debugger.record.tensor_stats import TensorStats, statistics
+from dogbreed.debugger.record.reductions import statistics
+from dogbreed.debugger.record.tensor_stats import TensorStats
 from dogbreed.debugger.series import STATISTICS, describe
 from dogbreed.errors import UserError
 from tests.debugger.tiny import CONFIG, TinyData, TinyModel, network, train
@@ -202,11 +203,11 @@ def test_layer_that_is_called_twice_is_recorded_twice():
     relu = nn.ReLU(inplace=True)
     net = nn.Sequential(nn.Linear(4, 4), relu, nn.Linear(4, 4), relu)
     recorder = TensorStats(net)
-    recorder.watch("train", describe_inputs=True)
+    recorder.activations.watch("train", describe_inputs=True)
     net(torch.randn(6, 4))
-    recorder.unwatch()
+    recorder.activations.unwatch()
     [(collection, names, stats)], _ = recorder.fetch([])
     assert (collection, names) == ("activation_inputs", ["1", "1_1"])
     assert stats["mean"][0] != stats["mean"][1]
-    activity = recorder.take_activity("train")
+    activity = recorder.activations.take_activity("train")
     assert {item.num_samples for item in activity.values()} == {6}

@@ -17,8 +17,9 @@ import pytest
 import pytorch_lightning as pl
 
 from dogbreed.debugger.findings import Status
+from dogbreed.debugger.read.download import download
 from dogbreed.debugger.read.reader import read_run
-from dogbreed.debugger.read.sources import download, read_any, run_folders
+from dogbreed.debugger.read.sources import read_any, run_folders
 from dogbreed.debugger.report.charts import Axes, Line, bar_chart, heat_map, line_chart, thinned, ticks
 from dogbreed.debugger.report.mlflow import send_findings
 from dogbreed.debugger.report.report import read_findings, summary_line, write_report
