@@ -19,7 +19,8 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from dogbreed.cli.config import compose, resolve_defaults, run_cli
+from dogbreed.cli.command import run_cli
+from dogbreed.cli.config import compose, resolve_defaults
 
 NAME = "DOGBREED_NAME"
 """Environment variable by which the processes that one training starts know its name."""

@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from dogbreed.cli.config import compose, run_cli
+from dogbreed.cli.command import run_cli
 from dogbreed.errors import UserError
 from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
@@ -33,7 +33,7 @@ from launch.runs.submit import submit
 from launch.spec.contract import Json
 from launch.spec.limits import SERVICES
 from launch.spec.requests.endpoint import PRICE_TAG, deploy_requests, is_made_for
-from launch.spec.settings import check_settings
+from launch.spec.settings import compose
 from launch.views.endpoint_tables import plan_table, say_failed, say_in_service, say_left
 from launch.views.tables import console
 
@@ -43,7 +43,6 @@ NAMED_BY_CONTENT = ("CreateModel", "CreateEndpointConfig")
 def main(words: list[str]) -> int:
     """Deploys one model; returns 0, 1 where it did not come into service, or 128 + the signal that came."""
     cfg = compose("deploy", words)
-    check_settings(cfg)
     if OmegaConf.is_missing(cfg, "from_training"):
         raise UserError("from_training is not set: type from_training=NAME; python -m launch.status lists trainings")
     out = console(stderr=cfg.dry_run)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from dogbreed.cli.config import compose, run_cli
+from dogbreed.cli.command import run_cli
 from dogbreed.errors import UserError
 from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
 from launch.hosting.endpoint_state import describe_endpoint, list_endpoints, read_standing, unknown_endpoint
+from launch.spec.settings import compose
 from launch.views.endpoint_tables import details, endpoints_table, tail, total_line
 from launch.views.tables import console
 

@@ -14,7 +14,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from dogbreed.cli.config import fresh_name, parse
+from dogbreed.cli.config import fresh_name
+from dogbreed.cli.overrides import parse
 from dogbreed.errors import UserError, did_you_mean
 from launch import tune
 from launch.spec.naming import resumed_name, short_name

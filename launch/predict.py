@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from dogbreed.cli.config import compose, run_cli
+from dogbreed.cli.command import run_cli
 from dogbreed.errors import UserError
 from dogbreed.storage.base import ImageError, open_store
 from dogbreed.storage.listing import SUFFIXES
@@ -39,7 +39,7 @@ from launch.hosting.batch import Image, accuracy, ask_all, list_images, open_csv
 from launch.hosting.endpoint_state import describe_endpoint, read_standing, unknown_endpoint
 from launch.hosting.invoke import Answer, Refused, ask
 from launch.runs.polling import Interrupted
-from launch.spec.settings import check_settings
+from launch.spec.settings import compose
 from launch.views.tables import console, duration
 
 ANSWERING = ("InService", "Updating", "SystemUpdating", "RollingBack")
@@ -61,7 +61,6 @@ def main(words: list[str]) -> int:
             "python -m launch.endpoints lists the endpoints"
         )
     cfg = compose("predict", settings)
-    check_settings(cfg)
     name, *targets = names
     folders = [target for target in targets if _is_folder(target)]
     if folders and (len(targets) > 1 or as_json):

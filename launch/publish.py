@@ -37,7 +37,7 @@ from rich.table import Table
 from rich.text import Text
 from yaml import YAMLError
 
-from dogbreed.cli.config import run_cli
+from dogbreed.cli.command import run_cli
 from dogbreed.errors import UserError, did_you_mean
 from dogbreed.publishing.download import TransferError, download
 from dogbreed.publishing.plan import Plan, Remark, candidates, check_all, counts, make_plan

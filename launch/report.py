@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from dogbreed.cli.config import run_cli
+from dogbreed.cli.command import run_cli
 from dogbreed.debugger.read.download import download
 from dogbreed.debugger.read.sources import run_folders
 from dogbreed.debugger.report.report import Report, write_report

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dogbreed.cli.config import compose, run_cli
+from dogbreed.cli.command import run_cli
 from dogbreed.errors import UserError, did_you_mean
 from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
@@ -29,7 +29,7 @@ from launch.runs.progress import SweepWatch, TrainingWatch
 from launch.runs.results import read_sweep
 from launch.runs.summary import finish_sweep, finish_training, say_detached, training_table
 from launch.spec.naming import sweep_of
-from launch.spec.settings import check_settings
+from launch.spec.settings import compose
 from launch.views.tables import STYLES, console, decimal, duration, sweep_table
 
 NEWEST = 50
@@ -46,7 +46,6 @@ def main(words: list[str]) -> int:
     if len(names) > 1 or (watch and not names):
         raise UserError(f"give one name{' to follow' if watch else ' at most'}, got {' '.join(names) or 'none'}")
     cfg = compose("tune", [FLAGS.get(word, word) for word in words if "=" in FLAGS.get(word, word)])
-    check_settings(cfg)
     out = console()
     with api_errors(cfg):
         client = open_backend(cfg).client()

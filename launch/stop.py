@@ -6,11 +6,12 @@ python -m launch.stop NAME backend=sagemaker
 
 from __future__ import annotations
 
-from dogbreed.cli.config import compose, run_cli
+from dogbreed.cli.command import run_cli
 from dogbreed.errors import UserError
 from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
 from launch.spec.naming import TERMINAL
+from launch.spec.settings import compose
 from launch.status import describe
 from launch.views.tables import console
 

@@ -19,7 +19,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from dogbreed.cli.config import choices, compose, parse, resolve_defaults, run_cli
+from dogbreed.cli.command import run_cli
+from dogbreed.cli.config import resolve_defaults
+from dogbreed.cli.groups import choices
+from dogbreed.cli.overrides import parse
 from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
 from launch.runs.polling import Interrupted, follow
@@ -30,7 +33,7 @@ from launch.runs.summary import and_look_again, finish_training, say_detached
 from launch.spec.contract import job_overrides
 from launch.spec.plan import absolute_paths, for_the_job
 from launch.spec.requests.tuning import training_request
-from launch.spec.settings import check_settings
+from launch.spec.settings import compose
 from launch.views.tables import bound, console
 
 OPERATION = "CreateTrainingJob"
@@ -40,7 +43,6 @@ def main(overrides: list[str]) -> int:
     """Runs one training job; returns 0, 1 where it did not complete, or 128 + the signal that came."""
     out = console()
     typed = compose("training", overrides)
-    check_settings(typed)
     chosen = merge(_best_of(typed), overrides) if typed.from_tuning is not None else list(overrides)
     cfg = resolve_defaults(compose("training", chosen))
     fixed = for_the_job(chosen) + absolute_paths(cfg)

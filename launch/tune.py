@@ -17,7 +17,7 @@ trials. What a sweep did lies in outputs/NAME.
 
 from __future__ import annotations
 
-from dogbreed.cli.config import run_cli
+from dogbreed.cli.command import run_cli
 from launch.local.jobs.process import server_ahead
 
 NOT_HERE = {"backend=sagemaker", "dry_run=true"}

@@ -8,11 +8,12 @@ Its configuration and its model's entry go with it; the model.tar.gz of the trai
 
 from __future__ import annotations
 
-from dogbreed.cli.config import compose, run_cli
+from dogbreed.cli.command import run_cli
 from dogbreed.errors import UserError
 from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
 from launch.hosting.endpoint_state import describe_endpoint, remove_endpoint, unknown_endpoint
+from launch.spec.settings import compose
 from launch.views.tables import console
 
 

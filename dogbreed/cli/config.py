@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import math
 import secrets
-import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from dogbreed.callbacks.metric_line import METRICS
+from dogbreed.cli.groups import choices, conf_dir, unknown_choice
+from dogbreed.cli.overrides import parse
 from dogbreed.errors import UserError, did_you_mean
 
 NUMBERS: dict[str, tuple[type, float, float]] = {
@@ -73,12 +71,6 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 """Key and allowed words."""
 
 
-def conf_dir() -> Path:
-    """Returns the folder of YAML files: beside the packages in a checkout, inside `dogbreed` when installed."""
-    package = Path(__file__).resolve().parents[1]
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
-
-
 def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """Returns `conf/CONFIG_NAME.yaml` composed with Hydra `overrides`, checked, nothing decided yet.
 
@@ -100,37 +92,6 @@ def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
         raise UserError(_no_word(overrides) or " ".join(str(error).split())) from None
     check(cfg)
     return cfg
-
-
-def parse(overrides: Sequence[str]) -> list[Override]:
-    """Returns `overrides` as Hydra reads them.
-
-    Raises:
-        UserError: one of them is not in Hydra's override grammar; the message names it.
-    """
-    parser = OverridesParser.create()
-    parsed = []
-    for text in overrides:
-        try:
-            parsed.append(parser.parse_override(text))
-        except HydraException as error:
-            key, equals, value = text.partition("=")
-            hint = (
-                f"""quote it: '{key}="{value}"'""" if equals and "(" not in value else "type KEY=VALUE, as in lr=0.01"
-            )
-            raise UserError(f"cannot read '{text}' ({str(error).splitlines()[0]}); {hint}") from None
-    return parsed
-
-
-def choices(group: str) -> list[str]:
-    """Returns the choices of a config group, sorted; none where there is no such group."""
-    return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml")) if group else []
-
-
-def unknown_choice(group: str, name: str, options: Sequence[str]) -> str:
-    """Returns the line that says so, with what to type instead."""
-    hint = " (any timm model: model=timm model.name=NAME)" if group == "model" else ""
-    return f"{group} '{name}' is unknown{did_you_mean(name, options)}{hint}"
 
 
 def _no_word(overrides: Sequence[str]) -> str:
@@ -220,28 +181,3 @@ def fresh_name(stem: str) -> str:
     words = "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in stem).split())[:16].strip("-")
     suffix = "".join(secrets.choice("abcdefghijkmnpqrstuvwxyz23456789") for _ in range(3))
     return f"{words or 'run'}-{time.strftime('%m%d-%H%M%S')}-{suffix}"
-
-
-def run_cli(main: Callable[[list[str]], int | None], doc: str | None) -> None:
-    """Runs `main(overrides)` as a command: `--help` prints `doc`, a `UserError` is one line, exit status 2."""
-    overrides = sys.argv[1:]
-    if any(word in ("-h", "--help") for word in overrides):
-        print((doc or "").strip())
-        print(f"\nGroups and choices (GROUP=CHOICE):\n{describe_groups()}")
-        sys.exit(0)
-    try:
-        sys.exit(main(overrides))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except ConfigAttributeError as error:  # check() cannot know what each command reads
-        print(f"error: key '{error.full_key}' is needed: leave out ~{error.full_key}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def describe_groups() -> str:
-    """Returns the groups of `conf/`, a line each, with their choices."""
-    groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and not path.name.startswith("_"))
-    return "\n".join(f"  {group:<11} {', '.join(choices(group))}" for group in groups)

@@ -23,7 +23,7 @@ from typing import Any
 
 from urllib3 import BaseHTTPResponse
 
-from dogbreed.cli.config import run_cli
+from dogbreed.cli.command import run_cli
 from dogbreed.errors import UserError, did_you_mean
 from launch.local.api.errors import ServiceError, invalid
 from launch.local.api.operations import LocalSageMaker

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from dogbreed.cli.config import compose, parse
+from dogbreed.cli.overrides import parse
 from dogbreed.errors import UserError
 from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
@@ -24,7 +24,7 @@ from launch.runs.summary import and_look_again, finish_sweep, say_detached
 from launch.spec.naming import resumed_name
 from launch.spec.plan import Plan, make_plan
 from launch.spec.requests.tuning import resume_request, tuning_request
-from launch.spec.settings import check_settings
+from launch.spec.settings import compose
 from launch.views.tables import console, plan_table
 
 OPERATION = "CreateHyperParameterTuningJob"
@@ -54,7 +54,6 @@ def run_sweep(overrides: list[str]) -> int:
             f"dry_run and its backend; for more begin a sweep that learns from it, tuner.warm_start=[{typed['resume']}]"
         )
     cfg = compose("tune", overrides)
-    check_settings(cfg)
     return _submit(cfg, _resume(cfg, more=typed.get("tuner.max_jobs") is not None))
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from hydra.core.override_parser.types import ChoiceSweep
 from omegaconf import DictConfig, OmegaConf
 
-from dogbreed.cli.config import check, choices, compose, fresh_name, parse, resolve_defaults, unknown_choice
+from dogbreed.cli.config import check, fresh_name, resolve_defaults
+from dogbreed.cli.groups import choices, unknown_choice
+from dogbreed.cli.overrides import parse
 from dogbreed.errors import UserError
 from launch.spec.contract import RETURN_METRIC, encode
 from launch.spec.search_space import Range, split_overrides
-from launch.spec.settings import check_settings
+from launch.spec.settings import compose
 from launch.spec.strategy import Point, combinations, first_points, resolve_strategy
 
 LAUNCHER_KEYS = frozenset(
@@ -73,7 +75,6 @@ def make_plan(overrides: Sequence[str]) -> Plan:
         UserError: nothing is searched, a range or value is not allowed, a key or choice is unknown.
     """
     cfg, typed = _with_experiment(overrides)
-    check_settings(cfg)
     declared = {str(key): str(value) for key, value in cfg.search.items()}
     fixed, ranges = split_overrides(typed, declared, choices, lambda key: isinstance(_value(cfg, key), int))
     _check_ranges(ranges)
@@ -114,7 +115,6 @@ def make_app_plan(
     """
     cfg = compose("tune", launcher)
     cfg.objective.metric = RETURN_METRIC
-    check_settings(cfg)
     if cfg.name is None:
         cfg.name = fresh_name(Path(app).stem)
     fixed, ranges = split_overrides(overrides, declared, options, lambda key: _is_whole(value(key)))
@@ -148,7 +148,6 @@ def _with_experiment(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
     searched = [(o.key_or_group, o.value()) for o in parse(overrides) if o.key_or_group in OPEN_KEYS]
     plain += [f"{key}={encode(sweep.list[0])}" for key, sweep in searched if isinstance(sweep, ChoiceSweep)]
     cfg = compose("tune", plain)
-    check_settings(cfg)
     typed = {o.key_or_group for o in parse(overrides)}
     added = [f"{key}={value}" for key, value in cfg.sweep.items() if key not in typed]
     single = [o for o in added if not _is_sweep(o)]

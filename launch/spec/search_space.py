@@ -20,7 +20,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 
-from dogbreed.cli.config import parse
+from dogbreed.cli.overrides import parse
 from dogbreed.errors import UserError
 from launch.spec.contract import RESERVED, SAGEMAKER_PREFIXES, encode
 

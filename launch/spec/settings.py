@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from dogbreed.cli.config import compose as compose_config
 from dogbreed.errors import UserError, did_you_mean
 from launch.spec.naming import RESERVED_NAMES
 
@@ -51,6 +52,21 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "backend.input_mode": (None, "FastFile", "File"),
     "answer": ("label", "index"),
 }
+
+
+def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """Returns a config of the launcher composed with Hydra `overrides`, every value checked.
+
+    Args:
+        config_name: `tune`, `training`, `deploy` or `predict`.
+        overrides: as they are typed.
+
+    Raises:
+        UserError: an override cannot be parsed, names an unknown key or choice, or gives a value that is not allowed.
+    """
+    cfg = compose_config(config_name, overrides)
+    check_settings(cfg)
+    return cfg
 
 
 def check_settings(cfg: DictConfig) -> None:

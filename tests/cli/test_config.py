@@ -2,7 +2,8 @@
 
 import pytest
 
-from dogbreed.cli.config import choices, compose, conf_dir, describe_groups, fresh_name, resolve_defaults
+from dogbreed.cli.config import compose, fresh_name, resolve_defaults
+from dogbreed.cli.groups import choices, conf_dir, describe_groups
 from dogbreed.errors import UserError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from dogbreed.cli.config import conf_dir
+from dogbreed.cli.groups import conf_dir
 from dogbreed.debugger.callbacks import debugger_callbacks
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from dogbreed.cli.config import run_cli
+from dogbreed.cli.command import run_cli
 from launch import publish, report, status, tune
 
 

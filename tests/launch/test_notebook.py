@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dogbreed.cli.config import compose
 from dogbreed.errors import UserError
 from launch import notebook
 from launch.notebook import read_results
+from launch.spec.settings import compose
 
 TRIAL = {
     "name": "dogs-001-1a2b3c4d", "status": "Completed", "hyperparameters": {"lr": "0.01", "optimizer": "<sgd>"},

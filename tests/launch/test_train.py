@@ -10,7 +10,6 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from dogbreed.cli.config import compose
 from dogbreed.errors import UserError
 from launch import status, stop, train, tune
 from launch.backends import open_backend
@@ -21,6 +20,7 @@ from launch.container.entry import find_processes
 from launch.local import local_client
 from launch.spec.contract import encode
 from launch.spec.plan import for_the_job
+from launch.spec.settings import compose
 from tests.launch.cloud import STAND_IN, interrupt_create, wait_for, written
 
 NO_NAME = r"^no such name \(Invalid length .* value: 0, .*\); python -m launch\.status lists what there is$"

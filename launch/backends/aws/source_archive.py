@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dogbreed.cli.config import conf_dir
+from dogbreed.cli.groups import conf_dir
 from launch.spec.contract import PROGRAM
 
 ARCHIVE = "sourcedir.tar.gz"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dogbreed.cli.config import compose
 from dogbreed.errors import UserError
 from launch.container.entry import folder_overrides
 from launch.spec.contract import encode, job_overrides
+from launch.spec.settings import compose
 
 
 def hyperparameters(fixed=(), keys=None, **own):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from dogbreed.cli.config import compose, parse
+from dogbreed.cli.overrides import parse
 from dogbreed.errors import UserError
 from launch.backends.local import LOCAL_TARGET
 from launch.local.tuning.trials import trial_request
@@ -18,6 +18,7 @@ from launch.spec.contract import encode, job_overrides
 from launch.spec.limits import check_request
 from launch.spec.plan import make_plan
 from launch.spec.requests.tuning import tuning_request
+from launch.spec.settings import compose
 from tests.launch.cloud import EXPLICIT
 from tests.launch.spec.requests.test_training import SITE
 

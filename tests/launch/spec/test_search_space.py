@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dogbreed.cli.config import parse
+from dogbreed.cli.overrides import parse
 from dogbreed.errors import UserError
 from launch.spec.contract import APP, FIRST_POINTS, KEYS, OVERRIDES, encode
 from launch.spec.requests.tuning import parameter_ranges

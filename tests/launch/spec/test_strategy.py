@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from omegaconf import OmegaConf
 
-from dogbreed.cli.config import compose, resolve_defaults
+from dogbreed.cli.config import resolve_defaults
 from dogbreed.errors import UserError
 from launch.backends.local import LOCAL_TARGET
 from launch.local.tuning.search import PastJob, Search
@@ -15,6 +15,7 @@ from launch.spec.limits import check_request
 from launch.spec.plan import make_plan
 from launch.spec.requests.tuning import parameter_ranges, tuning_request
 from launch.spec.search_space import Range
+from launch.spec.settings import compose
 from launch.spec.strategy import first_points, resolve_strategy
 
 RANGES = {

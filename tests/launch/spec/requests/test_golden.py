@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 from botocore.validate import ParamValidator
 
-from dogbreed.cli.config import compose, resolve_defaults
+from dogbreed.cli.config import resolve_defaults
 from launch.backends.local import LOCAL_TARGET
 from launch.spec.limits import check_request
 from launch.spec.plan import for_the_job, make_plan
 from launch.spec.requests.training import JobTarget
 from launch.spec.requests.tuning import training_request, tuning_request
 from launch.spec.service_model import service_model
+from launch.spec.settings import compose
 from tests.paths import ROOT
 
 HERE = Path(__file__).resolve().parent

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from botocore.validate import ParamValidator
 
-from dogbreed.cli.config import compose
 from launch.backends.local import LOCAL_ENDPOINT_TARGET
 from launch.spec.limits import SERVICES, check_request
 from launch.spec.requests.endpoint import EndpointTarget, TrainedModel, content_name, deploy_requests, is_made_for
 from launch.spec.service_model import service_model
+from launch.spec.settings import compose
 from tests.paths import ROOT
 
 HERE = Path(__file__).resolve().parent

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from dogbreed.cli.config import compose, resolve_defaults
+from dogbreed.cli.config import resolve_defaults
 from launch.spec.plan import make_plan
 from launch.spec.requests.training import JobTarget
 from launch.spec.requests.tuning import training_request, tuning_request
+from launch.spec.settings import compose
 from tests.launch.cloud import BUCKET, IMAGE, ROLE
 
 OURS = [

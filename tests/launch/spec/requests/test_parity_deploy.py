@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dogbreed.cli.config import compose
 from launch.spec.requests.endpoint import EndpointTarget, TrainedModel, deploy_requests
+from launch.spec.settings import compose
 from tests.launch.cloud import BUCKET, ROLE
 from tests.launch.hosting.test_deploy_aws import IMAGE
 from tests.launch.local_jobs import SERVE, end_endpoints, pack_model, put_training

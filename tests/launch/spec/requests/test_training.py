@@ -5,12 +5,13 @@ import functools
 import pytest
 from omegaconf import OmegaConf
 
-from dogbreed.cli.config import compose, resolve_defaults
+from dogbreed.cli.config import resolve_defaults
 from dogbreed.errors import UserError
 from launch.spec.limits import check_request
 from launch.spec.plan import make_plan
 from launch.spec.requests.training import JobTarget
 from launch.spec.requests.tuning import training_request, tuning_request
+from launch.spec.settings import compose
 from tests.launch.cloud import BUCKET, EXPLICIT, IMAGE, ROLE
 
 SITE = JobTarget(

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from dogbreed.cli.config import compose, resolve_defaults
+from dogbreed.cli.config import resolve_defaults
 from dogbreed.errors import UserError
 from launch.backends.local import LOCAL_TARGET
 from launch.spec.limits import check_request
 from launch.spec.naming import resumed_name
 from launch.spec.plan import make_plan
 from launch.spec.requests.tuning import resume_request, training_request, tuning_request
+from launch.spec.settings import compose
 
 OPERATION = "CreateHyperParameterTuningJob"
 
