@@ -1,9 +1,9 @@
-"""The plain arrays that rules look at. No torch here: numpy only, so that rules run anywhere."""
+"""The numpy arrays that rules read. No torch here, so that rules run anywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +12,15 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 SAMPLE_SIZE = 16
-"""Elements of a tensor that are kept as they are, always the same ones: to see whether anything moved at all."""
+"""Number of elements of each tensor that are recorded, always the same ones, to see whether it changed at all."""
 
 STATISTICS = ("mean", "abs_mean", "abs_max", "var", "zero_fraction", "p5", "p95")
-"""What is recorded of each tensor at a recorded step."""
+"""Statistics of each tensor at a recorded step."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One number over time: `values[i]` at `steps[i]` (an optimizer step or an epoch, counted from 0)."""
+    """A number over time: `values[i]` at `steps[i]`, an optimizer step or an epoch counted from 0."""
 
     steps: NDArray[np.int64]
     values: Array
@@ -35,7 +35,7 @@ class Series:
         return len(self.values)
 
     def finite(self) -> Series:
-        """Returns the series without its nan and inf values."""
+        """Returns the series without NaN and infinity."""
         keep = np.isfinite(self.values)
         return Series(self.steps[keep], self.values[keep])
 
@@ -48,23 +48,33 @@ class TensorSeries:
     steps: NDArray[np.int64]
     """(S,) optimizer steps, ascending."""
     stats: Mapping[str, Array]
-    """Statistic name to (S, N) values, nan where that tensor was not recorded at that step.
+    """Statistic name to (S, N) values, NaN if that tensor was not recorded at that step.
 
-    The names are those of `STATISTICS`; a series may hold fewer, or others of its own (`updates` has `ratio`).
+    The names are those of `STATISTICS`; `updates` has `abs_mean`, `weight_abs_mean` and `abs_max`.
     """
     samples: Array | None = None
-    """(S, N, K) some elements of each tensor, always the same ones; None where not recorded."""
+    """(S, N, K) some elements of each tensor, always the same ones; None if not recorded."""
     tags: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Tensor name to what is known of it: bias, norm, frozen, head, backbone, pretrained."""
+    """Tensor name to its roles: `bias`, `norm`, `head`, `backbone`, `pretrained`."""
     skipped: NDArray[np.bool_] | None = None
-    """(S,) steps that the gradient scaler of mixed precision skipped, None: none."""
+    """(S,) steps that the gradient scaler of mixed precision skipped; None: none."""
     lr: Array | None = None
     """(S,) largest learning rate of the optimizer at the step; None: not recorded."""
 
     def stat(self, name: str) -> Array:
-        """Returns the (S, N) array of a statistic, all nan where it was not recorded."""
+        """Returns the (S, N) array of a statistic, all NaN if it was not recorded."""
         empty = np.full((len(self.steps), len(self.names)), np.nan)
         return self.stats.get(name, empty)
+
+    def columns(self, columns: Sequence[int]) -> TensorSeries:
+        """Returns the series of some of its tensors, by position."""
+        chosen = list(columns)
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in chosen),
+            stats={name: values[:, chosen] for name, values in self.stats.items()},
+            samples=None if self.samples is None else self.samples[:, chosen],
+        )
 
     def tagged(self, name: str, *tags: str) -> bool:
         """Returns whether the tensor `name` has one of `tags`."""
@@ -74,7 +84,7 @@ class TensorSeries:
     def of(
         cls, tensors: Mapping[str, Mapping[int, NDArray[np.floating]]], tags: Mapping[str, frozenset[str]] | None = None
     ) -> TensorSeries:
-        """Returns the series of whole tensors: name to optimizer step to values of any shape."""
+        """Returns the series of complete tensors: name to optimizer step to values of any shape."""
         steps = sorted({step for saved in tensors.values() for step in saved})
         shape = (len(steps), len(tensors))
         stats = {name: np.full(shape, np.nan) for name in STATISTICS}
@@ -91,9 +101,9 @@ class TensorSeries:
 
 
 def sample_positions(num_elements: int, count: int) -> NDArray[np.int64]:
-    """Returns `count` positions spread over a flat tensor, the same ones every time, repeating where it has fewer.
+    """Returns `count` fixed positions spread over a flat tensor, with repetitions if it has fewer elements.
 
-    Multiples of the golden ratio: even spacing would fall on the same corner of every 3 x 3 kernel.
+    Multiples of the golden ratio; even spacing would hit the same corner of every 3 x 3 kernel.
     """
     share = np.arange(count) * 0.6180339887498949 % 1.0
     return (share * num_elements).astype(np.int64)
@@ -127,18 +137,18 @@ class NodeActivity:
     kind: str
     """`relu`, `tanh` or `sigmoid`."""
     inside_percent: Array
-    """(C,) share of the node's inputs inside (low, high), 0..100. For a relu: above 0."""
+    """(C,) percent of the node's inputs inside (low, high); for `relu`, above 0."""
     num_samples: int
-    """Images the shares were counted over."""
+    """Number of images counted."""
     low: float = 0.0
     high: float = float("inf")
     mode: str = "train"
-    """`eval` where counted in validation, else `train`."""
+    """`eval` if counted in validation, else `train`."""
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """What the network was really fed, over the first images of a training."""
+    """Statistics of the network's input over the first images of a training."""
 
     num_images: int
     mean: Array
@@ -148,24 +158,25 @@ class ImageStatistics:
     minimum: float
     maximum: float
     expected_mean: tuple[float, ...] = ()
-    """The backbone's own normalisation, in units of 0..1; () unknown."""
+    """(3,) mean that the backbone expects, for images in 0..1; () if unknown."""
     expected_std: tuple[float, ...] = ()
+    """(3,) standard deviation that the backbone expects; () if unknown."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the model said about images it did not train on."""
+    """Predictions on images that the model was not trained on."""
 
     labels: NDArray[np.int64]
     """(N,) true class."""
     probabilities: Array
     """(N, C) softmax."""
     indices: NDArray[np.int64]
-    """(N,) position of the image in its split's list."""
+    """(N,) index of the image in its split."""
     classes: tuple[str, ...]
     split: str = "test"
     keys: tuple[str, ...] = ()
-    """Names of all images of the split, () unknown."""
+    """Names of all images of the split; () if unknown."""
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -184,26 +195,26 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ImageHashes:
-    """Perceptual hashes of the images of each split, and those that could not be read."""
+    """Perceptual hashes of the images of each split, and the unreadable images."""
 
     hashes: Mapping[str, Mapping[str, int]]
     """Split to image name to 256-bit difference hash."""
     bad: Mapping[str, str] = field(default_factory=dict)
-    """Image name to why it could not be read."""
+    """Image name to the reason why it cannot be read."""
     num_images: int = 0
-    """Images there are; where fewer were hashed, the rules say so."""
+    """Number of images of the data set, of which only some may have been hashed."""
 
 
 @dataclass(frozen=True)
 class SystemSeries:
-    """What the machine did: T snapshots, about one every 500 ms; percent of what the job may use."""
+    """T snapshots of the machine, about one every 500 ms, in percent of what the job may use."""
 
     times_s: Array
-    """(T,) seconds since the epoch."""
+    """(T,) Unix time in seconds."""
     cpu: Array
     """(T, cores) CPU utilisation."""
     io_wait: Array | None = None
-    """(T, cores); None where the system has no such figure (macOS, Windows)."""
+    """(T, cores) percent of time waiting for I/O; None on macOS and Windows."""
     memory: Array | None = None
     """(T,) memory used."""
     gpu: Array | None = None
@@ -217,25 +228,25 @@ class SystemSeries:
 
 
 PARTS = ("data", "forward", "backward", "optimizer", "callbacks", "other")
-"""What the time of a training step is divided into; they add up to the whole."""
+"""Parts of a training step's time; they add up to all of it."""
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Where the time of each training step went, seconds."""
+    """Duration of each training step and of its parts, in seconds."""
 
     steps: NDArray[np.int64]
-    """(S,) batches, counted from 0 over the whole training."""
+    """(S,) batches, counted from 0 over the training."""
     parts: Mapping[str, Array]
     """One of `PARTS` to (S,) seconds."""
     epochs: NDArray[np.int64]
     """(S,) epoch of the step."""
     ends_s: Array
-    """(S,) when it ended, seconds since the epoch."""
+    """(S,) end of the step, Unix time in seconds."""
     phases_s: Mapping[str, float] = field(default_factory=dict)
-    """Seconds of the whole run by phase: `train`, `validation`, `test`, `other`."""
+    """Seconds of the run by phase: `train`, `validation`, `test`, `other`."""
 
     @property
     def total(self) -> Array:
-        """(S,) seconds of the whole step, waiting for data included."""
+        """(S,) seconds of the step, waiting for data included."""
         return np.sum([self.parts[name] for name in PARTS if name in self.parts], axis=0)

@@ -25,7 +25,7 @@ from dogbreed.debugger.report.charts import number
 from dogbreed.debugger.report.mlflow import send_findings
 from dogbreed.debugger.report.sections import absent, all_sections, ending
 from dogbreed.debugger.rules.evaluate import all_rules, evaluate, merged_rules
-from dogbreed.debugger.rules.tensor_selection import listed
+from dogbreed.debugger.rules.tensor_selection import as_list
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -88,7 +88,7 @@ def write_report(
     config = merged_rules(recording.settings.get("rules"), rules)
     similar = config.get("SimilarAcrossRuns")
     if isinstance(similar, Mapping):
-        add_other_runs(recording, listed(similar.get("other_trials")))
+        add_other_runs(recording, as_list(similar.get("other_trials")))
     findings = evaluate(recording, config)
     output = output or folder
     output.mkdir(parents=True, exist_ok=True)

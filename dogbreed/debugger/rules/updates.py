@@ -1,50 +1,55 @@
-"""Rules about updates of the weights: too large, too small, none at all, other than in another run."""
+"""Rules about changes of the weights: too large, too small, none, or different from another run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, not_applicable, ok
+from dogbreed.debugger.findings import Evidence, Outcome, Suggestion, counted, insufficient, issue, not_applicable, ok
 from dogbreed.debugger.rules import suggestions
-from dogbreed.debugger.rules.base import rule
-from dogbreed.debugger.rules.tensor_selection import chosen_tensors, observations
-from dogbreed.debugger.series import Flags, TensorSeries
-
-Settings = Mapping[str, Any]
+from dogbreed.debugger.rules.base import Settings, rule
+from dogbreed.debugger.rules.tensor_selection import Names, observations, require_names, select_tensors
+from dogbreed.debugger.series import Array, Flags, TensorSeries
 
 
-def moving_weights(updates: TensorSeries) -> list[int]:
-    """Returns the columns of parameters that are meant to move and had a size to begin with.
+def nonzero_at_start(updates: TensorSeries) -> TensorSeries:
+    """Returns the parameters that did not start as zeros.
 
-    A frozen parameter has ratio 0, and one that starts as zeros (a new head's bias, a zero-initialised norm) has a
-    ratio of about 1e9 at its first step: both would be false alarms.
+    A new head's bias or a zero-initialized norm has an update ratio of about 1e9 at its first step.
     """
     start = updates.stat("weight_abs_mean")
-    first = np.array([column[np.isfinite(column)][:1].sum() for column in start.T])
-    return [i for i, name in enumerate(updates.names) if not updates.tagged(name, "frozen") and first[i] > 1e-12]
+    first = [column[np.isfinite(column)][:1].sum() for column in start.T]
+    return updates.columns([i for i, size in enumerate(first) if size > 1e-12])
 
 
-def while_learning(updates: TensorSeries) -> Flags:
-    """Returns (S,) which recorded steps had a learning rate above 0; all of them, where none had one."""
-    if updates.lr is None:
+def update_ratio(updates: TensorSeries, gradients: TensorSeries | None, epsilon: float = 1e-9) -> Array:
+    """Returns (S, N) mean |update| / (mean |weight| + epsilon); NaN at steps that say nothing about the rate.
+
+    These are the steps of a warm-up with a learning rate of 0 (unless all steps are) and those with a zero gradient.
+    """
+    ratio = updates.stat("abs_mean") / (updates.stat("weight_abs_mean") + epsilon)
+    return np.where(_has_rate(updates)[:, None] & _has_gradient(updates, gradients), ratio, np.nan)
+
+
+def _has_rate(updates: TensorSeries) -> Flags:
+    """Returns (S,): whether the learning rate is above 0; all true if it never is."""
+    if updates.lr is None or not (updates.lr > 0).any():
         return np.ones(len(updates.steps), dtype=bool)
-    on = updates.lr > 0
-    return on if on.any() else np.ones_like(on)
+    result: Flags = updates.lr > 0
+    return result
 
 
-def driven(updates: TensorSeries, gradients: TensorSeries | None) -> Flags:
-    """Returns (S, N) which updates had a gradient behind them: a weight without one stays, whatever the rate."""
+def _has_gradient(updates: TensorSeries, gradients: TensorSeries | None) -> Flags:
+    """Returns (S, N): whether the gradient is not exactly zero; true if it was not recorded."""
     flags = np.ones((len(updates.steps), len(updates.names)), dtype=bool)
     if gradients is None:
         return flags
     size = gradients.stat("abs_mean")
     for column, name in enumerate(updates.names):
         if name in gradients.names:
-            of_tensor = dict(zip(gradients.steps.tolist(), size[:, gradients.names.index(name)].tolist(), strict=True))
-            flags[:, column] = [of_tensor.get(step, 1.0) != 0 for step in updates.steps.tolist()]
+            by_step = dict(zip(gradients.steps.tolist(), size[:, gradients.names.index(name)].tolist(), strict=True))
+            flags[:, column] = [by_step.get(step, 1.0) != 0 for step in updates.steps.tolist()]
     return flags
 
 
@@ -60,63 +65,51 @@ def weight_update_ratio(
     gradients: TensorSeries | None = None,
     settings: Settings | None = None,
     *,
-    num_steps: int | None = None,
     large_threshold: float = 10.0,
     small_threshold: float = 1e-8,
     epsilon: float = 1e-9,
 ) -> Outcome:
-    """Weights move by more than they are, or not at all.
+    """Detects weights that change by more than their size, or not at all.
 
-    Ratio: mean |update| / (mean |weight before| + epsilon), over one optimizer step (`num_steps` None) (OURS: the
-    formula; the recorder looks at the weights before and after the step, whatever its interval).
+    The ratio is mean |update| / (mean |weight before| + epsilon) over one optimizer step. Zero-initialized
+    parameters and warm-up steps with lr=0 are skipped. Biases may stand still: before a batch norm they have no
+    gradient.
 
     Args:
         updates: Update statistics `abs_mean` and `weight_abs_mean`.
-        gradients: Gradient statistics; where a gradient is exactly 0 the rate is not to blame (OURS).
-        settings: The run's settings, for the suggestion.
-        num_steps: Steps between the two looks; only None (DOC, CFG default: the previous one) can be evaluated.
-        large_threshold: Ratio above which an update is too large (DOC, CFG: 10).
-        small_threshold: Ratio below which nothing moves (DOC, CFG: 1e-8).
-        epsilon: Added to the weights' size (DOC, CFG: 1e-9).
+        gradients: Gradient statistics; steps with a gradient of exactly 0 are skipped.
+        settings: The run's settings; `lr`, for the suggestion.
+        large_threshold: Ratio above which an update is too large. AWS: 10.
+        small_threshold: Ratio below which a weight does not change. AWS: 1e-8.
+        epsilon: Added to the weight's size. AWS: 1e-9.
 
-    Source: DOC 2.1. Frozen and zero-initialised parameters and warm-up steps with lr=0 are left out, and biases may
-    stand still: one before a batch norm has no gradient (OURS).
+    Statuses:
+        issue: A ratio is outside the thresholds.
+        not_applicable: No trainable parameter, or all of them start as zeros.
+        insufficient_data: No finite update was recorded.
+
+    Source: AWS, which compares saved steps (`num_steps`); updates of one step are recorded here.
     """
-    if num_steps is not None:
-        return insufficient(f"updates are recorded over one optimizer step, not over num_steps={num_steps}")
-    columns = moving_weights(updates)
-    if not columns:
-        return not_applicable("no trainable parameter (frozen and zero-initialised ones are left out)")
-    ratio = updates.stat("abs_mean") / (updates.stat("weight_abs_mean") + epsilon)
-    counted = while_learning(updates)[:, None] & driven(updates, gradients)
-    ratio = np.where(counted, ratio, np.nan)[:, columns]
+    updates = nonzero_at_start(updates)
+    if not updates.names:
+        return not_applicable("no trainable parameter (zero-initialized ones are skipped)")
+    ratio = update_ratio(updates, gradients, epsilon)
     datapoints = int(np.isfinite(ratio).sum())
     if not datapoints:
         return insufficient("no finite update was recorded")
-    part = TensorSeries(tuple(updates.names[i] for i in columns), updates.steps, {})
-    large = observations(part, ratio > large_threshold, ratio, "update / weight", large_threshold)
-    still = (ratio < small_threshold) & ~np.array([updates.tagged(name, "bias") for name in part.names])
-    small = observations(part, still, ratio, "update / weight", small_threshold)
+    large = observations(updates, ratio > large_threshold, ratio, "update / weight", large_threshold)
+    still = (ratio < small_threshold) & ~np.array([updates.tagged(name, "bias") for name in updates.names])
+    small = observations(updates, still, ratio, "update / weight", small_threshold)
     if large:
-        summary = f"{_parameters(large)} moved by more than {large_threshold:g} times its size"
+        summary = f"{_names(large)} changed by more than {large_threshold:g} times its size in a step"
         return issue(summary, suggestions.learning_rate(settings, 0.1), large + small, datapoints=datapoints)
     if small:
-        summary = f"{_parameters(small)} did not move (update / weight below {small_threshold:g})"
+        summary = f"{_names(small)} did not change (update / weight below {small_threshold:g})"
         return issue(summary, suggestions.learning_rate(settings, 10), small, datapoints=datapoints)
     return ok(f"update / weight is {np.nanmedian(ratio):.2g} (median)", datapoints=datapoints)
 
 
-def moved_elsewhere(updates: TensorSeries | None, name: str, steps: Sequence[int], rtol: float, atol: float) -> bool:
-    """Returns whether an element that is not in the sample moved in the optimizer's step at one of `steps`."""
-    if updates is None or name not in updates.names:
-        return False
-    column = updates.names.index(name)
-    rows = np.isin(updates.steps, steps)
-    size = updates.stat("weight_abs_mean")[rows, column]
-    return bool((updates.stat("abs_max")[rows, column] > atol + rtol * size).any())
-
-
-def _parameters(evidence: Sequence[Evidence]) -> str:
+def _names(evidence: Sequence[Evidence]) -> str:
     names = sorted({item.tensor for item in evidence})
     return names[0] if len(names) == 1 else f"each of {len(names)} parameters"
 
@@ -132,62 +125,74 @@ def unchanged_tensor(
     tensors: Mapping[str, TensorSeries],
     settings: Settings | None = None,
     *,
-    collection_names: Sequence[str] | str | None = None,
-    tensor_regex: Sequence[str] | str | None = None,
+    collection_names: Names = None,
+    tensor_regex: Names = None,
     num_steps: int = 3,
     rtol: float = 1e-5,
     atol: float = 1e-8,
     equal_nan: bool = False,
 ) -> Outcome:
-    """A tensor that should learn stays what it was.
+    """Detects trainable tensors that keep their values.
 
-    Compared are the same `series.SAMPLE_SIZE` elements of the tensor at each recorded step, and where updates were
-    recorded, the largest of thousands of elements (OURS; AWS compares all).
-    Frozen parameters are expected to stay, and of a whole collection biases may: before a batch norm they have no
-    gradient (OURS).
+    Compares the same `series.SAMPLE_SIZE` elements at each recorded step and, if updates were recorded, the largest
+    update. Biases in a collection may stand still: before a batch norm they have no gradient.
 
     Args:
         tensors: Collections of tensors with their samples.
-        settings: The run's settings, for the suggestion.
-        collection_names: Collections to look at; this or `tensor_regex` must be given (DOC).
-        tensor_regex: Names to look at.
-        num_steps: Available values in a row that must be all close (DOC, CFG: 3).
-        rtol: Relative tolerance of `numpy.allclose` (DOC, CFG: 1e-5).
-        atol: Absolute tolerance (DOC, CFG: 1e-8).
-        equal_nan: Whether two NaN are equal (DOC, CFG: false).
+        settings: The run's settings; `lr`, for the suggestion.
+        collection_names: Collections to check; this or `tensor_regex` is required. AWS: None; reports use `weights`.
+        tensor_regex: Names to check. AWS: None.
+        num_steps: Consecutive recorded values that must be equal. AWS: 3.
+        rtol: Relative tolerance of `numpy.allclose`. AWS: 1e-5.
+        atol: Absolute tolerance. AWS: 1e-8.
+        equal_nan: Whether two NaN are equal. AWS: false.
+
+    Statuses:
+        issue: A tensor has the same values at `num_steps` recorded steps.
+        insufficient_data: No tensor has that many recorded values.
 
     Raises:
-        ValueError: neither collection nor regex is given.
+        ValueError: Neither collection nor regex is given.
 
-    Source: DOC 2.1; TST oracle: ones at steps 0, 1, 2 fire exactly at step 2.
+    Source: AWS, which compares all elements.
     """
-    if collection_names is None and tensor_regex is None:
-        raise ValueError("UnchangedTensor needs collection_names (such as [weights]) or tensor_regex")
+    require_names("UnchangedTensor", collection_names, tensor_regex)
     evidence = []
     datapoints = longest = 0
-    for collection, (series, columns) in chosen_tensors(tensors, collection_names, tensor_regex).items():
+    for collection, series in select_tensors(tensors, collection_names, tensor_regex).items():
         if series.samples is None:
             continue
-        for column in columns:
-            name = series.names[column]
-            if series.tagged(name, "frozen") or (series.tagged(name, "bias") and tensor_regex is None):
+        for column, name in enumerate(series.names):
+            if series.tagged(name, "bias") and tensor_regex is None:
                 continue
             rows = np.flatnonzero(~np.isnan(series.stat("zero_fraction")[:, column]))
             datapoints += len(rows)
             longest = max(longest, len(rows))
             for last in range(num_steps - 1, len(rows)):
-                window = series.samples[rows[last - num_steps + 1 : last + 1], column]
-                steps = series.steps[rows[last - num_steps + 1 : last]].tolist()
-                still = all(np.allclose(window[0], later, rtol, atol, equal_nan) for later in window[1:])
-                if still and not moved_elsewhere(tensors.get("updates"), name, steps, rtol, atol):
+                window = rows[last - num_steps + 1 : last + 1]
+                first, *later = series.samples[window, column]
+                if not all(np.allclose(first, values, rtol, atol, equal_nan) for values in later):
+                    continue
+                steps = series.steps[window[:-1]].tolist()
+                if not _has_update(tensors.get("updates"), name, steps, rtol, atol):
                     text = f"unchanged in {collection} over {num_steps} recorded steps"
                     evidence.append(Evidence(text, name, int(series.steps[rows[last]]), num_steps, num_steps))
     if evidence:
-        summary = f"{len({item.tensor for item in evidence})} trainable tensors do not change"
+        summary = f"{counted(len({item.tensor for item in evidence}), 'trainable tensor')} without any change"
         return issue(summary, suggestions.learning_rate(settings, 10), evidence, datapoints=datapoints)
     if longest < num_steps:
-        return insufficient(f"at most {longest} recorded values of a trainable tensor; it takes {num_steps}")
+        return insufficient(f"at most {longest} recorded values of a trainable tensor, {num_steps} needed")
     return ok("every trainable tensor changes", datapoints=datapoints)
+
+
+def _has_update(updates: TensorSeries | None, name: str, steps: Sequence[int], rtol: float, atol: float) -> bool:
+    """Returns whether the optimizer changed an element, perhaps outside the sample, at one of `steps`."""
+    if updates is None or name not in updates.names:
+        return False
+    column = updates.names.index(name)
+    rows = np.isin(updates.steps, steps)
+    size = updates.stat("weight_abs_mean")[rows, column]
+    return bool((updates.stat("abs_max")[rows, column] > atol + rtol * size).any())
 
 
 @rule("SimilarAcrossRuns", aws_name="SimilarAcrossRuns", group="tensor", priority=60)
@@ -195,47 +200,51 @@ def similar_across_runs(
     tensors: Mapping[str, TensorSeries],
     other_runs: Mapping[str, Mapping[str, TensorSeries]],
     *,
-    other_trials: Sequence[str] = (),
-    collection_names: Sequence[str] | str | None = "weights",
-    tensor_regex: Sequence[str] | str | None = None,
+    other_trials: Names = (),
+    collection_names: Names = "weights",
+    tensor_regex: Names = None,
     rtol: float = 1e-5,
     atol: float = 1e-8,
 ) -> Outcome:
-    """The tensors of two runs differ at a common step: a check that a training can be repeated.
+    """Detects that two runs differ, to check that a training is reproducible.
 
     Args:
         tensors: Collections of this run, with samples.
-        other_runs: Run name to its collections.
-        other_trials: Folders of those runs (DOC text: other_trial); the report reads them into `other_runs`.
-        collection_names: Collections to compare.
-        tensor_regex: Names to compare.
-        rtol: Relative tolerance.
+        other_runs: Run name to its collections; the report reads them from `other_trials`.
+        other_trials: Folders of the other runs.
+        collection_names: Collections to compare. AWS: None.
+        tensor_regex: Names to compare. AWS: None.
+        rtol: Relative tolerance of `numpy.allclose`.
         atol: Absolute tolerance.
 
-    Source: DOC 2.1; it fires where tensors *differ*, as TST says, whatever its name suggests.
+    Statuses:
+        issue: A tensor differs at a common step.
+        not_applicable: No other run is given.
+        insufficient_data: The runs have no common step.
+
+    Source: AWS; despite its name it fires if tensors differ.
     """
-    evidence = []
+    evidence: list[Evidence] = []
     compared = 0
     for run, theirs in other_runs.items():
-        for collection, (series, columns) in chosen_tensors(tensors, collection_names, tensor_regex).items():
+        for collection, series in select_tensors(tensors, collection_names, tensor_regex).items():
             other = theirs.get(collection)
             if other is None or other.samples is None or series.samples is None:
                 continue
             for step in np.intersect1d(series.steps, other.steps):
-                mine, their = (int(np.searchsorted(item.steps, step)) for item in (series, other))
-                for name in (series.names[i] for i in columns if series.names[i] in other.names):
-                    a = series.samples[mine, series.names.index(name)]
-                    b = other.samples[their, other.names.index(name)]
+                row, other_row = (int(np.searchsorted(item.steps, step)) for item in (series, other))
+                for name in (name for name in series.names if name in other.names):
+                    a = series.samples[row, series.names.index(name)]
+                    b = other.samples[other_row, other.names.index(name)]
                     if np.isnan(a).all() or np.isnan(b).all():
                         continue
                     compared += 1
                     if not np.allclose(a, b, rtol, atol):
                         worst = float(np.nanmax(np.abs(a - b) / (np.abs(b) + atol)))
-                        evidence.append(Evidence(f"differs from {run} (relative)", name, int(step), worst, rtol))
+                        evidence.append(Evidence(f"relative difference from {run}", name, int(step), worst, rtol))
     if evidence:
         evidence.sort(key=lambda item: item.step or 0)
         summary = f"the runs differ from step {evidence[0].step} on ({evidence[0].tensor})"
-        return issue(summary, "trainer.deterministic=true", evidence, datapoints=compared)
-    return (
-        ok("the runs are the same", datapoints=compared) if compared else insufficient("the runs have no common step")
-    )
+        suggestion = Suggestion("use deterministic algorithms", "trainer.deterministic", True)
+        return issue(summary, suggestion, evidence, datapoints=compared)
+    return ok("the runs are equal", datapoints=compared) if compared else insufficient("the runs have no common step")

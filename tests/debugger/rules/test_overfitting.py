@@ -49,6 +49,27 @@ class TestLossNotDecreasing:
         assert loss_not_decreasing(learned, against="start").status is Status.OK
         assert loss_not_decreasing(learned).status is Status.ISSUE  # AWS's own test fires on the plateau
 
+    def test_against_start_of_a_slow_fall_does_not_fire_early(self):
+        noise = 0.15 * np.random.default_rng(0).normal(size=(200, 50))
+        outcomes = [loss_not_decreasing(Series.of(row), against="start") for row in 2.3 - 0.002 * np.arange(50) + noise]
+        assert sum(outcome.status is Status.ISSUE for outcome in outcomes) < 5
+
+    def test_against_start_of_a_solved_head_is_ok(self):
+        random = np.random.default_rng(0)
+        flat = Series.of(list(0.3 + 0.01 * random.normal(size=200)))
+        rising = Series.of(list(np.linspace(0.3, 0.9, 200)))
+        assert loss_not_decreasing(flat, against="start").status is Status.ISSUE
+        assert loss_not_decreasing(flat, {"num_classes": 120}, against="start").status is Status.OK
+        assert loss_not_decreasing(rising, {"num_classes": 120}, against="start").status is Status.ISSUE
+
+    def test_against_start_evidence_is_beyond_its_threshold(self):
+        seen = loss_not_decreasing(Series.of([2.0] * 200), against="start").evidence[0]
+        assert seen.value < seen.threshold
+
+    def test_against_start_of_a_diverged_training_fires(self):
+        wild = Series.of(list(np.exp(4 * np.random.default_rng(1).normal(size=60))))
+        assert loss_not_decreasing(wild, {"num_classes": 4}, against="start").status is Status.ISSUE
+
     def test_unknown_mode_is_an_error(self):
         with pytest.raises(ValueError, match="window"):
             loss_not_decreasing(self.ORACLE, against="end")
@@ -66,6 +87,11 @@ class TestOverfit:
     def test_no_epoch_in_common_is_insufficient(self):
         assert overfit(Series.of([0.1], [0]), Series.of([0.2], [1])).status is Status.INSUFFICIENT_DATA
 
+    @pytest.mark.parametrize("train", [[2.0, 90.0, 80.0], [90.0, 80.0, 70.0]])
+    def test_diverged_training_is_not_overfitting(self, train):
+        outcome = overfit(Series.of(train), Series.of([3.0, 500.0, 400.0]), {"num_classes": 10}, ratio_threshold=0.6)
+        assert outcome.status is Status.OK
+
     def test_nan_epochs_are_left_out(self):
         assert overfit(Series.of([math.nan, 0.5]), Series.of([0.2, 0.52])).datapoints == 1
 
@@ -75,7 +101,7 @@ class TestOvertraining:
         val = Series.of([abs(epoch - 5) * 0.05 + 0.3 for epoch in range(20)])
         outcome = overtraining(Series.of(list(np.linspace(1, 0.1, 20))), val)
         assert outcome.status is Status.ISSUE
-        assert "best epoch 5, 14 epochs wasted" in outcome.summary
+        assert (outcome.evidence[0].step, outcome.evidence[0].value) == (5, 14)
         assert str(outcome.suggestion) == "epochs=6"
 
     def test_improving_validation_is_ok(self):
