@@ -1,20 +1,16 @@
-"""Rules about GPUs: room for a larger batch, growing memory, uneven load, little use."""
+"""Rules about GPUs: room for a larger batch, growing memory, uneven load, low utilization."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
-from dogbreed.debugger.findings import Evidence, Outcome, issue, not_applicable, ok
+from dogbreed.debugger.findings import Evidence, Outcome, Suggestion, issue, not_applicable, ok
 from dogbreed.debugger.rules import suggestions
-from dogbreed.debugger.rules.base import rule
+from dogbreed.debugger.rules.base import Settings, rule
 from dogbreed.debugger.rules.system import scaled, too_few
 from dogbreed.debugger.series import Array, SystemSeries
-
-Settings = Mapping[str, Any]
 
 
 def _p95(values: Array) -> float:
@@ -32,18 +28,23 @@ def batch_size(
     patience: int = 1000,
     window: int = 500,
 ) -> Outcome:
-    """CPU, GPU and GPU memory all have room: the batch could be larger.
+    """Detects a batch that could be larger: CPU, GPU and GPU memory all have room.
 
     Args:
-        gpus: What the machine did.
-        settings: The run's settings, for the suggestion.
-        cpu_threshold_p95: Percent below which the 95th percentile of the CPU (mean over cores) has room (70).
-        gpu_threshold_p95: The same for a GPU's utilisation (70).
-        gpu_memory_threshold_p95: The same for a GPU's memory (70).
-        patience: Points before anything is evaluated (DOC 100, CFG 1000).
-        window: Last points that are looked at (500).
+        gpus: Snapshots of a machine with GPUs.
+        settings: The run's settings; `batch_size`, for the suggestion.
+        cpu_threshold_p95: Percentage below which the p95 of the CPU, averaged over cores, has room. AWS: 70.
+        gpu_threshold_p95: The same for a GPU's utilization. AWS: 70.
+        gpu_memory_threshold_p95: The same for a GPU's memory. AWS: 70.
+        patience: Snapshots before anything is evaluated. AWS: 1000; its documentation: 100.
+        window: Last snapshots, which are evaluated. AWS: 500.
 
-    Source: DOC, CFG, SRC 3.
+    Statuses:
+        issue: All three have room.
+        not_applicable: There is no GPU.
+        insufficient_data: Fewer than 20 snapshots.
+
+    Source: AWS.
     """
     assert gpus.gpu is not None
     points = len(gpus.times_s)
@@ -57,40 +58,38 @@ def batch_size(
     for number in range(gpus.gpu.shape[1]):
         load, filled = _p95(gpus.gpu[last, number]), _p95(memory[last, number])
         if cpu < cpu_threshold_p95 and load < gpu_threshold_p95 and filled < gpu_memory_threshold_p95:
-            text = f"p95 of GPU use; memory {filled:.0f} %, CPU {cpu:.0f} %"
+            text = f"p95 of GPU utilization; memory {filled:.0f} %, CPU {cpu:.0f} %"
             evidence.append(Evidence(text, f"gpu{number}", None, load, gpu_threshold_p95))
     if evidence:
         summary = f"CPU ({cpu:.0f} %), GPU and GPU memory have room for a larger batch"
-        override = suggestions.batch_size(settings, 2)
-        return issue(summary, override, evidence, datapoints=points, parameters=used)
-    return ok("the machine is well used by this batch size", datapoints=points, parameters=used)
+        suggestion = suggestions.batch_size(settings, 2)
+        return issue(summary, suggestion, evidence, datapoints=points, parameters=used)
+    return ok("this batch size makes good use of the machine", datapoints=points, parameters=used)
 
 
 @rule("GPUMemoryIncrease", aws_name="GPUMemoryIncrease", group="profiler", priority=35)
 def gpu_memory_increase(
-    gpus: SystemSeries,
-    settings: Settings | None = None,
-    *,
-    increase: float = 5.0,
-    patience: int = 1000,
-    window: int = 10,
+    gpus: SystemSeries, *, increase: float = 5.0, patience: int = 1000, window: int = 10
 ) -> Outcome:
-    """GPU memory grows while training: something is kept that should go.
+    """Detects GPU memory that grows while training, as with tensors that are never freed.
 
-    Compared are neighbouring windows: mean of `window` points less the mean of the `window` points before (OURS; the
-    old implementation shifts by one point and can never fire with the documented defaults).
+    Compares the mean of `window` snapshots with that of the `window` snapshots before.
 
     Args:
-        gpus: What the machine did.
-        settings: The run's settings, for the suggestion.
-        increase: Points of percent by which memory may grow (DOC 10, CFG 5).
-        patience: First points that are left out (DOC 100, CFG 1000).
-        window: Points of a mean (DOC 500, CFG 10).
+        gpus: Snapshots of a machine with GPUs.
+        increase: Growth in percentage points above which it fires. AWS: 5; its documentation: 10.
+        patience: First snapshots, which are skipped. AWS: 1000; its documentation: 100.
+        window: Snapshots per mean. AWS: 10; its documentation: 500.
 
-    Source: DOC, CFG, SRC 3.
+    Statuses:
+        issue: A GPU's memory grew by more than `increase`.
+        not_applicable: There is no GPU, or its memory was not measured.
+        insufficient_data: Fewer than 20 snapshots.
+
+    Source: AWS, whose windows overlap so much that it cannot fire with the documented defaults.
     """
     if gpus.gpu_memory is None:
-        return not_applicable("the GPU does not tell its memory")
+        return not_applicable("the GPU's memory was not measured")
     points = len(gpus.times_s)
     used = scaled(points, patience, window)
     if used is None:
@@ -102,41 +101,46 @@ def gpu_memory_increase(
         mean = np.convolve(values, np.ones(width) / width, mode="valid")
         growth = mean[width:] - mean[:-width] if len(mean) > width else np.empty(0)
         if len(growth) and np.nanmax(growth) > increase:
-            seen = "% points of memory between neighbouring windows"
-            evidence.append(Evidence(seen, f"gpu{number}", None, float(np.nanmax(growth)), increase))
+            text = "growth of memory between neighboring windows, percentage points"
+            evidence.append(Evidence(text, f"gpu{number}", None, float(np.nanmax(growth)), increase))
     if evidence:
-        summary = f"memory of {evidence[0].tensor} grew by {evidence[0].value:.0f} points of percent"
-        override = suggestions.batch_size(settings, 0.5)
-        return issue(summary, override, evidence, datapoints=points, parameters=used)
+        summary = f"the memory of {evidence[0].tensor} grew by {evidence[0].value:.0f} percentage points"
+        suggestion = Suggestion("look for tensors kept from step to step, such as losses in a list; use loss.item()")
+        return issue(summary, suggestion, evidence, datapoints=points, parameters=used)
     return ok("GPU memory does not grow", datapoints=points, parameters=used)
 
 
 def jensen_shannon(first: Array, second: Array) -> float:
-    """Returns the Jensen-Shannon distance (base 2, 0..1) of two histograms of any counts."""
+    """Returns the Jensen-Shannon distance (base 2, 0 to 1) of two histograms, which need not be normalized."""
     p, q = first / first.sum(), second / second.sum()
     middle = (p + q) / 2
 
     def divergence(a: Array) -> float:
-        held = a > 0
-        return float(np.sum(a[held] * np.log2(a[held] / middle[held])))
+        occupied = a > 0
+        return float(np.sum(a[occupied] * np.log2(a[occupied] / middle[occupied])))
 
     return float(np.sqrt(max(0.0, (divergence(p) + divergence(q)) / 2)))
 
 
 @rule("LoadBalancing", aws_name="LoadBalancing", group="profiler", priority=64)
 def load_balancing(gpus: SystemSeries, *, threshold: float = 0.5, patience: int = 1000) -> Outcome:
-    """One GPU works while another waits.
+    """Detects GPUs with uneven load.
 
     Args:
-        gpus: What the machine did.
-        threshold: Jensen-Shannon distance of two GPUs' utilisation histograms above which they are uneven (0.5).
-        patience: Points before anything is evaluated (DOC 10, CFG 1000).
+        gpus: Snapshots of a machine with GPUs.
+        threshold: Jensen-Shannon distance of two GPUs' utilization histograms above which they are uneven. AWS: 0.5.
+        patience: Snapshots before anything is evaluated. AWS: 1000; its documentation: 10.
 
-    Source: DOC, CFG, SRC 3; histograms over 0..100 % inclusive and normalised (the old ones lost a fully busy GPU).
+    Statuses:
+        issue: Two GPUs are uneven.
+        not_applicable: There are fewer than 2 GPUs.
+        insufficient_data: Fewer than 20 snapshots.
+
+    Source: AWS, whose histograms are not normalized and drop a fully busy GPU.
     """
     assert gpus.gpu is not None
     if gpus.gpu.shape[1] < 2:
-        return not_applicable("one GPU has nobody to share with")
+        return not_applicable("there is a single GPU")
     points = len(gpus.times_s)
     used = scaled(points, patience)
     if used is None:
@@ -148,10 +152,11 @@ def load_balancing(gpus: SystemSeries, *, threshold: float = 0.5, patience: int 
         if histograms[a].sum() and histograms[b].sum():
             distance = jensen_shannon(histograms[a], histograms[b])
             if distance > threshold:
-                evidence.append(Evidence("distance of utilisation", f"gpu{a}, gpu{b}", None, distance, threshold))
+                evidence.append(Evidence("distance of utilization", f"gpu{a}, gpu{b}", None, distance, threshold))
     if evidence:
         summary = f"{evidence[0].tensor} are loaded unevenly"
-        return issue(summary, "+trainer.strategy=ddp", evidence, datapoints=points, parameters=used)
+        suggestion = Suggestion("check that the training uses all GPUs and that no other job shares them")
+        return issue(summary, suggestion, evidence, datapoints=points, parameters=used)
     return ok("the GPUs share the load", datapoints=points, parameters=used)
 
 
@@ -171,17 +176,22 @@ def low_gpu_utilization(
     patience: int = 1000,
     window: int = 500,
 ) -> Outcome:
-    """A GPU is hardly used, not used at all, or only in bursts.
+    """Detects a GPU that is unused, under-used, or busy only in bursts.
 
     Args:
-        gpus: What the machine did.
-        settings: The run's settings, for the suggestion.
-        threshold_p95: 95th percentile of utilisation below which a GPU is under-used (70).
-        threshold_p5: 5th percentile below which a GPU that is used works in bursts (10).
-        patience: Points before anything is evaluated (1000).
-        window: Last points that are looked at (500).
+        gpus: Snapshots of a machine with GPUs.
+        settings: The run's settings; `cores` and `num_workers`, for the suggestion.
+        threshold_p95: Percentage below which the 95th percentile of utilization is under-use. AWS: 70.
+        threshold_p5: Percentage below which the 5th percentile of a GPU that is used means bursts. AWS: 10.
+        patience: Snapshots before anything is evaluated. AWS: 1000.
+        window: Last snapshots, which are evaluated. AWS: 500.
 
-    Source: DOC, CFG, SRC 3.
+    Statuses:
+        issue: A GPU is not well used.
+        not_applicable: There is no GPU.
+        insufficient_data: Fewer than 20 snapshots.
+
+    Source: AWS.
     """
     assert gpus.gpu is not None
     points = len(gpus.times_s)
@@ -192,13 +202,15 @@ def low_gpu_utilization(
     for number, column in enumerate(gpus.gpu[-used["window"] :].T):
         p95, p5 = _p95(column), float(np.nanpercentile(column, 5))
         if np.nanmax(column) == 0:
-            evidence.append(Evidence("not used at all", f"gpu{number}", None, 0.0, threshold_p95))
+            evidence.append(Evidence("largest utilization: not used at all", f"gpu{number}", None, 0.0, threshold_p95))
         elif p95 < threshold_p95:
-            evidence.append(Evidence("p95 of utilisation: under-used", f"gpu{number}", None, p95, threshold_p95))
+            evidence.append(Evidence("p95 of utilization: under-used", f"gpu{number}", None, p95, threshold_p95))
         elif p5 < threshold_p5:
-            evidence.append(Evidence("p5 of utilisation: works in bursts", f"gpu{number}", None, p5, threshold_p5))
+            evidence.append(Evidence("p5 of utilization: used in bursts", f"gpu{number}", None, p5, threshold_p5))
     if evidence:
         first = evidence[0]
         summary = f"{first.tensor} is {first.text.rpartition(': ')[2]} ({first.value:.0f} %)"
-        return issue(summary, suggestions.num_workers(settings), evidence, datapoints=points, parameters=used)
+        unused = Suggestion("train on all GPUs, or on a machine with fewer")
+        suggestion = suggestions.num_workers(settings) if first.value else unused
+        return issue(summary, suggestion, evidence, datapoints=points, parameters=used)
     return ok("the GPUs are busy", datapoints=points, parameters=used)

@@ -1,59 +1,63 @@
-"""Rules about time that passes without a step: a stalled training, a slow start."""
+"""Rules about time without a step: a stalled training, a slow start."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, not_applicable, ok
-from dogbreed.debugger.rules.base import rule
-
-Settings = Mapping[str, Any]
+from dogbreed.debugger.findings import Evidence, Outcome, Suggestion, counted, insufficient, issue, not_applicable, ok
+from dogbreed.debugger.rules.base import Settings, rule
 
 
 @rule("StalledTraining", aws_name="StalledTrainingRule", group="training", priority=3)
 def stalled_training(heartbeats: NDArray[np.float64], *, threshold: float = 1800.0) -> Outcome:
-    """No step was made for a long time.
+    """Detects a long time without a step.
 
-    The same function watches a training while it runs (`SystemProfiler` asks it every half second) and looks at a
-    finished one.
+    `SystemProfiler` evaluates the same function twice a second while the training runs.
 
     Args:
-        heartbeats: (S,) when steps ended, seconds, ascending; the last one may be "now".
-        threshold: Seconds without a step after which a training has stalled (DOC, CFG: 1800).
+        heartbeats: (S,) seconds, ascending, at which steps ended; the last one may be now.
+        threshold: Seconds without a step. AWS: 1800.
 
-    Source: DOC 2.1.
+    Statuses:
+        issue: A gap is longer than the threshold.
+        insufficient_data: Fewer than 2 steps were timed.
+
+    Source: AWS.
     """
     if len(heartbeats) < 2:
-        return insufficient(f"{len(heartbeats)} steps were timed; it takes 2", datapoints=len(heartbeats))
+        return insufficient(f"{counted(len(heartbeats), 'timed step')}, 2 needed", datapoints=len(heartbeats))
     gaps = np.diff(heartbeats)
-    long = np.flatnonzero(gaps > threshold)
-    if len(long):
-        evidence = [Evidence("seconds without a step", "", int(row), float(gaps[row]), threshold) for row in long]
-        summary = f"no step for {gaps.max():.0f} s"
-        return issue(summary, "data.num_workers=0", evidence, datapoints=len(heartbeats))
-    return ok(f"the longest wait was {gaps.max():.1f} s", datapoints=len(heartbeats))
+    evidence = [
+        Evidence("seconds without a step", "", int(row), float(gaps[row]), threshold)
+        for row in np.flatnonzero(gaps > threshold)
+    ]
+    if evidence:
+        suggestion = Suggestion("load images in the main process, to see what hangs", "data.num_workers", 0)
+        return issue(f"no step for {gaps.max():.0f} s", suggestion, evidence, datapoints=len(heartbeats))
+    return ok(f"the longest gap between steps is {gaps.max():.1f} s", datapoints=len(heartbeats))
 
 
 @rule("MaxInitializationTime", aws_name="MaxInitializationTime", group="profiler", priority=70)
 def max_initialization_time(settings: Settings, *, threshold: float = 20.0) -> Outcome:
-    """It takes long until the first step.
+    """Detects a long start: it takes many minutes until the first step.
 
     Args:
-        settings: The run's settings; `initialization_s` (start of the process to the first step, or to now where
-            there is none yet).
-        threshold: Minutes that it may take (DOC, CFG: 20).
+        settings: The run's settings; `initialization_s`, seconds from the start of the process to the first step.
+        threshold: Minutes. AWS: 20.
 
-    Source: DOC, CFG, SRC 3. AWS cannot evaluate it for PyTorch 2; ours uses the callback's clock.
+    Statuses:
+        issue: The start took longer than the threshold.
+        not_applicable: The start was not recorded.
+
+    Source: AWS, which cannot evaluate it for PyTorch 2.
     """
     seconds = settings.get("initialization_s")
     if not isinstance(seconds, (int, float)):
-        return not_applicable("the start of the run was not recorded (not a run of ours)")
+        return not_applicable("the start of the run was not recorded")
     minutes = seconds / 60
-    if minutes > threshold:
-        seen = Evidence("minutes to the first step", value=minutes, threshold=threshold)
-        return issue(f"{minutes:.0f} minutes to the first step", "data.num_workers=2", [seen], datapoints=1)
-    return ok(f"{seconds:.0f} s to the first step", datapoints=1)
+    text = f"{minutes:.1f} minutes to the first step"
+    if minutes <= threshold:
+        return ok(f"{text}, {threshold:g} are allowed", datapoints=1)
+    suggestion = Suggestion("find what the start waits for: listing the data, loading weights or computing features")
+    return issue(text, suggestion, [Evidence(text, value=minutes, threshold=threshold)], datapoints=1)

@@ -1,29 +1,24 @@
-"""Rules about the machine: CPU, I/O, GPU. One point is one snapshot, 500 ms by default.
+"""Rules about the machine: CPU and I/O. One point is one snapshot, by default every 500 ms.
 
-AWS's patience of 1000 points means that nothing is evaluated in the first 8 minutes 20 seconds. Here patience and
-window shrink with a short run, to a quarter and to a half of the points there are, and the finding shows the values
-it used; under 20 points a rule says `insufficient_data`.
+With AWS's patience of 1000 points nothing is evaluated in the first 8 minutes 20 seconds. Here patience and window
+shrink with a short run, to a quarter and a half of its points; the finding shows the values used. Under
+`MIN_POINTS` points a rule reports `insufficient_data`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
-from dogbreed.debugger.findings import Evidence, Outcome, insufficient, issue, not_applicable, ok
+from dogbreed.debugger.findings import Evidence, Outcome, counted, insufficient, issue, not_applicable, ok
 from dogbreed.debugger.rules import suggestions
-from dogbreed.debugger.rules.base import rule
+from dogbreed.debugger.rules.base import Settings, rule
 from dogbreed.debugger.series import Flags, SystemSeries
-
-Settings = Mapping[str, Any]
 
 MIN_POINTS = 20
 
 
 def scaled(points: int, patience: int, window: int | None = None) -> dict[str, int] | None:
-    """Returns patience (and window) as they fit `points` snapshots, None where those are too few to judge."""
+    """Returns `patience` and `window` scaled to the number of snapshots, None if there are too few."""
     if points < MIN_POINTS:
         return None
     used = {"patience": min(patience, points // 4)}
@@ -33,12 +28,22 @@ def scaled(points: int, patience: int, window: int | None = None) -> dict[str, i
 
 
 def too_few(points: int) -> Outcome:
-    """Returns what is said of too few snapshots."""
-    return insufficient(f"{points} snapshots of the machine; it takes {MIN_POINTS}", datapoints=points)
+    """Returns the outcome for fewer than `MIN_POINTS` snapshots."""
+    return insufficient(f"{counted(points, 'snapshot')} of the machine, {MIN_POINTS} needed", datapoints=points)
 
 
-def _share(flags: Flags, patience: int) -> float:
-    return 100 * float(flags[patience:].mean())
+def _bottleneck(waiting: Flags, text: str, patience: int, threshold: float, settings: Settings | None) -> Outcome:
+    """Returns an issue if more than `threshold` % of the (T,) snapshots after `patience` are `waiting`."""
+    points = len(waiting)
+    used = scaled(points, patience)
+    if used is None:
+        return too_few(points)
+    percent = 100 * float(waiting[used["patience"] :].mean())
+    summary = f"{text} {percent:.0f} % of the time"
+    if percent <= threshold:
+        return ok(summary, datapoints=points, parameters=used)
+    evidence = [Evidence("% of the snapshots", "", None, percent, threshold)]
+    return issue(summary, suggestions.num_workers(settings), evidence, datapoints=points, parameters=used)
 
 
 @rule("CPUBottleneck", aws_name="CPUBottleneck", group="profiler", priority=61)
@@ -51,30 +56,26 @@ def cpu_bottleneck(
     cpu_threshold: float = 90.0,
     patience: int = 1000,
 ) -> Outcome:
-    """The GPU waits for a CPU that is busy.
+    """Detects a GPU that waits for a busy CPU.
 
     Args:
-        gpus: What the machine did.
-        settings: The run's settings, for the suggestion.
-        threshold: Percent of snapshots with a bottleneck above which it fires (50).
-        gpu_threshold: A snapshot counts where some GPU is below this ... (10)
-        cpu_threshold: ... and some core is above this (90).
-        patience: First points that are left out (DOC 100, CFG 1000).
+        gpus: Snapshots of a machine with GPUs.
+        settings: The run's settings; `cores` and `num_workers`, for the suggestion.
+        threshold: Percent of snapshots with a bottleneck above which it fires. AWS: 50.
+        gpu_threshold: A snapshot counts if a GPU is below this percentage. AWS: 10.
+        cpu_threshold: ... and a core is above this percentage. AWS: 90.
+        patience: First snapshots, which are skipped. AWS: 1000; its documentation: 100.
 
-    Source: DOC, CFG, SRC 3.
+    Statuses:
+        issue: Too many snapshots show a bottleneck.
+        not_applicable: There is no GPU.
+        insufficient_data: Fewer than 20 snapshots.
+
+    Source: AWS.
     """
     assert gpus.gpu is not None
-    points = len(gpus.times_s)
-    used = scaled(points, patience)
-    if used is None:
-        return too_few(points)
-    waiting: Flags = np.logical_and((gpus.gpu < gpu_threshold).any(axis=1), (gpus.cpu > cpu_threshold).any(axis=1))
-    share = _share(waiting, used["patience"])
-    if share > threshold:
-        seen = Evidence("% of snapshots with a busy core and an idle GPU", "", None, share, threshold)
-        summary = f"in {share:.0f} % of the time the GPU waits for the CPU"
-        return issue(summary, suggestions.num_workers(settings), [seen], datapoints=points, parameters=used)
-    return ok(f"the GPU waits for the CPU in {share:.0f} % of the time", datapoints=points, parameters=used)
+    waiting: Flags = (gpus.gpu < gpu_threshold).any(axis=1) & (gpus.cpu > cpu_threshold).any(axis=1)
+    return _bottleneck(waiting, "the GPU waits for the CPU", patience, threshold, settings)
 
 
 @rule("IOBottleneck", aws_name="IOBottleneck", group="profiler", priority=60)
@@ -87,39 +88,34 @@ def io_bottleneck(
     io_threshold: float = 50.0,
     patience: int = 1000,
 ) -> Outcome:
-    """The training waits for the disk.
-
-    Without a GPU the condition on GPUs is left out (OURS).
+    """Detects a training that waits for the disk.
 
     Args:
-        system: What the machine did.
-        settings: The run's settings, for the suggestion.
-        threshold: Percent of snapshots with a bottleneck above which it fires (50).
-        gpu_threshold: A snapshot counts where some GPU is below this ... (DOC 70, CFG 10)
-        io_threshold: ... and some core waits for I/O in more than this percent (50).
-        patience: First points that are left out (1000).
+        system: Snapshots of the machine.
+        settings: The run's settings; `cores` and `num_workers`, for the suggestion.
+        threshold: Percent of snapshots with a bottleneck above which it fires. AWS: 50.
+        gpu_threshold: A snapshot counts if a GPU is below this percentage, or there is none. AWS: 10; its
+            documentation: 70.
+        io_threshold: ... and a core waits for I/O more than this percentage. AWS: 50.
+        patience: First snapshots, which are skipped. AWS: 1000.
 
-    Source: DOC, CFG, SRC 3.
+    Statuses:
+        issue: Too many snapshots show a bottleneck.
+        not_applicable: The operating system does not measure it (only Linux does).
+        insufficient_data: Fewer than 20 snapshots.
+
+    Source: AWS.
     """
     if system.io_wait is None:
-        return not_applicable("this system does not tell how long it waits for I/O (only Linux does)")
-    points = len(system.times_s)
-    used = scaled(points, patience)
-    if used is None:
-        return too_few(points)
+        return not_applicable("this operating system does not measure how long it waits for I/O (only Linux does)")
     waiting: Flags = np.any(system.io_wait > io_threshold, axis=1)
     if system.gpu is not None:
         waiting = np.logical_and(waiting, (system.gpu < gpu_threshold).any(axis=1))
-    share = _share(waiting, used["patience"])
-    if share > threshold:
-        seen = Evidence("% of snapshots that wait for I/O", "", None, share, threshold)
-        summary = f"in {share:.0f} % of the time the training waits for the disk"
-        return issue(summary, suggestions.num_workers(settings), [seen], datapoints=points, parameters=used)
-    return ok(f"waits for the disk in {share:.0f} % of the time", datapoints=points, parameters=used)
+    return _bottleneck(waiting, "the training waits for the disk", patience, threshold, settings)
 
 
 def usage_table(system: SystemSeries) -> dict[str, dict[str, float]]:
-    """Returns metric to max, p99, p95, p50 and min."""
+    """Returns metric to its max, p99, p95, p50 and min."""
     rows = {"CPU %": system.cpu, "I/O wait %": system.io_wait, "Memory %": system.memory}
     rows |= {"GPU %": system.gpu, "GPU memory %": system.gpu_memory}
     for kind, traffic in (("Network", system.network), ("Disk", system.disk)):
@@ -127,23 +123,26 @@ def usage_table(system: SystemSeries) -> dict[str, dict[str, float]]:
     table = {}
     for name, values in rows.items():
         if values is not None and np.isfinite(values).any():
-            flat = values[np.isfinite(values)]
-            low, p50, p95, p99, high = np.percentile(flat, (0, 50, 95, 99, 100))
+            low, p50, p95, p99, high = np.percentile(values[np.isfinite(values)], (0, 50, 95, 99, 100))
             table[name] = {"max": high, "p99": p99, "p95": p95, "p50": p50, "min": low}
     return table
 
 
 @rule("OverallSystemUsage", aws_name="OverallSystemUsage", group="profiler", priority=90)
 def overall_system_usage(system: SystemSeries) -> Outcome:
-    """Shows how much of the machine was used; it never fires.
+    """Summarizes the use of the machine; never an issue.
 
     Args:
-        system: What the machine did.
+        system: Snapshots of the machine.
 
-    Source: DOC, SRC 3: max, p99, p95, p50 and min of each metric.
+    Statuses:
+        ok: `details` holds max, p99, p95, p50 and min of each metric.
+        insufficient_data: There is no snapshot.
+
+    Source: AWS.
     """
     table = usage_table(system)
     if not table:
         return insufficient("no snapshot of the machine")
     busy = table.get("CPU %", {}).get("p50", 0.0)
-    return ok(f"CPU {busy:.0f} % busy (median)", datapoints=len(system.times_s), details={"table": table})
+    return ok(f"the CPU is {busy:.0f} % busy (median)", datapoints=len(system.times_s), details={"table": table})

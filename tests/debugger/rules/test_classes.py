@@ -33,8 +33,12 @@ class TestClassImbalance:
         counts = {str(i): 100 for i in range(5)}
         assert class_imbalance(counts, predictions(labels, guess, 5)).status is Status.OK
 
+    def test_suggestion_balances_the_classes(self):
+        assert class_imbalance({"a": 990, "b": 10}).suggestion.override == "data.balanced=true"
+
     def test_missing_class_is_infinitely_rare(self):
         outcome = class_imbalance({"a": 990, "b": 0})
+        assert not outcome.suggestion.override
         assert outcome.evidence[0].value == float("inf")
 
     def test_ratio_equal_to_threshold_does_not_fire(self):
@@ -94,6 +98,12 @@ class TestCalibration:
         labels, guess = np.zeros(200, dtype=int), np.where(np.arange(200) % 10 == 0, 1, 0)
         assert calibration(predictions(labels, guess, sure=0.9)).status is Status.OK
 
+    def test_underconfident_model_is_ok(self):
+        labels = np.zeros(200, dtype=int)
+        outcome = calibration(predictions(labels, labels, sure=0.7))
+        assert outcome.status is Status.OK
+        assert outcome.details["expected_calibration_error"] > 0.15
+
     def test_few_or_nan_predictions_are_insufficient(self):
         assert calibration(predictions([0], [0])).status is Status.INSUFFICIENT_DATA
         broken = predictions(np.zeros(200, dtype=int), np.zeros(200, dtype=int))
@@ -114,10 +124,22 @@ class TestLabelErrors:
 
     def test_swapped_labels_are_found(self):
         given, wrong = self.noisy(0.1)
-        found, margin = confident_errors(given.labels, given.probabilities)
+        found, likely, margin = confident_errors(given.labels, given.probabilities)
         assert set(found) == set(np.flatnonzero(wrong))
+        assert (likely == (given.labels[found] - 1) % 5).all()
         assert (np.diff(margin) <= 0).all()
         assert likely_label_errors(given).status is Status.ISSUE
+
+    def test_evidence_names_the_class_of_its_margin(self):
+        # Class 1 is the most probable one, but far below its usual probability; class 2 is likely.
+        labels = np.repeat([0, 1, 2], 100)
+        probabilities = np.full((300, 3), 0.05) + 0.85 * np.eye(3)[labels]
+        probabilities[0] = [0.05, 0.5, 0.45]
+        probabilities[200:] = [0.3, 0.3, 0.4]
+        given = Predictions(labels, probabilities, np.arange(300), tuple("abc"))
+        seen = likely_label_errors(given).evidence[0]
+        assert "margin of c" in seen.text
+        assert seen.value == pytest.approx(0.4)
 
     def test_right_labels_are_not_doubted(self):
         given, _ = self.noisy(0.0)

@@ -34,7 +34,7 @@ def test_unnormalised_images_fire_and_are_recognised(scale, word):
 def test_dark_but_rightly_normalised_images_are_said_and_ok():
     outcome = check_input_images(statistics([-0.8] * 3, [0.6] * 3, -2.11, 2.6))
     assert outcome.status is Status.OK
-    assert "images themselves differ" in outcome.summary
+    assert outcome.evidence
 
 
 def test_few_images_and_the_threshold_itself():
@@ -72,12 +72,10 @@ def test_copies_are_counted_once_however_many_pairs_they_make():
     splits = {"train": 300, "valid": 40, "test": 5}
     images = ImageHashes({s: {f"{s}/{i}": same ^ (i == 7) for i in range(n)} for s, n in splits.items()})
     outcome = train_val_overlap(images)
-    assert outcome.summary == "45 images of other splits are in the training split too"
     assert outcome.violations == 45
     assert {item.value for item in outcome.evidence} == {0}  # the closest is named
     outcome = near_duplicates(images)
     assert (outcome.status, outcome.violations) == (Status.ISSUE, 299)
-    assert outcome.summary == "99.7 % of the training images have a double"
 
 
 def test_flat_images_are_no_copies_of_each_other():
@@ -87,10 +85,12 @@ def test_flat_images_are_no_copies_of_each_other():
     images = ImageHashes({"train": {**train, **flat}, "valid": {**val, **flat}})
     outcome = train_val_overlap(images)
     assert (outcome.status, outcome.datapoints) == (Status.OK, 31)
-    assert outcome.summary == "no image is in two splits; 6 are too flat to be compared"
-    assert near_duplicates(images).summary == "0 near duplicates among 20; 3 are too flat to be compared"
+    assert "6 images without detail" in outcome.summary
+    outcome = near_duplicates(images)
+    assert (outcome.status, outcome.datapoints) == (Status.OK, 20)
+    assert "3 images without detail" in outcome.summary
     outcome = train_val_overlap(ImageHashes({"train": flat, "valid": flat}))
-    assert outcome.status is Status.INSUFFICIENT_DATA and "6 are too flat" in outcome.summary
+    assert outcome.status is Status.INSUFFICIENT_DATA
 
 
 def test_near_duplicates_count_against_a_share():

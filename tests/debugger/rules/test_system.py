@@ -85,7 +85,7 @@ def test_distance_is_0_for_the_same_and_1_for_disjoint_histograms():
 
 
 @pytest.mark.parametrize(
-    ("gpu", "word"), [(30.0, "under-used"), (mostly(95, 0, 0.5, 1200), "works in bursts"), (0.0, "not used at all")]
+    ("gpu", "word"), [(30.0, "under-used"), (mostly(95, 0, 0.5, 1200), "used in bursts"), (0.0, "not used at all")]
 )
 def test_low_gpu_utilization(gpu, word):
     outcome = low_gpu_utilization(machine(gpu=gpu))
@@ -121,12 +121,6 @@ def test_step_outlier():
     assert step_outlier(steps(with_outliers(12)), stddev=5).status is Status.ISSUE
     assert step_outlier(steps(with_outliers(5)), stddev=5).status is Status.OK
     assert step_outlier(steps(np.full(100, 0.01))).status is Status.INSUFFICIENT_DATA
-    assert step_outlier(steps(with_outliers(12)), stddev=5, mode="TRAIN").status is Status.ISSUE
-    validation = step_outlier(steps(with_outliers(12)), mode="EVAL")
-    assert (validation.status, validation.summary) == (
-        Status.INSUFFICIENT_DATA,
-        "training steps are timed, not those of mode=EVAL",
-    )
 
 
 def test_what_a_short_step_waits_for_its_turn_on_a_busy_machine_is_no_outlier():
@@ -160,4 +154,4 @@ def test_overall_framework_shares_add_up_to_100():
     details = overall_framework_metrics(steps(np.full(50, 0.1), 0.25), {"batch_size": 32}).details
     assert sum(details["parts_percent"].values()) == pytest.approx(100)
     assert sum(details["phases_percent"].values()) == pytest.approx(100)
-    assert details["images_a_second"] == pytest.approx(320)
+    assert details["images_per_second"] == pytest.approx(320)
