@@ -18,6 +18,6 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "LossNotDecreasing": {"against": "start"},
     # A gap of a tenth of the loss in a single epoch is not overfitting.
     "Overfit": {"patience": 3, "ratio_threshold": 0.5, "min_gap": 0.2},
-    # With few images per class, one mistake is more than a tenth; and no model tells 100 breeds apart at 90 % each.
+    # With few images per class, one mistake is more than a tenth; and no model is 90 % right on each of 100 breeds.
     "Confusion": {"min_diag": 0.5, "max_off_diag": 0.5, "confidence_z": 1.96},
 }

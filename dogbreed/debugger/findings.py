@@ -58,7 +58,7 @@ class Evidence:
     tensor: str = ""
     """Name of the tensor, layer, class, image or metric; empty if the whole run is meant."""
     step: int | None = None
-    """Optimizer step of the observation, or its epoch if the text says so."""
+    """Optimizer step of the observation, or its epoch if the text names epochs."""
     value: float | None = None
     """The measured value."""
     threshold: float | None = None
@@ -145,7 +145,7 @@ def issue(
     Args:
         summary: One sentence, lower case, without a full stop.
         suggestion: What to try next; plain text is shown as it is.
-        evidence: At least one observation, the most telling one first.
+        evidence: At least one observation, the most important one first.
         datapoints: Number of observations that were checked.
         details: Figures for tables and plots.
         parameters: Parameters that the rule scaled, as used.

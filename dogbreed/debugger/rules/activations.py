@@ -131,8 +131,8 @@ def poor_weight_initialization(
 ) -> Outcome:
     """Detects initial weights that make signals grow or vanish from layer to layer.
 
-    Only new layers are checked if the network starts from pretrained weights. A loss that does not fall is no cause
-    by itself, since the first losses of a healthy training are noisy.
+    Only new layers are checked if the network starts from pretrained weights. A loss that does not fall is not
+    enough, since the first losses of a healthy training are noisy.
 
     Args:
         activation_inputs: Statistics of the inputs of activation layers; `var` is compared over layers.
@@ -190,7 +190,7 @@ def _first_spread(spread: Array) -> Array:
 def _variance_ratio(variance: Array) -> float:
     """Returns the largest over the smallest variance of a layer, 1 with fewer than two layers.
 
-    Takes the first step or the median over steps, whichever is smaller: updates can spread the variances later.
+    Takes the smaller one of the first step and the median over steps: updates can spread the variances later.
     """
     if variance.ndim != 2 or variance.shape[1] < 2:
         return 1.0

@@ -29,7 +29,7 @@ def wilson(successes: Array, trials: Array, z: float) -> tuple[Array, Array]:
 
 
 def only_guesses(predictions: Predictions) -> str:
-    """Returns why the errors of a model that is no better than guessing tell nothing; "" for a better one."""
+    """Returns why a model that is no better than guessing is not judged; "" for a better one."""
     count, classes = len(predictions.labels), max(predictions.probabilities.shape[1], 1)
     right = float(np.sum(predictions.predicted == predictions.labels))
     low, _ = wilson(np.array([right]), np.array([float(count)]), 1.96)
@@ -51,7 +51,7 @@ def class_imbalance(
     """Detects classes with many times the images of others, and single classes that are mostly missed.
 
     Images are counted in the data set, before any sampler. A class without images is infinitely rare. The error rate
-    of a class counts only if the model as a whole is good.
+    of a class counts only if the model is good overall.
 
     Args:
         class_counts: Training images of each class.

@@ -50,7 +50,7 @@ def loss_not_decreasing(
 
     Statuses:
         issue: The loss does not fall, rises, or is not a number.
-        insufficient_data: Too few losses, or too noisy to tell.
+        insufficient_data: Too few losses, or too noisy ones.
 
     Raises:
         ValueError: `against` is neither.

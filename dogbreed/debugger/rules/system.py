@@ -74,7 +74,8 @@ def cpu_bottleneck(
     Source: AWS.
     """
     assert gpus.gpu is not None
-    waiting: Flags = (gpus.gpu < gpu_threshold).any(axis=1) & (gpus.cpu > cpu_threshold).any(axis=1)
+    is_idle, is_busy = (gpus.gpu < gpu_threshold).any(axis=1), (gpus.cpu > cpu_threshold).any(axis=1)
+    waiting: Flags = np.logical_and(is_idle, is_busy)
     return _bottleneck(waiting, "the GPU waits for the CPU", patience, threshold, settings)
 
 

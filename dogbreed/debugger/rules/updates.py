@@ -24,7 +24,7 @@ def nonzero_at_start(updates: TensorSeries) -> TensorSeries:
 
 
 def update_ratio(updates: TensorSeries, gradients: TensorSeries | None, epsilon: float = 1e-9) -> Array:
-    """Returns (S, N) mean |update| / (mean |weight| + epsilon); NaN at steps that say nothing about the rate.
+    """Returns (S, N) mean |update| / (mean |weight| + epsilon); NaN at steps without information about the rate.
 
     These are the steps of a warm-up with a learning rate of 0 (unless all steps are) and those with a zero gradient.
     """
