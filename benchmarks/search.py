@@ -35,7 +35,7 @@ from launch.local.tuning.search import Search
 from launch.spec.plan import make_plan
 from launch.spec.requests.tuning import tuning_request
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 CURVES = HERE / "search_curves.csv"
 RESULTS = HERE / "results"
 EPOCHS, START, PARALLEL, NEIGHBOURS = 9, 0.5, 2, 5
@@ -234,7 +234,7 @@ def main() -> None:
         f"best loss {twelve['best'][1]:.3f} ({twelve['best'][0]:.3f}-{twelve['best'][2]:.3f})"
     )
     RESULTS.mkdir(exist_ok=True)
-    draw(found[BUDGETS[-1]], BUDGETS[-1], RESULTS / "search.png")
+    draw(found[BUDGETS[-1]], BUDGETS[-1], HERE.parent / "docs" / "images" / "search.png")
     for strategies in found.values():
         for row in strategies.values():
             del row["steps"]

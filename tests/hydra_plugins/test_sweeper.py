@@ -14,6 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from launch.container.hydra_callback import PrintReturned
+from tests.documents import commands
 from tests.paths import ROOT
 
 APP = ROOT / "examples" / "quadratic.py"
@@ -42,7 +43,7 @@ def test_the_example_finds_the_lowest_point_and_says_how_to_run_it_again(tmp_pat
 
 
 def test_the_readmes_command_runs(tmp_path):
-    (line,) = re.findall(r"^python examples/quadratic.py (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    (line,) = [line.partition("quadratic.py ")[2] for line in commands() if "examples/quadratic.py" in line]
     done = run(tmp_path, *shlex.split(line)[1:])
     assert done.returncode == 0, done.stderr
 

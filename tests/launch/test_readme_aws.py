@@ -1,7 +1,6 @@
 """The README's way to AWS, word by word: each command as a process of its own, against HTTP endpoints."""
 
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -12,11 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.documents import commands
 from tests.launch.cloud import BUCKET, EXPLICIT, ROLE, wait_for
 from tests.paths import ROOT
 
-SECTION = (ROOT / "README.md").read_text().partition("## Going to AWS")[2].partition("\n## ")[0]
-LINES = re.findall(r"^python -m .*$", SECTION, re.MULTILINE)
+LINES = [line for line in commands(ROOT / "docs" / "how-to" / "aws.md") if line.startswith("python -m ")]
 
 
 def start(line, **options):

@@ -1,21 +1,19 @@
 """The README's way from a model to an answer, word by word; a training of the README's name is there."""
 
 import functools
-import re
 import shlex
 from pathlib import Path
 
 from launch import deploy, endpoints, predict, undeploy
 from launch.backends.local import LocalBackend
 from launch.local import local_client
+from tests.documents import commands
 from tests.launch.cloud import BUCKET, ROLE
 from tests.launch.hosting.test_deploy_aws import AWS
 from tests.launch.local_jobs import SERVE, end_endpoints, pack_model, put_training
 from tests.paths import ROOT
 
-README = (ROOT / "README.md").read_text()
-SECTION = README.partition("## From the best model to an answer")[2].partition("\n## ")[0]
-LINES = [line.split("  #")[0].strip() for line in re.findall(r"^python -m .*$", SECTION, re.MULTILINE)]
+LINES = [line for line in commands(ROOT / "docs" / "how-to" / "endpoint.md") if line.startswith("python -m ")]
 MAINS = {module.__name__: module.main for module in (deploy, predict, undeploy, endpoints)}
 
 

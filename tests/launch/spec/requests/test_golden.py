@@ -20,11 +20,10 @@ from launch.spec.requests.training import JobTarget
 from launch.spec.requests.tuning import training_request, tuning_request
 from launch.spec.service_model import service_model
 from launch.spec.settings import compose
-from tests.paths import ROOT
+from tests.documents import commands
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden.json"
-README = (ROOT / "README.md").read_text()
 AWS = JobTarget(
     role_arn="arn:aws:iam::123456789012:role/jobs",
     training_image="763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.10.0-cpu-py313",
@@ -33,12 +32,9 @@ AWS = JobTarget(
     code_uri="s3://sagemaker-us-east-1-123456789012/dogbreed/code/0123456789abcdef/sourcedir.tar.gz",
 )
 LINES = sorted(
-    {
-        line.split("  #")[0].strip()
-        for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-        for line in block.replace("\\\n", " ").splitlines()
-        if re.match(r"python -m launch\.(tune|train) ", line) and "resume=" not in line and "dry_run" not in line
-    }
+    line
+    for line in commands()
+    if re.match(r"python -m launch\.(tune|train) ", line) and "resume=" not in line and "dry_run" not in line
 )
 
 

@@ -4,7 +4,6 @@ python tests/launch/spec/requests/test_golden_deploy.py        writes them anew
 """
 
 import json
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -17,11 +16,10 @@ from launch.spec.limits import SERVICES, check_request
 from launch.spec.requests.endpoint import EndpointTarget, TrainedModel, content_name, deploy_requests, is_made_for
 from launch.spec.service_model import service_model
 from launch.spec.settings import compose
-from tests.paths import ROOT
+from tests.documents import commands
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden_deploy.json"
-README = (ROOT / "README.md").read_text()
 ROLE = "arn:aws:iam::123456789012:role/jobs"
 AWS = EndpointTarget(
     ROLE,
@@ -29,8 +27,9 @@ AWS = EndpointTarget(
     "s3://sagemaker-us-east-1-123456789012/dogbreed",
     "us-east-1",
 )
-TYPED = re.findall(r"^python -m launch\.deploy .*$", README, re.MULTILINE)
-LINES = sorted({line.split("  #")[0].strip().removesuffix(" dry_run=true") for line in TYPED})
+LINES = sorted(
+    {line.removesuffix(" dry_run=true") for line in commands() if line.startswith("python -m launch.deploy ")}
+)
 
 
 def requests(line, *more, update=False):
