@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import boto3
 import hypothesis
 import pytest
 
@@ -28,6 +29,12 @@ hypothesis.settings.load_profile("calm")
 
 # Ctrl-C is tried on many commands; a suite that runs in the background would hand them down that they ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_default_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3 caches the first default session: a test must not see the profile and region of another one."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
 
 
 @pytest.fixture(scope="session")

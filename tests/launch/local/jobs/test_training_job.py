@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tarfile
 import time
-from pathlib import Path
 
 import pytest
 
@@ -19,6 +18,7 @@ from tests.launch.local_jobs import (
     training_request,
     wait_training,
 )
+from tests.paths import ROOT
 
 
 @pytest.fixture
@@ -173,12 +173,11 @@ def test_what_a_job_started_ends_with_it(client, tmp_path):
 
 def test_job_goes_on_without_its_creator(client, tmp_path):
     code = (
-        "import sys, json; sys.path.insert(0, sys.argv[1]); import local_jobs; from pathlib import Path;"
+        "import sys, json; sys.path.insert(0, sys.argv[1]); from tests.launch import local_jobs;"
         "local_jobs.make_client(sys.argv[2]).create_training_job(**json.loads(sys.argv[3]))"
     )
     request = json.dumps(training_request("alone", {"epochs": "3", "epoch_s": "0.1"}))
-    here = str(Path(__file__).parent)
-    subprocess.run([sys.executable, "-c", code, here, str(tmp_path), request], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code, str(ROOT), str(tmp_path), request], check=True, timeout=120)
     assert wait_training(client, "alone")["TrainingJobStatus"] == "Completed"
 
 
