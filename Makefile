@@ -46,7 +46,7 @@ test: $(VENV)/.dev
 
 contracts: $(VENV)/.dev $(TOOLKITS)/training/.ready $(TOOLKITS)/inference/.ready
 	DOGBREED_TOOLKIT=$(abspath $(TOOLKITS))/training DOGBREED_INFERENCE=$(abspath $(TOOLKITS))/inference \
-		$(BIN)/python -m pytest -m slow tests
+		$(BIN)/python -m pytest tests/contracts
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
