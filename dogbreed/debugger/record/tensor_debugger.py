@@ -46,7 +46,7 @@ class TensorDebugger(Recorder):
         activations: Whether activation layers are recorded.
         stop_on: Names of rules that end the training as soon as they find an issue. The records are then kept in
             memory too.
-        rules: Rules and settings, see `rules.base.configured_rules`.
+        rules: Rules and settings, see `rules.evaluate.configured_rules`.
 
     Attributes:
         stopped_by: Name of the rule that ended the training, "" if none did.
