@@ -14,12 +14,12 @@ from dogbreed.debugger.rules.evaluate import all_rules
 _SECTIONS = ("Args", "Statuses", "Raises", "Source")
 
 
-def rules_reference() -> str:
-    """Returns a table of all built-in rules, sorted by name, and one section about each."""
+def rules_page() -> str:
+    """Returns the page: a table of all built-in rules, sorted by name, and one section about each."""
     rules = sorted(all_rules().values(), key=lambda rule: rule.name)
     rows = [f"| [{rule.name}](#{rule.name.lower()}) | {rule.aws_name} | {rule.description} |" for rule in rules]
     table = ["| Rule | AWS rule | What it detects |", "| --- | --- | --- |", *rows]
-    return "\n".join([*table, "", *(_section(rule) for rule in rules)])
+    return "\n".join(["# Rules", "", *table, "", *(_section(rule) for rule in rules)])
 
 
 def _section(rule: Rule) -> str:

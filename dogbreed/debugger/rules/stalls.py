@@ -35,7 +35,7 @@ def stalled_training(heartbeats: NDArray[np.float64], *, threshold: float = 1800
     if evidence:
         suggestion = Suggestion("load images in the main process, to see what hangs", "data.num_workers", 0)
         return issue(f"no step for {gaps.max():.0f} s", suggestion, evidence, datapoints=len(heartbeats))
-    return ok(f"the longest gap between steps is {gaps.max():.1f} s", datapoints=len(heartbeats))
+    return ok(f"the longest wait was {gaps.max():.1f} s", datapoints=len(heartbeats))
 
 
 @rule("MaxInitializationTime", aws_name="MaxInitializationTime", group="profiler", priority=70)

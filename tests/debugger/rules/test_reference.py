@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from dogbreed.debugger.rules.evaluate import all_rules
-from dogbreed.debugger.rules.reference import rules_reference
+from dogbreed.debugger.rules.reference import rules_page
 
 
 def test_reference_documents_every_rule_and_setting():
-    text = rules_reference()
+    text = rules_page()
     for rule in all_rules().values():
         section = text.partition(f"\n## {rule.name}\n")[2].partition("\n## ")[0]
         assert rule.description in section
@@ -16,4 +16,4 @@ def test_reference_documents_every_rule_and_setting():
 
 
 def test_reference_shows_what_reports_change():
-    assert "| `ratio_threshold` | `0.1` | `0.5` | (val - train) / train above" in rules_reference()
+    assert "| `ratio_threshold` | `0.1` | `0.5` | (val - train) / train above" in rules_page()
