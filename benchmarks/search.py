@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from dogbreed.cli.config import fresh_name
 from launch.backends.local import LOCAL_TARGET
 from launch.local.tuning.search import Search
 from launch.spec.plan import make_plan
@@ -101,7 +102,8 @@ def _interpolate(place: Any, places: Any, logs: Any) -> Any:
 
 def searches(typed: list[str], max_jobs: int, seeds: int) -> Iterator[Search]:
     """Yields for each seed the search that the launcher's request for `typed` comes to."""
-    request = tuning_request(make_plan([*SWEEP, *typed, f"tuner.max_jobs={max_jobs}"]), LOCAL_TARGET)
+    plan = make_plan([*SWEEP, *typed, f"tuner.max_jobs={max_jobs}"], Path.cwd(), fresh_name)
+    request = tuning_request(plan, LOCAL_TARGET)
     static = request["TrainingJobDefinition"]["StaticHyperParameters"]
     for seed in range(seeds):
         yield Search(request["HyperParameterTuningJobConfig"] | {"RandomSeed": seed}, static)

@@ -13,8 +13,8 @@ class UserError(ValueError):
     """
 
 
-def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """Returns `; did you mean X?` where one of `allowed` is close to `given`, else the list of what is allowed."""
+def did_you_mean(given: str, allowed: Iterable[str], label: str = "allowed") -> str:
+    """Returns `; did you mean X?` if one of `allowed` is similar to `given`, else `; LABEL: ` and all of them."""
     options = sorted(set(allowed))
     close = difflib.get_close_matches(given, options, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(options)}"
+    return f"; did you mean {close[0]}?" if close else f"; {label}: {', '.join(options)}"

@@ -35,7 +35,7 @@ from launch.spec.limits import SERVICES
 from launch.spec.requests.endpoint import PRICE_TAG, deploy_requests, is_made_for
 from launch.spec.settings import compose
 from launch.views.endpoint_tables import plan_table, say_failed, say_in_service, say_left
-from launch.views.tables import console
+from launch.views.text import console
 
 NAMED_BY_CONTENT = ("CreateModel", "CreateEndpointConfig")
 

@@ -16,7 +16,7 @@ from launch.backends.aws.errors import api_errors
 from launch.hosting.endpoint_state import describe_endpoint, list_endpoints, read_standing, unknown_endpoint
 from launch.spec.settings import compose
 from launch.views.endpoint_tables import details, endpoints_table, tail, total_line
-from launch.views.tables import console
+from launch.views.text import console
 
 
 def main(words: list[str]) -> int:

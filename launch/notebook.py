@@ -17,9 +17,9 @@ from typing import Any
 from dogbreed.cli.config import fresh_name
 from dogbreed.cli.overrides import parse
 from dogbreed.errors import UserError, did_you_mean
-from launch import tune
+from launch.runs import sweep as sweeps
 from launch.spec.naming import resumed_name, short_name
-from launch.views.tables import brief, decimal
+from launch.views.text import brief, decimal
 
 OUTPUTS = Path("outputs")
 
@@ -86,7 +86,7 @@ def run_sweep(*overrides: str) -> Results:
         raise UserError("dry_run=true runs no sweep whose results could be shown: type it after python -m launch.tune")
     resumed = typed.get("resume")
     name = str(typed.get("name") or (resumed_name(str(resumed)) if resumed else fresh_name("notebook")))
-    if tune.main([*overrides, f"name={name}"]):
+    if sweeps.run_sweep([*overrides, f"name={name}"]):
         raise UserError(f"sweep {name} gave no result; its lines above say why")
     return _read(Path(str(typed.get("backend.root", OUTPUTS))), name)
 

@@ -40,7 +40,7 @@ from launch.hosting.endpoint_state import describe_endpoint, read_standing, unkn
 from launch.hosting.invoke import Answer, Refused, ask
 from launch.runs.polling import Interrupted
 from launch.spec.settings import compose
-from launch.views.tables import console, duration
+from launch.views.text import console, duration
 
 ANSWERING = ("InService", "Updating", "SystemUpdating", "RollingBack")
 """Statuses of an endpoint that answers."""

@@ -45,7 +45,7 @@ from dogbreed.publishing.sources import FolderSource, Source, open_source
 from dogbreed.publishing.targets import FolderTarget, Target, open_target
 from dogbreed.publishing.transfer import Work, carry_out, compare, look, seal
 from dogbreed.storage.credentials import advice
-from launch.views.tables import console, duration
+from launch.views.text import console, duration
 
 OUTPUTS = Path("outputs")
 

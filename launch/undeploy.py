@@ -14,7 +14,7 @@ from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
 from launch.hosting.endpoint_state import describe_endpoint, remove_endpoint, unknown_endpoint
 from launch.spec.settings import compose
-from launch.views.tables import console
+from launch.views.text import console
 
 
 def main(words: list[str]) -> int:

@@ -54,7 +54,7 @@ BOOLEANS = (
     "tta", "freeze_norms", "channels_last", "compile", "checkpoint_at_end",
     "data.augment", "data.balanced", "data.cache_scaled", "data.request_payer",
     "debugger.tensors.enabled", "debugger.tensors.activations", "debugger.predictions.enabled",
-    "debugger.profiler.enabled", "debugger.images.enabled", "debugger.smdebug.enabled", "debugger.managed_rules",
+    "debugger.profiler.enabled", "debugger.images.enabled", "debugger.smdebug.enabled",
 )  # fmt: skip
 """Keys that are true or false, where they are there."""
 

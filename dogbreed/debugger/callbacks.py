@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _SECTIONS = (
     *("tensors", "predictions", "profiler", "images", "smdebug"),
-    *("rules", "stop_on", "mlflow", "managed_rules"),
+    *("rules", "stop_on", "mlflow"),
 )
 
 

@@ -69,6 +69,7 @@ class SageMakerSweeper(Sweeper):
             sys.exit(status)
 
     def _plan(self, arguments: list[str], script: Path) -> Any:
+        from dogbreed.cli.config import fresh_name
         from launch.backends import open_backend
         from launch.spec.plan import make_app_plan
 
@@ -81,6 +82,7 @@ class SageMakerSweeper(Sweeper):
             declared=self.search,
             options=loader.get_group_options,
             value=lambda key: OmegaConf.select(config, key),
+            new_name=fresh_name,
         )
         on_this_machine = open_backend(plan.cfg).jobs_root is not None
         return replace(plan, fixed=(*_flags(on_this_machine), *plan.fixed))

@@ -53,6 +53,11 @@ class Backend(ABC):
     def jobs_root(self) -> Path | None:
         """The folder that holds one folder per job; None if jobs run on other machines."""
 
+    @property
+    def results_root(self) -> Path:
+        """The folder that holds one folder per sweep with its result files."""
+        return Path(str(self.settings.root))
+
     @abstractmethod
     def client(self) -> Any:
         """Returns a boto3 SageMaker client."""

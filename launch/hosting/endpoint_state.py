@@ -16,10 +16,10 @@ from rich.text import Text
 
 from dogbreed.errors import UserError, did_you_mean
 from launch.backends import open_backend
-from launch.runs.polling import Patient, follow
+from launch.runs.polling import RetryingPoller, follow
 from launch.spec.contract import Json
 from launch.spec.requests.endpoint import PRICE_TAG, TRAINING, is_made_for, scaling_target
-from launch.views.tables import duration
+from launch.views.text import duration
 
 SETTLED = frozenset({"InService", "Failed", "OutOfService", "UpdateRollbackFailed"})
 """Statuses that an endpoint does not leave by itself."""
@@ -117,17 +117,17 @@ class EndpointWatch:
         ended: whether it has come to rest.
     """
 
-    kept = "what was made for it is removed"
+    kept_message = "what was made for it is removed"
 
     def __init__(self, client: Any, name: str, out: Console, gone: bool = False) -> None:
         self.endpoint: Json | None = None
         self._rest = {GONE} if gone else {GONE, *SETTLED}
         self.ended = False
         self._client, self._name, self._out = client, name, out
-        self._patient = Patient(out)
+        self._patient = RetryingPoller(out)
         self._began, self._said = time.monotonic(), ""
 
-    def look(self) -> bool:
+    def poll(self) -> bool:
         """Asks how it is and tells what is new; returns whether it has come to rest."""
         answer = self._patient(lambda: (describe_endpoint(self._client, self._name),))
         if answer is not None:
@@ -138,7 +138,7 @@ class EndpointWatch:
                 self._out.print(f"[{self._status}] {duration(time.monotonic() - self._began)}")
         return self.ended
 
-    def image(self) -> Text:
+    def render(self) -> Text:
         """Returns its status and for how long it has been watched."""
         return Text(f"{self._status}, {duration(time.monotonic() - self._began)}")
 

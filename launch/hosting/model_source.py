@@ -17,10 +17,10 @@ from launch.local import local_client
 from launch.local.job_state import is_job
 from launch.local.jobs.container import LOCAL_BUCKET
 from launch.local.tuning.trials import training_folder
+from launch.runs.lookup import describe
 from launch.runs.results import read_best
 from launch.spec.requests.endpoint import TrainedModel
-from launch.status import describe
-from launch.views.tables import decimal
+from launch.views.text import decimal
 
 CARD = "model.json"
 """What every model folder holds: see dogbreed.serving."""

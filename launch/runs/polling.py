@@ -1,4 +1,4 @@
-"""Follows a sweep or a training until it ends, with patience; stops it, or leaves it, when asked to."""
+"""Polls a job or an endpoint until it ends; Ctrl-C stops it or detaches from it."""
 
 from __future__ import annotations
 
@@ -15,114 +15,121 @@ from rich.live import Live
 
 from launch.backends.aws.errors import THROTTLED
 
-PASSING = (boto.HTTPClientError, boto.EndpointConnectionError, boto.ConnectionError)
-"""Errors of the network between here and AWS: the jobs know nothing of them."""
+NETWORK_ERRORS = (boto.HTTPClientError, boto.EndpointConnectionError, boto.ConnectionError)
+"""Errors between this machine and AWS, which do not affect jobs."""
 
 T = TypeVar("T")
 
 
 class Interrupted:
-    """Turns Ctrl-C and SIGTERM into a flag while it is entered; a second one is let through.
+    """Records the first Ctrl-C or SIGTERM inside the `with` block; the second one has its usual effect.
 
     Attributes:
-        signal: the first signal that came, or None.
+        signal: The recorded signal, or None.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
     def __enter__(self) -> Interrupted:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers = {number: signal.signal(number, self._record) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: types.FrameType | None) -> None:
+    def _record(self, number: int, frame: types.FrameType | None) -> None:
         self.signal = signal.Signals(number)
-        signal.signal(number, self._before[self.signal])
+        signal.signal(number, self._handlers[self.signal])
 
 
-class Patient:
-    """Asks AWS again at the next look where it throttles or does not answer: what runs there goes on meanwhile.
+class RetryingPoller:
+    """Tolerates throttling and network errors while polling.
 
     Args:
-        out: where it is said, once for each time that AWS falls silent.
+        out: Prints one line when AWS stops responding, and one when it responds again.
     """
 
     def __init__(self, out: Console) -> None:
         self._out = out
-        self._silent = False
+        self._failing = False
 
-    def __call__(self, ask: Callable[[], T]) -> T | None:
-        """Returns the answer, or None where there is none now."""
+    def __call__(self, request: Callable[[], T]) -> T | None:
+        """Returns the response of `request`, or None if there is none this time.
+
+        Raises:
+            ClientError: AWS rejects the request for another reason than throttling.
+        """
         try:
-            answer = ask()
-        except (*PASSING, boto.ClientError) as error:
-            if isinstance(error, boto.ClientError):
-                status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-                if error.response["Error"]["Code"] not in THROTTLED and status < 500:
-                    raise
-            if not self._silent:
-                self._out.print(f"no answer for now ({error}); asking again, the jobs go on", soft_wrap=True)
-            self._silent = True
+            response = request()
+        except (*NETWORK_ERRORS, boto.ClientError) as error:
+            if isinstance(error, boto.ClientError) and not _is_transient(error):
+                raise
+            if not self._failing:
+                self._out.print(f"AWS is not responding ({error}); retrying, jobs keep running", soft_wrap=True)
+            self._failing = True
             return None
-        if self._silent:
-            self._out.print("AWS answers again")
-        self._silent = False
-        return answer
+        if self._failing:
+            self._out.print("AWS is responding again")
+        self._failing = False
+        return response
 
 
-class Watched(Protocol):
-    """A sweep or a training, for `follow`."""
+def _is_transient(error: boto.ClientError) -> bool:
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return error.response["Error"]["Code"] in THROTTLED or status >= 500
+
+
+class Pollable(Protocol):
+    """Something that runs and ends: a sweep, a training or an endpoint."""
 
     @property
-    def kept(self) -> str:
-        """What is left of it where it is stopped, in words."""
+    def kept_message(self) -> str:
+        """What is preserved if it is stopped, as a clause."""
 
-    def look(self) -> bool:
-        """Asks how it is and tells what is new; returns whether it has ended."""
+    def poll(self) -> bool:
+        """Reads its state and prints what is new; returns whether it has ended."""
 
-    def image(self) -> RenderableType:
-        """Returns how it is now, for a terminal to show until the next look."""
+    def render(self) -> RenderableType:
+        """Returns the live view of the state read last."""
 
     def stop(self) -> None:
-        """Asks for its end."""
+        """Requests that it stops."""
 
 
 def follow(
-    watched: Watched, out: Console, poll_s: float, detach: bool = False, interrupted: Interrupted | None = None
+    job: Pollable, out: Console, poll_s: float, detach: bool = False, interrupted: Interrupted | None = None
 ) -> signal.Signals | None:
-    """Follows what is `watched` to its end; Ctrl-C or SIGTERM stops it first, or leaves it.
+    """Polls `job` until it ends; on Ctrl-C or SIGTERM stops it first, or detaches.
 
     Args:
-        watched: prints what is new at each look.
-        out: where that goes; a terminal also gets a live image.
-        poll_s: seconds between two looks.
-        detach: a signal ends the watching, and what is watched goes on.
-        interrupted: notes signals already, from before what is watched was started.
+        job: Prints its news on each poll.
+        out: The console; a terminal also shows the live view.
+        poll_s: Seconds between two polls.
+        detach: On a signal return at once and leave `job` running.
+        interrupted: Records signals since before `job` was started; None: only from here on.
 
     Returns:
-        The signal that came, if any.
+        The signal, if one was received.
     """
     stopping = False
     signals = nullcontext(interrupted) if interrupted else Interrupted()
-    with signals as noted, Live(console=out, refresh_per_second=4, transient=True) as live:
+    with signals as received, Live(console=out, refresh_per_second=4, transient=True) as live:
         while True:
-            if watched.look() or (noted.signal and detach):
-                return noted.signal
+            if job.poll() or (received.signal and detach):
+                return received.signal
             if out.is_terminal:
-                live.update(watched.image())
-            if noted.signal and not stopping:
+                live.update(job.render())
+            if received.signal and not stopping:
                 stopping = True
-                out.print(f"{noted.signal.name}: stopping; {watched.kept}. Once more: leave at once")
-                watched.stop()
-            _wait(poll_s, noted, stopping)
+                out.print(f"{received.signal.name}: stopping; {job.kept_message}. Press again to exit immediately")
+                job.stop()
+            _wait(poll_s, received, stopping)
 
 
 def _wait(seconds: float, interrupted: Interrupted, stopping: bool) -> None:
-    """Sleeps, but wakes up at once when asked to stop."""
+    """Sleeps; returns early if a signal is received and `stopping` is False."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and (stopping or not interrupted.signal):
         time.sleep(min(0.1, seconds))

@@ -1,178 +1,192 @@
-"""A sweep or a training while it runs: what is told of it, a line at a time, and its live image on a terminal."""
+"""Progress of a running sweep or training: log lines and a live view."""
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from omegaconf import DictConfig
-from rich.console import Console, Group, RenderableType
-from rich.table import Column, Table
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from dogbreed.callbacks.metric_line import read_metrics
-from launch.backends import Backend, open_backend
+from launch.backends import Backend
 from launch.backends.base import LogTail
-from launch.runs.polling import Patient
+from launch.runs.polling import RetryingPoller
 from launch.runs.results import Sweep, Trial, billable_seconds, read_sweep
+from launch.runs.summary import finish_sweep, finish_training
+from launch.spec.contract import Json
 from launch.spec.naming import TERMINAL, short_name
-from launch.views.tables import brief_values, decimal, duration, progress_bar, trial_line, trial_status_line
+from launch.views.live import EpochProgress, live_view, trial_line, trial_status_line
+from launch.views.text import duration
 
 
-class Tails:
-    """The logs of jobs, read on at each look; where they may not be read that is said once, and they stay empty."""
+class LogReader:
+    """Reads the logs of several jobs; if they cannot be read, prints that once and returns no lines from then on."""
 
-    def __init__(self, backend: Backend, ask: Patient, out: Console) -> None:
-        self._backend, self._ask, self._out = backend, ask, out
+    def __init__(self, backend: Backend, poller: RetryingPoller, out: Console) -> None:
+        self._backend, self._poller, self._out = backend, poller, out
         self._logs: dict[str, LogTail] = {}
-        self._refused = False
+        self._unreadable = False
 
     def read(self, name: str) -> list[str]:
-        """Returns the lines that have come since the last call for job `name`."""
-        if self._refused:
+        """Returns the lines of job `name` since the last call."""
+        if self._unreadable:
             return []
         try:
             if name not in self._logs:
                 self._logs[name] = self._backend.logs(name)
-            return self._ask(self._logs[name].read) or []
-        except ClientError as error:
-            self._refused = True
-            self._out.print(f"no lines of the logs, they cannot be read: {error}", soft_wrap=True)
+            return self._poller(self._logs[name].read) or []
+        except (ClientError, BotoCoreError) as error:
+            self._unreadable = True
+            self._out.print(f"logs cannot be read, so no log lines are shown: {error}", soft_wrap=True)
             return []
 
 
-class SweepWatch:
-    """Sweep `name`: a line for each trial that ends, at AWS also for each that starts; with `logs` all they print.
+class SweepRun:
+    """A sweep that is followed.
+
+    Prints one line per trial that ends; if billed, also one per trial that starts; with `logs=true` all log lines.
 
     Args:
-        client: boto3's sagemaker client.
-        name: of the sweep.
-        cfg: the config at hand; its `backend` and `logs` are read.
-        out: where the lines go.
+        client: boto3's SageMaker client.
+        name: Of the sweep.
+        cfg: The config at hand; its `logs` and `instance` are read.
+        backend: Where the sweep runs.
+        out: Where lines are printed.
 
     Attributes:
-        sweep: as it was seen last.
+        sweep: The sweep as it was read last; None before.
     """
 
-    kept = "finished trials are kept"
+    kept_message = "finished trials are kept"
 
-    def __init__(self, client: Any, name: str, cfg: DictConfig, out: Console) -> None:
+    def __init__(self, client: Any, name: str, cfg: DictConfig, backend: Backend, out: Console) -> None:
+        self.name = name
         self.sweep: Sweep | None = None
-        self._client, self._name, self._out = client, name, out
-        self._at_aws, self._logs = open_backend(cfg).billed, bool(cfg.logs)
-        self._ask = Patient(out)
-        self._tails = Tails(open_backend(cfg), self._ask, out)
-        self._told: set[str] = set()
+        self._client, self._cfg, self._backend, self._out = client, cfg, backend, out
+        self._poller = RetryingPoller(out)
+        self._logs = LogReader(backend, self._poller, out)
+        self._reported: set[str] = set()
         self._reasons: dict[str, str] = {}
         self._status: dict[str, str] = {}
-        self._last_line: dict[str, str] = {}
-        self._so_far: dict[str, str] = {}
+        self._epochs: dict[str, EpochProgress] = {}
 
-    def look(self) -> bool:
-        """Asks for the sweep and its trials, and tells what is new."""
-        self.sweep = self._ask(lambda: read_sweep(self._client, self._name)) or self.sweep
+    def poll(self) -> bool:
+        """Reads the sweep and its trials, and prints what is new; returns whether it has ended."""
+        self.sweep = self._poller(lambda: read_sweep(self._client, self.name)) or self.sweep
         if self.sweep is None:
             return False
-        if self._changed(self._name, self.sweep.status) and self.sweep.status == "Stopping":
-            self._out.print(f"sweep {self._name}: Stopping", soft_wrap=True)
+        if self._changed(self.name, self.sweep.status) and self.sweep.status == "Stopping":
+            self._out.print(f"sweep {self.name}: Stopping", soft_wrap=True)
         own = self.sweep.own_trials
-        self._told |= {trial.name for trial in self.sweep.trials if trial not in own}
+        self._reported |= {trial.name for trial in self.sweep.trials if trial not in own}
         for trial in own:
-            if trial.name not in self._told:
-                self._tell(trial, self.sweep)
+            if trial.name not in self._reported:
+                self._report(trial, self.sweep)
         return self.ended
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of it will change any more, as far as it was seen."""
+        """Whether its status was final when it was polled last."""
         return self.sweep is not None and self.sweep.ended
 
-    def _tell(self, trial: Trial, sweep: Sweep) -> None:
+    def render(self) -> RenderableType:
+        """Returns the live view of the sweep."""
+        if self.sweep is None:
+            return ""
+        return live_view(self.sweep, self._epochs, with_hours=self._backend.billed)
+
+    def stop(self) -> None:
+        """Requests that the sweep stops."""
+        self._status[self.name] = "Stopping"  # already printed
+        self._client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=self.name)
+
+    def finish(self) -> int:
+        """Writes the result files and prints the outcome; returns 0, or 1 if no trial has a result."""
+        return finish_sweep(self._client, self._cfg, self._backend, self.name, self._out)
+
+    def resume_hint(self) -> str:
+        """Returns how to resume the sweep."""
+        return f"stopped; resume with: {self._backend.command_line('tune', f'resume={self.name}')}"
+
+    def _report(self, trial: Trial, sweep: Sweep) -> None:
         ended = trial.status in TERMINAL
-        if self._changed(trial.name, trial.status) and self._at_aws and not ended:
+        if self._changed(trial.name, trial.status) and self._backend.billed and not ended:
             self._out.print(trial_status_line(trial), soft_wrap=True)
-        if self._logs or (self._out.is_terminal and not ended):
-            self._read(trial, sweep.metric)
+        if self._cfg.logs or (self._out.is_terminal and not ended):
+            self._read_log(trial, sweep.metric)
         if ended:
-            self._told.add(trial.name)
-            self._out.print(trial_line(trial, len(self._told), sweep, self._reasons), soft_wrap=True)
+            self._reported.add(trial.name)
+            self._epochs.pop(trial.name, None)
+            self._out.print(trial_line(trial, len(self._reported), sweep, self._reasons), soft_wrap=True)
 
     def _changed(self, name: str, status: str) -> bool:
         before, self._status[name] = self._status.get(name), status
         return before != status
 
-    def _read(self, trial: Trial, metric: str) -> None:
-        for line in self._tails.read(trial.name):
-            if self._logs:
+    def _read_log(self, trial: Trial, metric: str) -> None:
+        for line in self._logs.read(trial.name):
+            if self._cfg.logs:
                 self._out.print(f"{short_name(trial.name):>7} | {line}", soft_wrap=True)
-            self._last_line[trial.name] = line
-            found = read_metrics(line)
-            if metric in found:
-                self._so_far[trial.name] = f"epoch {found['epoch']:.0f}  {metric} {decimal(found[metric])}"
-
-    def image(self) -> RenderableType:
-        """Returns a bar over all, and a line for each running trial: its values, objective, time and last line."""
-        if self.sweep is None:
-            return ""
-        columns = [Column(no_wrap=True) for _ in range(4)]
-        grid = Table.grid(*columns, Column(no_wrap=True, ratio=1, style="dim"), padding=(0, 2), expand=True)
-        for trial in self.sweep.own_trials:
-            if trial.status not in TERMINAL:
-                values, last = Text(brief_values(trial)), Text(self._last_line.get(trial.name, ""))
-                so_far = self._so_far.get(trial.name, "")
-                grid.add_row(f"{short_name(trial.name):>7}", values, so_far, duration(trial.seconds), last)
-        return Group(progress_bar(self.sweep, hours=self._at_aws), grid)
-
-    def stop(self) -> None:
-        """Asks for the end of the sweep."""
-        self._status[self._name] = "Stopping"  # whoever asked knows
-        self._client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=self._name)
+            metrics = read_metrics(line)
+            if metric in metrics:  # at its end a trial prints its best epoch again
+                before = self._epochs.get(trial.name)
+                epoch = max(int(metrics["epoch"]) + 1, before.epoch if before else 0)
+                self._epochs[trial.name] = EpochProgress(epoch, metrics[metric])
 
 
-class TrainingWatch:
-    """Training job `name`: what it is doing, and its log. Arguments as those of `SweepWatch`.
+class TrainingRun:
+    """A training job that is followed: prints its log and its status changes. Arguments as for `SweepRun`.
 
     Attributes:
-        job: as it was described last; empty before.
+        job: The API's description as it was read last; empty before.
     """
 
-    kept = "its last checkpoint is kept"
+    kept_message = "its last checkpoint is kept"
 
-    def __init__(self, client: Any, name: str, cfg: DictConfig, out: Console) -> None:
-        self.job: dict[str, Any] = {}
-        self._client, self._name, self._out = client, name, out
-        self._at_aws = open_backend(cfg).billed
-        self._ask = Patient(out)
-        self._tails = Tails(open_backend(cfg), self._ask, out)
-        self._told = 0
+    def __init__(self, client: Any, name: str, cfg: DictConfig, backend: Backend, out: Console) -> None:
+        self.name = name
+        self.job: Json = {}
+        self._client, self._cfg, self._backend, self._out = client, cfg, backend, out
+        self._poller = RetryingPoller(out)
+        self._logs = LogReader(backend, self._poller, out)
+        self._reported = 0
 
-    def look(self) -> bool:
-        """Asks for the job, then for its log, so that the last lines of an ended one are there; tells what is new."""
-        self.job = self._ask(lambda: self._client.describe_training_job(TrainingJobName=self._name)) or self.job
-        for line in self._tails.read(self._name):
+    def poll(self) -> bool:
+        """Reads the job and then its log, so that no line is lost at its end, and prints what is new."""
+        self.job = self._poller(lambda: self._client.describe_training_job(TrainingJobName=self.name)) or self.job
+        for line in self._logs.read(self.name):
             self._out.print(line, soft_wrap=True)
         transitions = self.job.get("SecondaryStatusTransitions", [])
-        for entry in transitions[self._told :]:
-            said = f"[{entry['Status']}] {entry.get('StatusMessage', '')}".rstrip()
-            self._out.print(said, soft_wrap=True)
-        self._told = len(transitions)
+        for entry in transitions[self._reported :]:
+            self._out.print(f"[{entry['Status']}] {entry.get('StatusMessage', '')}".rstrip(), soft_wrap=True)
+        self._reported = len(transitions)
         return self.ended
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of it will change any more, as far as it was seen."""
+        """Whether its status was final when it was polled last."""
         return self.job.get("TrainingJobStatus") in TERMINAL
 
-    def image(self) -> RenderableType:
-        """Returns what the job is doing, since when, and at AWS the instance-hours so far."""
+    def render(self) -> RenderableType:
+        """Returns the phase of the job, its elapsed time, and the instance-hours so far if it is billed."""
         if not self.job:
             return ""
         elapsed_s = (datetime.now(timezone.utc) - self.job["CreationTime"]).total_seconds()
         billable_s = billable_seconds(self.job, so_far=True) or 0.0
-        hours = f", {billable_s / 3600:.2f} instance-hours so far" if self._at_aws else ""
+        hours = f", {billable_s / 3600:.2f} instance-hours so far" if self._backend.billed else ""
         return Text(f"{self.job.get('SecondaryStatus', '')}, {duration(elapsed_s)}{hours}")
 
     def stop(self) -> None:
-        """Asks for the end of the job."""
-        self._client.stop_training_job(TrainingJobName=self._name)
+        """Requests that the job stops."""
+        self._client.stop_training_job(TrainingJobName=self.name)
+
+    def finish(self) -> int:
+        """Prints the outcome; returns 0, or 1 if the job did not complete."""
+        return finish_training(self.job, self._cfg, self._backend, self._out)
+
+    def resume_hint(self) -> str:
+        """Returns nothing: a training job is not resumed by name."""
+        return ""

@@ -1,4 +1,4 @@
-"""The last step before SageMaker, for any operation: requests are checked, then shown (`dry_run=true`) or sent."""
+"""Validates requests, then prints them (`dry_run=true`) or sends them."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from omegaconf import DictConfig
 from dogbreed.errors import UserError
 from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
+from launch.spec.contract import Json
 from launch.spec.limits import check_request
 
 
 def submit(
     cfg: DictConfig,
-    requests: Mapping[str, dict[str, Any]],
+    requests: Mapping[str, Json],
     run: Callable[[Any], int],
     upload: Callable[[], None] = lambda: None,
 ) -> int:
-    """Hands a client to `run`, which sends `requests`; with `cfg.dry_run` they are printed as JSON instead.
+    """Validates `requests` and calls `run` with a client that sends them; with `cfg.dry_run` prints them as JSON.
 
     Args:
-        cfg: the config at hand: its `backend`, `dry_run`, and what makes advice on AWS's errors concrete.
-        requests: operation (`CreateTrainingJob`) to request; one alone is printed without its operation's name.
-        run: sends them, follows what they started, and returns the exit status.
-        upload: puts what the requests name where they say; called once all of them have passed.
+        cfg: Its `backend` and `dry_run` are read; the rest makes the advice on API errors concrete.
+        requests: Operation (`CreateTrainingJob`) to request; a single one is printed without the operation.
+        run: Sends the requests, follows what they started, and returns the exit status.
+        upload: Uploads what the requests refer to; called after validation.
 
     Returns:
-        What `run` returned; 0 with `dry_run`.
+        The result of `run`; 0 with `cfg.dry_run`.
 
     Raises:
-        UserError: SageMaker would refuse a request, a line each; or what AWS answers, with what to do.
+        UserError: SageMaker would reject a request, or rejects it; the message says what to do.
     """
     if problems := [line for operation, request in requests.items() for line in check_request(operation, request)]:
         raise UserError("\n       ".join(problems))

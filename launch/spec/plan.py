@@ -1,4 +1,4 @@
-"""What was typed to a Plan: what is fixed, what is searched, what it may cost. Pure."""
+"""Plans a sweep or a training from its overrides: what is fixed, what is searched, what it may cost."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hydra.core.override_parser.types import ChoiceSweep
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from dogbreed.cli.config import check, fresh_name, resolve_defaults
+from dogbreed.cli.config import check, resolve_defaults
 from dogbreed.cli.groups import choices, unknown_choice
 from dogbreed.cli.overrides import parse
 from dogbreed.errors import UserError
 from launch.spec.contract import RETURN_METRIC, encode
-from launch.spec.search_space import Range, split_overrides
+from launch.spec.search_space import SearchParameter, combinations, split_overrides
 from launch.spec.settings import compose
-from launch.spec.strategy import Point, combinations, first_points, resolve_strategy
+from launch.spec.strategy import Point, first_points, resolve_strategy
 
 LAUNCHER_KEYS = frozenset(
     {
@@ -25,70 +25,78 @@ LAUNCHER_KEYS = frozenset(
         "tuner",
     }
 )  # fmt: skip
-"""Keys at the top of the config that the launcher reads itself; no job gets an override of them."""
-
-LAUNCHER_PARTS = frozenset({"debugger.managed_rules"})
-"""Keys within groups of the job that only the launcher reads."""
+"""Keys at the top of the config that only the launcher reads; jobs get no override of them."""
 
 PATH_KEYS = ("data.url", "model.weights")
 """Keys whose value may be a path on this machine."""
 
-OPEN_KEYS = ("data.url", "model.name")
-"""Keys that conf/ leaves open, without which nothing can be composed."""
+REQUIRED_KEYS = ("data.url", "model.name")
+"""Keys without a default, which are needed to compose a config."""
+
+NewName = Callable[[str], str]
+"""Returns an unused name of a run, given the name of its model or script."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One sweep, decided in every part but where it runs."""
+    """A sweep, complete except for where it runs."""
 
     name: str
     fixed: tuple[str, ...]
-    """Overrides of every trial, as text."""
-    ranges: tuple[Range, ...]
+    """Overrides of every trial."""
+    parameters: tuple[SearchParameter, ...]
     cfg: DictConfig
-    """The settled config of tune.yaml, ranges at their first value."""
+    """The resolved config of tune.yaml, with the first value of each searched key."""
     max_jobs: int
     max_parallel_jobs: int
     app: str | None = None
-    """The script of another Hydra application that the trials run; None: they train with dogbreed."""
+    """Script of another Hydra application that the trials run; None for dogbreed."""
     first: tuple[Point, ...] = ()
-    """Points that are tried first, on this machine: AWS takes none."""
+    """Points that are tried first, if the backend can be told."""
 
     @property
     def combinations(self) -> int | None:
-        """How many different trials there are; None where a number is searched in an interval."""
-        return combinations(self.ranges)
+        """Number of points in the search space; None if it has an interval."""
+        return combinations(self.parameters)
 
     @property
     def bound_hours(self) -> float:
-        """Instance-hours that the sweep cannot exceed: every job at its longest, or the sweep's own bound."""
+        """Upper bound on the instance-hours: every job at its maximum, or the maximum of the sweep."""
         instance, tuner = self.cfg.instance, self.cfg.tuner
         jobs = self.max_jobs * instance.max_hours
-        whole = math.inf if tuner.max_hours is None else self.max_parallel_jobs * tuner.max_hours
-        return float(min(jobs, whole) * instance.count)
+        sweep = math.inf if tuner.max_hours is None else self.max_parallel_jobs * tuner.max_hours
+        return float(min(jobs, sweep) * instance.count)
 
 
-def make_plan(overrides: Sequence[str]) -> Plan:
-    """Returns the plan of a sweep from what was typed.
+def make_plan(overrides: Sequence[str], cwd: Path, new_name: NewName) -> Plan:
+    """Returns the plan of a sweep.
+
+    Args:
+        overrides: As after `python -m launch.tune`.
+        cwd: Folder that relative paths refer to; jobs run in another one.
+        new_name: Names the sweep if the overrides do not.
 
     Raises:
-        UserError: nothing is searched, a range or value is not allowed, a key or choice is unknown.
+        UserError: Nothing is searched, a range or value is invalid, or a key or choice is unknown.
     """
-    cfg, typed = _with_experiment(overrides)
+    cfg, parsed = _with_experiment(parse(overrides))
     declared = {str(key): str(value) for key, value in cfg.search.items()}
-    fixed, ranges = split_overrides(typed, declared, choices, lambda key: isinstance(_value(cfg, key), int))
-    _check_ranges(ranges)
-    ranges = [_with_absolute_paths(r) for r in ranges]
-    usual = resolve_defaults(cfg)
-    cfg = resolve_defaults(compose("tune", [*fixed, *(f"{r.key}={r.values[0]}" for r in ranges)]))
-    _check_values(cfg, ranges)
-    resolve_strategy(cfg, ranges)
-    learns = cfg.tuner.strategy in ("Bayesian", "Hyperband")
-    first = first_points(usual, ranges) if learns else ()
-    job_overrides = for_the_job(fixed) + absolute_paths(cfg, {r.key for r in ranges})
-    max_jobs = _max_jobs(cfg, ranges)
-    parallel = min(int(cfg.tuner.max_parallel_jobs), max_jobs)
-    return Plan(str(cfg.name), tuple(job_overrides), tuple(ranges), cfg, max_jobs, parallel, first=tuple(first))
+    fixed, parameters = split_overrides(parsed, declared, choices, lambda key: _is_integer(OmegaConf.select(cfg, key)))
+    _check_parameters(parameters)
+    parameters = [_with_absolute_paths(parameter, cwd) for parameter in parameters]
+    defaults = resolve_defaults(_named(cfg, str))
+    first_values = [f"{parameter.key}={parameter.values[0]}" for parameter in parameters]
+    cfg = compose("tune", [*(str(override.input_line) for override in fixed), *first_values])
+    cfg = resolve_defaults(_named(cfg, new_name))
+    _check_values(cfg, parameters)
+    cfg = resolve_strategy(cfg, parameters)
+    adaptive = cfg.tuner.strategy in ("Bayesian", "Hyperband")
+    return _plan(
+        cfg,
+        parameters,
+        fixed=[*job_overrides(fixed), *absolute_paths(cfg, cwd, {parameter.key for parameter in parameters})],
+        first=first_points(defaults, parameters) if adaptive else [],
+    )
 
 
 def make_app_plan(
@@ -99,126 +107,148 @@ def make_app_plan(
     declared: Mapping[str, str],
     options: Callable[[str], Sequence[str]],
     value: Callable[[str], object],
+    new_name: NewName,
 ) -> Plan:
     """Returns the plan of a sweep of another Hydra application.
 
     Args:
-        overrides: of the application, ranges among them.
-        launcher: of tune.yaml: tuner, backend, instance.
-        app: path of the application's script.
-        declared: key to range, for `KEY=range`.
-        options: the choices of one of the application's config groups.
-        value: the application's own value of a key.
+        overrides: Of the application, including the sweeps.
+        launcher: Overrides of tune.yaml: tuner, backend, instance.
+        app: Path of the application's script.
+        declared: Key to sweep, for `KEY=range`.
+        options: Returns the choices of one of the application's config groups.
+        value: Returns the value of a key in the application's config.
+        new_name: Names the sweep if the overrides do not.
 
     Raises:
-        UserError: nothing is searched, or a range or a setting of the launcher is not allowed.
+        UserError: Nothing is searched, or a range or a setting of the launcher is invalid.
     """
     cfg = compose("tune", launcher)
     cfg.objective.metric = RETURN_METRIC
     if cfg.name is None:
-        cfg.name = fresh_name(Path(app).stem)
-    fixed, ranges = split_overrides(overrides, declared, options, lambda key: _is_whole(value(key)))
-    if not ranges:
+        cfg.name = new_name(Path(app).stem)
+    fixed, parameters = split_overrides(parse(overrides), declared, options, lambda key: _is_integer(value(key)))
+    if not parameters:
         raise UserError("nothing is searched: give at least one range, for example lr=interval(0.1,1) or size=1,2,3")
-    resolve_strategy(cfg, ranges, app=True)
-    max_jobs = _max_jobs(cfg, ranges)
+    cfg = resolve_defaults(resolve_strategy(cfg, parameters, app=True))
+    return _plan(cfg, parameters, fixed=[str(override.input_line) for override in fixed], app=app)
+
+
+def make_training_plan(overrides: Sequence[str], cwd: Path, new_name: NewName) -> tuple[DictConfig, list[str]]:
+    """Returns the resolved config of a single training, and the overrides of its job. Arguments as for `make_plan`."""
+    cfg = resolve_defaults(_named(compose("training", overrides), new_name))
+    return cfg, [*job_overrides(parse(overrides)), *absolute_paths(cfg, cwd)]
+
+
+def job_overrides(overrides: Sequence[Override]) -> list[str]:
+    """Returns the overrides that the job needs, as text, without those that only the launcher reads."""
+    return [str(override.input_line) for override in overrides if _root(override.key_or_group) not in LAUNCHER_KEYS]
+
+
+def absolute_paths(cfg: DictConfig, cwd: Path, searched: Collection[str] = ()) -> list[str]:
+    """Returns overrides that make the paths in `cfg` absolute, except those of `searched` keys."""
+    given = {key: str(OmegaConf.select(cfg, key)) for key in PATH_KEYS if key not in searched}
+    absolute = {key: _absolute(value, cwd) for key, value in given.items()}
+    return [f"{key}={encode(path)}" for key, path in absolute.items() if path != given[key]]
+
+
+def _plan(
+    cfg: DictConfig,
+    parameters: Sequence[SearchParameter],
+    fixed: Sequence[str],
+    app: str | None = None,
+    first: Sequence[Point] = (),
+) -> Plan:
+    max_jobs = _max_jobs(cfg, parameters)
     parallel = min(int(cfg.tuner.max_parallel_jobs), max_jobs)
-    return Plan(str(cfg.name), tuple(fixed), tuple(ranges), resolve_defaults(cfg), max_jobs, parallel, app)
+    return Plan(str(cfg.name), tuple(fixed), tuple(parameters), cfg, max_jobs, parallel, app, tuple(first))
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _named(cfg: DictConfig, new_name: NewName) -> DictConfig:
+    cfg = cfg.copy()
+    if cfg.name is None:
+        cfg.name = new_name(str(cfg.model.name))
+    return cfg
 
 
-def for_the_job(overrides: Sequence[str]) -> list[str]:
-    """Returns those `overrides` that say what a job does; the others steer the launcher."""
-    return [
-        text
-        for text in overrides
-        if _root(text) not in LAUNCHER_KEYS and parse([text])[0].key_or_group not in LAUNCHER_PARTS
-    ]
+def _with_experiment(overrides: Sequence[Override]) -> tuple[DictConfig, list[Override]]:
+    """Returns the config without ranges, and `overrides` preceded by the `sweep:` of the chosen experiment.
 
-
-def _with_experiment(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
-    """Returns the config without ranges, and `overrides` with the `sweep:` of the chosen experiment before them.
-
-    A key that must be given has its first choice there.
+    Required keys that are searched have their first choice in the config.
     """
-    plain = [o for o in overrides if not _is_sweep(o)]
-    searched = [(o.key_or_group, o.value()) for o in parse(overrides) if o.key_or_group in OPEN_KEYS]
-    plain += [f"{key}={encode(sweep.list[0])}" for key, sweep in searched if isinstance(sweep, ChoiceSweep)]
+    plain = [str(override.input_line) for override in overrides if not _is_sweep(override)]
+    for override in overrides:
+        sweep = override.value()
+        if override.key_or_group in REQUIRED_KEYS and isinstance(sweep, ChoiceSweep):
+            plain.append(f"{override.key_or_group}={encode(sweep.list[0])}")
     cfg = compose("tune", plain)
-    typed = {o.key_or_group for o in parse(overrides)}
-    added = [f"{key}={value}" for key, value in cfg.sweep.items() if key not in typed]
-    single = [o for o in added if not _is_sweep(o)]
-    return compose("tune", [*single, *plain]) if single else cfg, [*added, *overrides]
+    given = {override.key_or_group for override in overrides}
+    added = parse([f"{key}={value}" for key, value in cfg.sweep.items() if key not in given])
+    fixed = [str(override.input_line) for override in added if not _is_sweep(override)]
+    return compose("tune", [*fixed, *plain]) if fixed else cfg, [*added, *overrides]
 
 
-def _is_sweep(text: str) -> bool:
-    override = parse([text])[0]
+def _is_sweep(override: Override) -> bool:
     return override.is_sweep_override() or override.value() == "range"
 
 
-def _root(text: str) -> str:
-    return parse([text])[0].key_or_group.split(".")[0].split("/")[0]
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _value(cfg: DictConfig, key: str) -> object:
-    value = OmegaConf.select(cfg, key)
-    return None if isinstance(value, bool) else value
+def _root(key: str) -> str:
+    return key.split(".", maxsplit=1)[0].split("/", maxsplit=1)[0]
 
 
-def _check_ranges(ranges: Sequence[Range]) -> None:
-    if not ranges:
+def _check_parameters(parameters: Sequence[SearchParameter]) -> None:
+    if not parameters:
         raise UserError("nothing is searched: give at least one range, for example lr=range or batch_size=16,32")
-    for r in ranges:
-        if _root(f"{r.key}=0") in LAUNCHER_KEYS:
-            raise UserError(f"{r.key} steers the sweep itself and cannot be searched: give it one value")
-        group = r.bare_key
-        for value in r.values:
+    for parameter in parameters:
+        group = parameter.bare_key
+        if _root(group) in LAUNCHER_KEYS:
+            raise UserError(f"{parameter.key} is a setting of the launcher and cannot be searched: give it one value")
+        for value in parameter.values:
             if choices(group) and value not in choices(group):
                 raise UserError(unknown_choice(group, value, choices(group)))
-    names = [r.name for r in ranges]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"two keys would both be called {sorted(twice)[0]} in the job: search one of them at a time")
+    names = [parameter.name for parameter in parameters]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"two keys have the same hyperparameter name {twice[0]}: search one of them at a time")
 
 
-def _check_values(cfg: DictConfig, ranges: Sequence[Range]) -> None:
-    """Checks every value that a trial could get, so that a bad one is found here and not in the job."""
-    for r in ranges:
-        key = r.bare_key
+def _check_values(cfg: DictConfig, parameters: Sequence[SearchParameter]) -> None:
+    """Checks every value that a trial could get, so that an invalid one is found before any trial starts."""
+    for parameter in parameters:
+        key = parameter.bare_key
         if choices(key):
             continue
-        for value in r.values:
+        for value in parameter.values:
             trial = cfg.copy()
             OmegaConf.update(trial, key, parse([f"{key}={value}"])[0].value(), force_add=True)
             check(trial)
 
 
-def absolute_paths(cfg: DictConfig, searched: Collection[str] = ()) -> list[str]:
-    """Returns overrides that make paths absolute, but for keys that are searched: a job runs in a folder of its own."""
-    given = {key: str(OmegaConf.select(cfg, key)) for key in PATH_KEYS if key not in searched}
-    return [f"{key}={encode(_absolute(value))}" for key, value in given.items() if value != _absolute(value)]
+def _with_absolute_paths(parameter: SearchParameter, cwd: Path) -> SearchParameter:
+    if parameter.bare_key not in PATH_KEYS:
+        return parameter
+    values = [parse([f"{parameter.key}={value}"])[0].value() for value in parameter.values]
+    return replace(parameter, values=tuple("null" if v is None else encode(_absolute(str(v), cwd)) for v in values))
 
 
-def _with_absolute_paths(searched: Range) -> Range:
-    if searched.bare_key not in PATH_KEYS:
-        return searched
-    values = [parse([f"{searched.key}={value}"])[0].value() for value in searched.values]
-    return replace(searched, values=tuple("null" if v is None else encode(_absolute(str(v))) for v in values))
+def _absolute(value: str, cwd: Path) -> str:
+    """Returns a path as an absolute one; a URL, `hub` and `random` unchanged."""
+    is_path = "://" not in value and value not in ("hub", "random") and not value.startswith("demo:")
+    return str(cwd / Path(value).expanduser()) if is_path and not Path(value).is_absolute() else value
 
 
-def _absolute(value: str) -> str:
-    """Returns a path as an absolute one; an address, or a word that stands for weights, as it is."""
-    elsewhere = "://" in value or value in ("hub", "random") or value.startswith("demo:")
-    return value if elsewhere or Path(value).is_absolute() else str(Path(value).expanduser().absolute())
-
-
-def _max_jobs(cfg: DictConfig, ranges: Sequence[Range]) -> int:
-    tuner, all_points = cfg.tuner, combinations(ranges)
-    if tuner.strategy == "Grid":
-        intervals = [r.key for r in ranges if r.kind != "Categorical"]
-        if intervals:
-            raise UserError(f"tuner=grid tries every choice, but {intervals[0]} is an interval: give choices, a,b,c")
-        return int(all_points or 1)
-    return min(int(tuner.max_jobs), all_points) if all_points else int(tuner.max_jobs)
+def _max_jobs(cfg: DictConfig, parameters: Sequence[SearchParameter]) -> int:
+    tuner, points = cfg.tuner, combinations(parameters)
+    if tuner.strategy != "Grid":
+        return min(int(tuner.max_jobs), points) if points else int(tuner.max_jobs)
+    if points is None:
+        interval = next(parameter.key for parameter in parameters if parameter.kind != "Categorical")
+        raise UserError(f"tuner=grid tries every choice, but {interval} is an interval: give choices, a,b,c")
+    if tuner.max_jobs is not None and tuner.max_jobs != points:
+        raise UserError(
+            f"tuner.max_jobs={tuner.max_jobs}: a grid tries all {points} points; omit it, or type tuner=random"
+        )
+    return points

@@ -1,17 +1,16 @@
-"""One Hydra override to one parameter range of SageMaker's automatic model tuning. Pure.
+"""Parses Hydra sweeps into search parameters of SageMaker's automatic model tuning (AMT).
 
-Hydra's sweep grammar in, the API's dicts out:
+    lr=tag(log,interval(1e-4,1e-1))    Continuous, Logarithmic
+    batch_size=choice(16,32,64)        Categorical
+    epochs=int(interval(2,8))          Integer
+    model=glob(resnet*)                Categorical, over the choices of the group
 
-    lr=tag(log,interval(1e-4,1e-1))    ContinuousParameterRanges, Logarithmic
-    batch_size=choice(16,32,64)        CategoricalParameterRanges
-    epochs=int(interval(2,8))          IntegerParameterRanges
-    model=glob(resnet*)                CategoricalParameterRanges over the choices of the group
-
-Values travel as text in Hydra's own grammar, so that `KEY=VALUE` in the job means exactly what was typed here.
+Values stay text in Hydra's grammar, so `KEY=VALUE` means the same in the job as on the command line.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,83 +24,92 @@ from dogbreed.errors import UserError
 from launch.spec.contract import RESERVED, SAGEMAKER_PREFIXES, encode
 
 MAX_VALUES = 30
-"""Values that one categorical range may have (AMT)."""
+"""Values of one categorical parameter that AMT allows."""
 
 MAX_VALUE_LENGTH = 256
-"""Characters that one categorical value may have (AMT)."""
+"""Characters of one categorical value that AMT allows."""
 
 SCALINGS = {"linear": "Linear", "log": "Logarithmic", "reverse_log": "ReverseLogarithmic"}
-"""Tag to the API's ScalingType; without a tag it is Auto."""
+"""Hydra tag to the API's ScalingType; without a tag it is Auto."""
 
 
 @dataclass(frozen=True)
-class Range:
-    """What is searched for one key."""
+class SearchParameter:
+    """One key and the values that are searched for it."""
 
     key: str
-    """As typed, with `+` or `++`: `lr`, `+model.kwargs.drop_rate`."""
+    """Config key with its `+` or `++`: `lr`, `+model.kwargs.drop_rate`."""
     kind: str
     """`Continuous`, `Integer` or `Categorical`."""
     values: tuple[str, ...]
-    """The choices, or the lowest and the highest value, as text in Hydra's grammar."""
+    """All choices if categorical, else the lowest and the highest value, as text in Hydra's grammar."""
     scaling: str = "Auto"
-    """`Auto`, `Linear`, `Logarithmic` or `ReverseLogarithmic`; of no meaning for choices."""
+    """`Auto`, `Linear`, `Logarithmic` or `ReverseLogarithmic`; unused if categorical."""
 
     @property
     def name(self) -> str:
-        """The hyperparameter's name in the job: the key with nothing that a shell or SageMaker would trip over."""
+        """Name of the hyperparameter: the key with `_` for each run of other characters than letters and digits."""
         return re.sub(r"\W+", "_", self.key, flags=re.ASCII).strip("_")
 
     @property
     def bare_key(self) -> str:
-        """The key as the config has it, without `+` or `++`."""
+        """The key without `+` or `++`."""
         return self.key.lstrip("+")
 
     def __str__(self) -> str:
         if self.kind == "Categorical":
             return ", ".join(self.values)
+        kind = "integers" if self.kind == "Integer" else "numbers"
         scale = "" if self.scaling == "Auto" else f", {self.scaling.lower()}"
-        return (
-            f"{self.values[0]} to {self.values[1]} ({'whole numbers' if self.kind == 'Integer' else 'numbers'}{scale})"
-        )
+        return f"{self.values[0]} to {self.values[1]} ({kind}{scale})"
+
+
+def combinations(parameters: Sequence[SearchParameter]) -> int | None:
+    """Returns the number of points in the search space; None if it has an interval."""
+    if any(parameter.kind != "Categorical" for parameter in parameters):
+        return None
+    return math.prod(len(parameter.values) for parameter in parameters)
 
 
 def split_overrides(
-    overrides: Sequence[str],
+    overrides: Sequence[Override],
     declared: Mapping[str, str],
     options: Callable[[str], Sequence[str]] = lambda group: (),
     is_integer: Callable[[str], bool] = lambda key: False,
-) -> tuple[list[str], list[Range]]:
-    """Returns the overrides that fix something, as typed, and the ranges of those that search.
+) -> tuple[list[Override], list[SearchParameter]]:
+    """Returns the overrides that fix a key, and a search parameter for each one that is a sweep.
+
+    A fixed override of a key that is also searched is dropped.
 
     Args:
-        overrides: as typed, `KEY=VALUE` or `KEY=SWEEP`.
-        declared: key to sweep, for `KEY=range` (conf/search).
-        options: the choices of a config group, for `glob`.
-        is_integer: whether a key's value in the config is a whole number; its interval then gives whole numbers.
+        overrides: Parsed overrides, `KEY=VALUE` or `KEY=SWEEP`.
+        declared: Key to sweep, for `KEY=range` (conf/search).
+        options: Returns the choices of a config group, for `glob`.
+        is_integer: Whether the config's value of a key is an integer; its interval then has integers only.
 
     Raises:
-        UserError: a range that cannot be searched; the message says what to type.
+        UserError: A sweep that cannot be searched; the message says what to type.
     """
-    fixed, ranges = [], []
-    for override in parse(overrides):
-        if override.value() == "range":
-            override = _declared(override, declared)  # noqa: PLW2901 - from here on it is as if that had been typed
-        if override.is_sweep_override():
-            ranges.append(_range(override, options, is_integer))
+    fixed, parameters = [], []
+    for override in overrides:
+        resolved = _declared(override, declared) if override.value() == "range" else override
+        if resolved.is_sweep_override():
+            parameters.append(_search_parameter(resolved, options, is_integer))
         else:
-            fixed.append(str(override.input_line))
-    for r in ranges:
-        if r.name in RESERVED or r.name.startswith(SAGEMAKER_PREFIXES):
-            raise UserError(f"{r.key} cannot be searched: a job has a hyperparameter {r.name} already; rename the key")
-    for key in {r.bare_key for r in ranges}:
-        if sum(r.bare_key == key for r in ranges) > 1:
-            raise UserError(f"{key} is searched twice: keep one of the two")
-    taken = {r.bare_key for r in ranges}
-    return [text for text in fixed if text.partition("=")[0].lstrip("+") not in taken], ranges
+            fixed.append(resolved)
+    for parameter in parameters:
+        if parameter.name in RESERVED or parameter.name.startswith(SAGEMAKER_PREFIXES):
+            raise UserError(
+                f"{parameter.key} cannot be searched: jobs have another hyperparameter {parameter.name}; rename the key"
+            )
+    searched = [parameter.bare_key for parameter in parameters]
+    if twice := sorted({key for key in searched if searched.count(key) > 1}):
+        raise UserError(f"{twice[0]} is searched twice: keep one of the two")
+    return [override for override in fixed if override.get_key_element().lstrip("+") not in searched], parameters
 
 
 def _declared(override: Override, declared: Mapping[str, str]) -> Override:
+    """Returns the override with the declared sweep in place of the word `range`."""
     key = override.key_or_group
     if key not in declared:
         raise UserError(
@@ -111,65 +119,82 @@ def _declared(override: Override, declared: Mapping[str, str]) -> Override:
     return parse([f"{override.get_key_element()}={declared[key]}"])[0]
 
 
-def _range(override: Override, options: Callable[[str], Sequence[str]], is_integer: Callable[[str], bool]) -> Range:
-    key, sweep, text = override.get_key_element(), override.value(), override.input_line
-    if isinstance(sweep, (IntervalSweep, RangeSweep)):
-        ends = (sweep.start, sweep.end if isinstance(sweep, IntervalSweep) else sweep.stop)
-        if not all(end is not None and abs(end) <= sys.float_info.max for end in ends):
-            raise UserError(f"'{text}': give two finite numbers as its ends, as in '{key}=interval(1,10)'")
-    if isinstance(sweep, RangeSweep) and not sweep.step:
-        raise UserError(f"'{text}': a step of 0 leads nowhere; type '{key}=range({sweep.start},{sweep.stop})'")
+def _search_parameter(
+    override: Override, options: Callable[[str], Sequence[str]], is_integer: Callable[[str], bool]
+) -> SearchParameter:
+    sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         return _interval(override, sweep, is_integer(override.key_or_group))
+    key = override.get_key_element()
+    values = tuple(dict.fromkeys(encode(value) for value in _choices(override, sweep, options)))
+    if not values:
+        allowed = ", ".join(options(override.key_or_group)) or "none"
+        raise UserError(f"'{override.input_line}' matches nothing; choices: {allowed}")
+    if len(values) > MAX_VALUES:
+        raise UserError(
+            f"'{key}' has {len(values)} choices, SageMaker searches at most {MAX_VALUES}: give fewer, "
+            f"or an interval: '{key}=interval({values[0]},{values[-1]})'"
+        )
+    if too_long := [value for value in values if len(value) > MAX_VALUE_LENGTH]:
+        raise UserError(
+            f"'{key}': a choice may have {MAX_VALUE_LENGTH} characters, this has {len(too_long[0])}: {too_long[0]}"
+        )
+    return SearchParameter(key, "Categorical", values)
+
+
+def _choices(override: Override, sweep: Any, options: Callable[[str], Sequence[str]]) -> list[Any]:
     if isinstance(sweep, Glob):
-        values: list[Any] = list(sweep.filter(list(options(override.key_or_group))))
-    elif isinstance(sweep, RangeSweep):
-        values = [int(v) if isinstance(v, int) else float(v) for v in sweep.range()]
-    else:
-        values = list(sweep.list)  # type: ignore[union-attr]
-    texts = tuple(dict.fromkeys(encode(value) for value in values))
-    if not texts:
-        raise UserError(f"'{text}' matches nothing; choices: {', '.join(options(override.key_or_group)) or 'none'}")
-    if len(texts) > MAX_VALUES:
+        return list(sweep.filter(list(options(override.key_or_group))))
+    if not isinstance(sweep, RangeSweep):
+        return list(sweep.list)
+    _check_finite(override, sweep.start, sweep.stop)
+    if not sweep.step:
+        key = override.get_key_element()
         raise UserError(
-            f"'{key}' has {len(texts)} choices, SageMaker searches at most {MAX_VALUES}: give fewer, "
-            f"or an interval: '{key}=interval({texts[0]},{texts[-1]})'"
+            f"'{override.input_line}': the step must not be 0; type '{key}=range({sweep.start},{sweep.stop})'"
         )
-    if longest := [value for value in texts if len(value) > MAX_VALUE_LENGTH]:
-        raise UserError(
-            f"'{key}': a choice may have {MAX_VALUE_LENGTH} characters, this has {len(longest[0])}: {longest[0]}"
-        )
-    return Range(key, "Categorical", texts)
+    return [int(value) if isinstance(value, int) else float(value) for value in sweep.range()]
 
 
-def _interval(override: Override, sweep: IntervalSweep, integer_key: bool) -> Range:
+def _check_finite(override: Override, *ends: float | None) -> None:
+    if not all(end is not None and abs(end) <= sys.float_info.max for end in ends):
+        key = override.get_key_element()
+        raise UserError(f"'{override.input_line}': both ends must be finite numbers, as in '{key}=interval(1,10)'")
+
+
+def _interval(override: Override, sweep: IntervalSweep, integer_key: bool) -> SearchParameter:
+    _check_finite(override, sweep.start, sweep.end)
     key, low, high = override.get_key_element(), sweep.start, sweep.end
     assert low is not None and high is not None
     if low > high:
         raise UserError(
-            f"'{key}=interval({low:g},{high:g})' has its ends the wrong way round: "
-            f"type '{key}=interval({high:g},{low:g})'"
+            f"'{key}=interval({low:g},{high:g})': the lower end comes first; type '{key}=interval({high:g},{low:g})'"
         )
     if low == high:
-        raise UserError(f"'{key}=interval({low:g},{high:g})' holds a single value: type '{key}={low:g}'")
-    scalings = [SCALINGS[tag] for tag in sorted(sweep.tags) if tag in SCALINGS]
-    if unknown := sorted(sweep.tags - SCALINGS.keys()):
-        raise UserError(f"'{override.input_line}': tag {unknown[0]!r} has no meaning; tags: {', '.join(SCALINGS)}")
-    if len(scalings) > 1:
-        raise UserError(f"'{override.input_line}': give one of the tags {', '.join(SCALINGS)}, not several")
-    scaling = scalings[0] if scalings else "Auto"
-    if scaling == "Logarithmic" and low <= 0:
-        raise UserError(
-            f"'{override.input_line}': a log scale needs a lowest value above 0; "
-            f"type '{key}=tag(log,interval(1e-5,{high:g}))'"
-        )
-    if scaling == "ReverseLogarithmic" and not 0 <= low < high < 1:
-        raise UserError(f"'{override.input_line}': a reverse_log scale needs 0 <= lowest < highest < 1")
-    whole = isinstance(low, int) and isinstance(high, int)
-    if whole or (integer_key and low == int(low) and high == int(high)):
-        return Range(key, "Integer", (str(int(low)), str(int(high))), scaling)
+        raise UserError(f"'{key}=interval({low:g},{high:g})' contains a single value: type '{key}={low:g}'")
+    scaling = _scaling(override, sweep, low, high)
+    if (isinstance(low, int) and isinstance(high, int)) or (integer_key and low == int(low) and high == int(high)):
+        return SearchParameter(key, "Integer", (str(int(low)), str(int(high))), scaling)
     if integer_key:
         raise UserError(
-            f"'{override.input_line}': {key} is a whole number; type '{key}=interval({round(low)},{round(high)})'"
+            f"'{override.input_line}': {key} must be an integer; type '{key}=interval({round(low)},{round(high)})'"
         )
-    return Range(key, "Continuous", (repr(float(low)), repr(float(high))), scaling)
+    return SearchParameter(key, "Continuous", (repr(float(low)), repr(float(high))), scaling)
+
+
+def _scaling(override: Override, sweep: IntervalSweep, low: float, high: float) -> str:
+    """Returns the API's ScalingType for the tags of an interval."""
+    text, tags = override.input_line, sorted(sweep.tags)
+    if unknown := [tag for tag in tags if tag not in SCALINGS]:
+        raise UserError(f"'{text}': tag {unknown[0]!r} is unknown; tags: {', '.join(SCALINGS)}")
+    if len(tags) > 1:
+        raise UserError(f"'{text}': give one of the tags {', '.join(SCALINGS)}, not several")
+    scaling = SCALINGS[tags[0]] if tags else "Auto"
+    if scaling == "Logarithmic" and low <= 0:
+        key = override.get_key_element()
+        raise UserError(
+            f"'{text}': a log scale needs a lowest value above 0; type '{key}=tag(log,interval(1e-5,{high:g}))'"
+        )
+    if scaling == "ReverseLogarithmic" and not 0 <= low < high < 1:
+        raise UserError(f"'{text}': a reverse_log scale needs 0 <= lowest < highest < 1")
+    return scaling

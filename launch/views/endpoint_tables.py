@@ -16,7 +16,7 @@ from launch.backends.aws.errors import explain_failure
 from launch.hosting.endpoint_state import GONE, Standing
 from launch.spec.contract import Json
 from launch.spec.requests.endpoint import TrainedModel
-from launch.views.tables import duration
+from launch.views.text import duration
 
 STYLES = {"InService": "green", "Failed": "red", "Creating": "cyan", "Updating": "cyan", "Deleting": "yellow"}
 TAIL_LINES = 20

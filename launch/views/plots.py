@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from launch.runs.results import Sweep, Trial
 from launch.spec.naming import short_name
-from launch.views.tables import brief, decimal
+from launch.views.text import brief, decimal
 
 GREY, BLUE, ORANGE = "#9aa5b1", "#2563eb", "#ea580c"
 

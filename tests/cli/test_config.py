@@ -26,7 +26,7 @@ from dogbreed.errors import UserError
         ("data.randaugment=31", "must be a whole number from 0 to 30"),
         ("tta=no", "tta=no: must be true or false"),
         ("data.augment=1", "data.augment=1: must be true or false"),
-        ("debugger.managed_rules=flase", "must be true or false"),
+        ("debugger.smdebug.enabled=flase", "must be true or false"),
         ("objective.goal=max", "objective.goal=max: not allowed"),
         ("objective.metric=val/acuracy", "objective.metric=val/acuracy: not allowed; did you mean val/accuracy?"),
         ("data=folder", "data.url is not set: type data.url=VALUE"),

@@ -118,7 +118,7 @@ def test_a_choice_and_a_key_of_its_group_hold_both(tmp_path, typed, expected):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["x=interval(2.0,1.0)"], "has its ends the wrong way round"),
+        (["x=interval(2.0,1.0)"], "the lower end comes first"),
         (["x=1.0"], "nothing is searched"),
         (["x=1.0,2.0", "++hydra.sweeper.launch.instance=gpus"], "did you mean gpu"),
     ],

@@ -57,7 +57,7 @@ def test_a_name_that_is_not_there(ended):
 
 
 def test_a_sweep_without_a_result_is_no_silent_success(ended, monkeypatch):
-    monkeypatch.setattr(notebook.tune, "main", lambda words: 1)
+    monkeypatch.setattr(notebook.sweeps, "run_sweep", lambda words: 1)
     with pytest.raises(UserError, match="sweep cats gave no result"):
         notebook.run_sweep("name=cats", "lr=range")
 
@@ -79,7 +79,7 @@ def test_results_are_read_where_the_sweep_has_left_them(ended, monkeypatch, type
         (path / "results.json").write_text("{}")
         return 0
 
-    monkeypatch.setattr(notebook.tune, "main", main)
+    monkeypatch.setattr(notebook.sweeps, "run_sweep", main)
     assert notebook.run_sweep(*typed).folder == Path(folder)
 
 

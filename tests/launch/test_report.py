@@ -10,7 +10,8 @@ from rich.console import Console
 
 from dogbreed.errors import UserError
 from launch import report
-from launch.runs.results import Sweep, Trial, found_issues
+from launch.runs.result_files import found_issues
+from launch.runs.results import Sweep, Trial
 from launch.views.tables import sweep_table
 
 

@@ -10,6 +10,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from dogbreed.cli.overrides import parse
 from dogbreed.errors import UserError
 from launch import status, stop, train, tune
 from launch.backends import open_backend
@@ -18,8 +19,9 @@ from launch.backends.aws.errors import explain_failure
 from launch.backends.local import FileLog, LocalBackend
 from launch.container.entry import find_processes
 from launch.local import local_client
+from launch.runs.training import merge_overrides
 from launch.spec.contract import encode
-from launch.spec.plan import for_the_job
+from launch.spec.plan import job_overrides
 from launch.spec.settings import compose
 from tests.launch.cloud import STAND_IN, interrupt_create, wait_for, written
 
@@ -42,7 +44,7 @@ def test_a_training_shows_its_log_and_ends_with_its_metrics(launch, capsys):
     assert launch("lr=0.001", "name=alone") == 0
     printed = capsys.readouterr().out
     assert "hello from this machine" in printed and "[Training]" in printed
-    assert "everything is in outputs/alone" in printed
+    assert "all files are in outputs/alone" in printed
     assert status.main([]) == 0
     assert "alone" in capsys.readouterr().out
     assert status.main(["alone", "--follow"]) == 0
@@ -89,9 +91,9 @@ def test_ctrl_c_during_the_create_request_stops_what_it_made(launch, capsys, mon
         (train.main, ["name=" + "x" * 64], "TrainingJobName"),
         (train.main, ["name=endpoints"], "name=endpoints: .* choose another name"),
         (tune.main, ["name=endpoints", "lr=range"], "name=endpoints: .* choose another name"),
-        (stop.main, [], "give the one name to stop"),
+        (stop.main, [], "give one name, got none: python -m launch.stop NAME"),
         (stop.main, ["nosuch"], "no sweep or training is called 'nosuch'; there are none yet"),
-        (status.main, ["--follow"], "give one name to follow, got none"),
+        (status.main, ["--follow"], "give one name, got none"),
         (train.main, ["from_tuning="], NO_NAME),
         (status.main, [""], NO_NAME),
         (stop.main, [""], NO_NAME),
@@ -112,7 +114,7 @@ def test_a_root_that_is_a_file_is_said_to_be_one(tmp_path, main):
 
 def test_what_is_typed_goes_over_what_the_sweep_found():
     found = ["model=resnet18", "epochs=3", "lr=0.1", "+model.kwargs.drop_rate=0.2"]
-    assert train.merge(found, ["model=resnet50", "++model.kwargs.drop_rate=0"]) == [
+    assert merge_overrides(found, ["model=resnet50", "++model.kwargs.drop_rate=0"]) == [
         "epochs=3", "lr=0.1", "model=resnet50", "++model.kwargs.drop_rate=0",
     ]  # fmt: skip
 
@@ -128,7 +130,7 @@ def test_what_is_typed_goes_over_what_the_sweep_found():
 )
 def test_another_choice_of_a_group_drops_what_the_sweep_was_given_within_the_old_one(typed, merged):
     found = ["data=folder", "data.url=/pics1", "data.valid_fraction=0.2"]
-    assert train.merge(["epochs=3", *found], typed) == ["epochs=3", *merged]
+    assert merge_overrides(["epochs=3", *found], typed) == ["epochs=3", *merged]
 
 
 @pytest.mark.parametrize(
@@ -158,9 +160,8 @@ def test_what_steers_the_launcher_does_not_reach_the_job():
         "instance=gpu",
         "backend.root=x",
         "from_tuning=a",
-        "debugger.managed_rules=true",
     ]
-    assert for_the_job(typed) == ["lr=0.1"]
+    assert job_overrides(parse(typed)) == ["lr=0.1"]
 
 
 def test_a_file_is_tailed_by_whole_lines(tmp_path):

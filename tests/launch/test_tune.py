@@ -116,7 +116,7 @@ def test_ctrl_c_keeps_the_results_and_resume_repeats_nothing(sweep, tmp_path, ca
     thread = interrupt_after(3, tmp_path / "outputs" / "broken")
     assert sweep(*typed) == 130
     thread.join()
-    assert "go on with: python -m launch.tune resume=broken" in capsys.readouterr().out
+    assert "resume with: python -m launch.tune resume=broken" in capsys.readouterr().out
     before = results(tmp_path, "broken")
     finished = {t["hyperparameters"]["lr"]: t["name"] for t in before["trials"] if t["status"] == "Completed"}
     assert 0 < len(finished) < 6
@@ -157,7 +157,7 @@ def test_ctrl_c_during_the_create_request_stops_what_it_made(sweep, tmp_path, ca
     assert sweep("lr=0.01,0.02", "name=early") == 130
     printed = capsys.readouterr().out
     assert "SIGINT: stopping" in printed and "sweep early: Stopped" in printed
-    assert "go on with: python -m launch.tune resume=early" in printed
+    assert "resume with: python -m launch.tune resume=early" in printed
 
 
 def test_a_resumed_sweep_takes_a_name_and_says_what_it_does_not_take(sweep, tmp_path):
@@ -165,7 +165,7 @@ def test_a_resumed_sweep_takes_a_name_and_says_what_it_does_not_take(sweep, tmp_
     sweep(*typed, "name=dogs-first")
     more = ["resume=dogs-first", "tuner.max_jobs=2"]
     with pytest.raises(
-        UserError, match=r"^tuner\.max_parallel_jobs, epochs, lr: of no effect where .*=\[dogs-first\]$"
+        UserError, match=r"^tuner\.max_parallel_jobs, epochs, lr: cannot be changed when resuming .*=\[dogs-first\]$"
     ):
         sweep(*more, "tuner.max_parallel_jobs=1", "epochs=20", "lr=0.1,0.2", "name=dogs")
     (tmp_path / "outputs" / "dogs-first-r2").mkdir()
@@ -180,10 +180,10 @@ def test_two_sweeps_at_once_do_not_disturb_each_other(sweep, tmp_path):
     typed = ["lr=range", "tuner=random", "tuner.max_jobs=3"]
     client = open_backend(compose("tune", [f"backend.root={tmp_path}/outputs"])).client()
     from launch.backends.local import LOCAL_TARGET
-    from launch.spec.plan import make_plan
     from launch.spec.requests.tuning import tuning_request
+    from tests.launch.plans import plan_of
 
-    client.create_hyper_parameter_tuning_job(**tuning_request(make_plan([*typed, "name=other"]), LOCAL_TARGET))
+    client.create_hyper_parameter_tuning_job(**tuning_request(plan_of([*typed, "name=other"]), LOCAL_TARGET))
     assert sweep(*typed, "name=mine") == 0
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:

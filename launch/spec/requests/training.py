@@ -1,17 +1,20 @@
-"""What a sweep's trials and a single training job have in common in a request: image, data, machines, network. Pure."""
+"""The CreateTrainingJob request, and what it shares with the training jobs of a tuning job."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.callbacks.metric_line import METRICS, metric_regex
-from launch.spec.contract import CODE, DATA, PROGRAM, RETURN_METRIC, WEIGHTS, Json
+from dogbreed.errors import UserError
+from launch.spec.contract import CODE, DATA, OVERRIDES, PROGRAM, RETURN_METRIC, WEIGHTS, Json
 
-METRICS_AT_END = ("test/accuracy", "test/loss")
-"""Metrics that SageMaker is told to read from a job's log, beside those of each epoch."""
+TEST_METRICS = ("test/accuracy", "test/loss")
+"""Metrics that SageMaker reads from the log of a job, in addition to those of each epoch."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,6 @@ class JobTarget:
     training_image: str
     output_path: str
     """`s3://BUCKET/PREFIX`; each job writes JOBNAME/output/model.tar.gz below it."""
-    rules_image: str = "debugger-rules"
-    """What evaluates AWS's managed rules."""
     region: str = "local"
     code_uri: str | None = None
     """URI of the archive of the code that jobs run; None: the code on this machine."""
@@ -31,19 +32,49 @@ class JobTarget:
     """Whether the search can be told which points to try first."""
 
 
+def training_request(cfg: DictConfig, fixed: Sequence[str], target: JobTarget) -> Json:
+    """Returns the arguments of `create_training_job`.
+
+    Args:
+        cfg: The resolved config of training.yaml.
+        fixed: The overrides that the job composes its config from.
+        target: Where the job runs.
+
+    Raises:
+        UserError: A setting that only tuning jobs have, or settings that contradict each other.
+    """
+    name = str(cfg.name)
+    if cfg.instance.alternatives:
+        raise UserError("instance.alternatives is for sweeps: a single training has one instance.type")
+    hyperparameters = {OVERRIDES: json.dumps(list(fixed), ensure_ascii=False)}
+    request: Json = {
+        "TrainingJobName": name,
+        "HyperParameters": hyperparameters | code_hyperparameters(target, bool(cfg.backend.get("network_isolation"))),
+        **job_definition(cfg, target, name, target.output_path),
+        "ResourceConfig": resource_config(cfg),
+    }
+    if cfg.instance.keep_alive_minutes:
+        if cfg.instance.spot:
+            raise UserError("instance.keep_alive_minutes: AWS keeps no spot instances warm; give instance.spot=false")
+        request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = round(cfg.instance.keep_alive_minutes * 60)
+    if cfg.backend.tags:
+        request["Tags"] = tags(cfg)
+    return request
+
+
 def job_definition(cfg: DictConfig, target: JobTarget, name: str, output_path: str) -> Json:
     """Returns the fields that a TrainingJobDefinition and a CreateTrainingJob request share.
 
     Args:
-        cfg: the settled config; its `backend`, `instance`, `data`, `model` and `objective` are read.
-        target: where the job runs.
-        name: of the sweep or training.
-        output_path: the S3 folder under which SageMaker puts `JOBNAME/output`.
+        cfg: The resolved config; its `backend`, `instance`, `data`, `model` and `objective` are read.
+        target: Where the job runs.
+        name: Of the sweep or training.
+        output_path: S3 folder below which SageMaker writes `JOBNAME/output`.
     """
     backend = OmegaConf.to_container(cfg.backend, resolve=True)
     assert isinstance(backend, dict)
     objective = str(cfg.objective.metric)
-    others = () if objective == RETURN_METRIC else (*METRICS, *METRICS_AT_END)
+    others = () if objective == RETURN_METRIC else (*METRICS, *TEST_METRICS)
     metrics = dict.fromkeys((objective, *others))
     definition: Json = {
         "AlgorithmSpecification": {
@@ -68,24 +99,23 @@ def job_definition(cfg: DictConfig, target: JobTarget, name: str, output_path: s
     return definition
 
 
-def resources(cfg: DictConfig) -> Json:
-    """Returns the `ResourceConfig` of one kind of instance."""
-    instance = cfg.instance
-    return _one_type(cfg, str(instance.type)) | _present(VolumeKmsKeyId=cfg.backend.get("volume_kms_key"))
+def resource_config(cfg: DictConfig) -> Json:
+    """Returns the `ResourceConfig` of one instance type."""
+    return _instances(cfg, str(cfg.instance.type)) | _present(VolumeKmsKeyId=cfg.backend.get("volume_kms_key"))
 
 
-def resource_choices(cfg: DictConfig) -> Json:
-    """Returns the `HyperParameterTuningResourceConfig` of several kinds of instances, in order of preference."""
+def tuning_resource_config(cfg: DictConfig) -> Json:
+    """Returns the `HyperParameterTuningResourceConfig` of several instance types, in order of preference."""
     types = [str(cfg.instance.type), *map(str, cfg.instance.alternatives)]
     return {
         "AllocationStrategy": "Prioritized",
-        "InstanceConfigs": [_one_type(cfg, kind) for kind in types],
+        "InstanceConfigs": [_instances(cfg, instance_type) for instance_type in types],
     } | _present(VolumeKmsKeyId=cfg.backend.get("volume_kms_key"))
 
 
-def _one_type(cfg: DictConfig, kind: str) -> Json:
+def _instances(cfg: DictConfig, instance_type: str) -> Json:
     return {
-        "InstanceType": kind,
+        "InstanceType": instance_type,
         "InstanceCount": int(cfg.instance.count),
         "VolumeSizeInGB": int(cfg.instance.volume_gb),
     }
@@ -97,7 +127,12 @@ def tags(cfg: DictConfig) -> list[Json]:
 
 
 def code_hyperparameters(target: JobTarget, isolated: bool) -> dict[str, str]:
-    """Returns the hyperparameters that tell SageMaker's training toolkit what to run; none on this machine."""
+    """Returns the hyperparameters that tell SageMaker's training toolkit what to run; none on this machine.
+
+    Args:
+        target: Where the job runs.
+        isolated: Whether the job has no network, so that the code comes through a channel.
+    """
     if target.code_uri is None:
         return {}
     archive = f"/opt/ml/input/data/{CODE}/{target.code_uri.rpartition('/')[2]}" if isolated else target.code_uri
@@ -110,18 +145,17 @@ def code_hyperparameters(target: JobTarget, isolated: bool) -> dict[str, str]:
 
 
 def _schedule(instance: DictConfig, checkpoints: str) -> Json:
-    """Returns how long a job may take, whether on spare machines, and what happens when one is lost."""
-    seconds = round(instance.max_hours * 3600)
-    found: Json = {"StoppingCondition": {"MaxRuntimeInSeconds": seconds}}
+    """Returns the time limits of a job, whether it uses spot instances, and how it is retried."""
+    schedule: Json = {"StoppingCondition": {"MaxRuntimeInSeconds": round(instance.max_hours * 3600)}}
     if instance.spot:
         wait = 2 * instance.max_hours if instance.max_wait_hours is None else instance.max_wait_hours
-        found["EnableManagedSpotTraining"] = True
-        found["StoppingCondition"]["MaxWaitTimeInSeconds"] = round(wait * 3600)
+        schedule["EnableManagedSpotTraining"] = True
+        schedule["StoppingCondition"]["MaxWaitTimeInSeconds"] = round(wait * 3600)
     if instance.retries:
-        found["RetryStrategy"] = {"MaximumRetryAttempts": int(instance.retries)}
+        schedule["RetryStrategy"] = {"MaximumRetryAttempts": int(instance.retries)}
     if instance.spot or instance.retries:
-        found["CheckpointConfig"] = {"S3Uri": checkpoints, "LocalPath": "/opt/ml/checkpoints"}
-    return found
+        schedule["CheckpointConfig"] = {"S3Uri": checkpoints, "LocalPath": "/opt/ml/checkpoints"}
+    return schedule
 
 
 def _channels(cfg: DictConfig, target: JobTarget) -> list[Json]:
@@ -129,7 +163,7 @@ def _channels(cfg: DictConfig, target: JobTarget) -> list[Json]:
         return []
     channels, mode = [], cfg.backend.input_mode
     if mode is not None and str(cfg.data.url).startswith("s3://"):
-        # With the slash it is a folder; without, dogs2/ would come along with dogs/.
+        # the slash makes the prefix a folder; without it dogs/ would include dogs2/
         channels.append(_channel(DATA, f"{str(cfg.data.url).rstrip('/')}/", mode))
     if str(cfg.model.weights).startswith("s3://"):
         channels.append(_channel(WEIGHTS, str(cfg.model.weights), "File"))
@@ -149,5 +183,5 @@ def _present(**fields: Any) -> Json:
 
 
 def _text(value: Any) -> str:
-    """Returns a variable's value as a shell user means it: `true`, not `True`."""
+    """Returns the value of a variable or tag as text; booleans as `true` and `false`."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -24,10 +24,10 @@ from launch.backends.aws.source_archive import code_archive
 from launch.local.job_store import read_json, write_json
 from launch.local.jobs.container import prepare_ml
 from launch.local.tuning.trials import trial_request
-from launch.spec.plan import make_plan
 from launch.spec.requests.training import JobTarget
 from launch.spec.requests.tuning import tuning_request
 from tests.launch.cloud import BUCKET, EXPLICIT, wait_for, written
+from tests.launch.plans import plan_of
 from tests.paths import ROOT
 
 SMALL = [
@@ -40,7 +40,7 @@ STARTED: list[subprocess.Popen] = []
 
 def make_job(folder, *typed, point=None, code_uri=None, hosts=("algo-1",), host="algo-1"):
     """Makes what the container of a sweep's first trial finds; returns its `/opt/ml`."""
-    plan = make_plan([*SMALL, "lr=tag(log,interval(1e-4,1e-1))", "name=sweep", *EXPLICIT, *typed])
+    plan = plan_of([*SMALL, "lr=tag(log,interval(1e-4,1e-1))", "name=sweep", *EXPLICIT, *typed])
     site = JobTarget(
         "arn:aws:iam::123456789012:role/jobs", "image", f"s3://{BUCKET}/p", region="us-east-1", code_uri=code_uri
     )

@@ -16,10 +16,10 @@ from launch.backends.local import LOCAL_TARGET
 from launch.local.tuning.trials import trial_request
 from launch.spec.contract import encode, job_overrides
 from launch.spec.limits import check_request
-from launch.spec.plan import make_plan
 from launch.spec.requests.tuning import tuning_request
 from launch.spec.settings import compose
 from tests.launch.cloud import EXPLICIT
+from tests.launch.plans import plan_of
 from tests.launch.spec.requests.test_training import SITE
 
 GROUPS = {"model": ("resnet18", "resnet34", "mobilenetv2"), "optimizer": ("adam", "adamw", "sgd")}
@@ -62,7 +62,7 @@ more = st.lists(
 def points(plan):
     """Returns the first and the last point of a plan's space, as a tuning job would give them."""
     for end in (0, -1):
-        yield {r.name: r.values[end] for r in plan.ranges}
+        yield {r.name: r.values[end] for r in plan.parameters}
 
 
 def meant(text):
@@ -74,7 +74,7 @@ def meant(text):
 def test_any_accepted_plan_passes_and_its_points_arrive(ranges, more, at_aws):
     typed = [*ranges, *more, "name=trip", *(EXPLICIT if at_aws else [])]
     try:
-        plan = make_plan(typed)
+        plan = plan_of(typed)
     except UserError:
         return  # refused, in one line
     request = tuning_request(plan, SITE if at_aws else LOCAL_TARGET)
@@ -83,7 +83,7 @@ def test_any_accepted_plan_passes_and_its_points_arrive(ranges, more, at_aws):
     for point in points(plan):
         hyperparameters = trial_request(sent, "trip-001-00000000", point)["HyperParameters"]
         cfg = compose("train", job_overrides(json.loads(json.dumps(hyperparameters))))
-        for r in plan.ranges:
+        for r in plan.parameters:
             key, value = r.key.lstrip("+"), meant(point[r.name])
             if key in GROUPS:
                 assert (
@@ -98,7 +98,7 @@ def test_any_accepted_plan_passes_and_its_points_arrive(ranges, more, at_aws):
     "text", ["'it\\'s'", "null", "'null'", "'1e-3'", "1e-05", "true", "'true'", "'a.b/c d'", "'é→狗'"]
 )
 def test_what_looks_like_something_else_stays_what_it_is(text):
-    plan = make_plan([f"+model.kwargs.free={text},plain"])
+    plan = plan_of([f"+model.kwargs.free={text},plain"])
     hyperparameters = trial_request(tuning_request(plan, LOCAL_TARGET), "t-001-00000000", next(points(plan)))
     cfg = compose("train", job_overrides(hyperparameters["HyperParameters"]))
     value = meant(text)

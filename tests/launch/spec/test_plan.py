@@ -4,21 +4,22 @@ import pytest
 
 from dogbreed.errors import UserError
 from launch.backends import open_backend
-from launch.spec.plan import make_plan
-from launch.views.tables import brief, console, plan_table
+from launch.views.tables import sweep_plan
+from launch.views.text import brief, console
+from tests.launch.plans import plan_of
 
 
 def test_the_readme_command():
-    plan = make_plan(["model=resnet34", "lr=range"])
+    plan = plan_of(["model=resnet34", "lr=range"])
     assert plan.fixed == ("model=resnet34",)
-    assert [r.key for r in plan.ranges] == ["lr"]
+    assert [r.key for r in plan.parameters] == ["lr"]
     assert (plan.max_jobs, plan.max_parallel_jobs) == (6, 2)
     assert plan.bound_hours == 12
     assert plan.name.startswith("resnet34-")
 
 
 def test_only_what_concerns_a_training_travels_to_the_job():
-    plan = make_plan(
+    plan = plan_of(
         ["lr=range", "tuner.max_jobs=3", "backend.root=/x", "name=mine", "instance=gpu", "epochs=2", "search=default"]
     )
     assert plan.fixed == ("epochs=2",)
@@ -26,11 +27,14 @@ def test_only_what_concerns_a_training_travels_to_the_job():
 
 
 def test_an_experiment_brings_its_sweep_and_the_user_may_narrow_it():
-    plan = make_plan(["experiment=course_b"])
-    assert {r.key for r in plan.ranges} == {"model", "batch_size", "lr"}
+    plan = plan_of(["experiment=course_b"])
+    assert {r.key for r in plan.parameters} == {"model", "batch_size", "lr"}
     assert plan.fixed == ("experiment=course_b",)
-    narrowed = make_plan(["experiment=course_b", "model=resnet18", "lr=interval(0.001,0.01)"])
-    assert {r.key: r.values for r in narrowed.ranges} == {"batch_size": ("128", "256", "512"), "lr": ("0.001", "0.01")}
+    narrowed = plan_of(["experiment=course_b", "model=resnet18", "lr=interval(0.001,0.01)"])
+    assert {r.key: r.values for r in narrowed.parameters} == {
+        "batch_size": ("128", "256", "512"),
+        "lr": ("0.001", "0.01"),
+    }
     assert "model=resnet18" in narrowed.fixed
 
 
@@ -43,9 +47,10 @@ def test_an_experiment_brings_its_sweep_and_the_user_may_narrow_it():
         (["model=resnet43", "lr=range"], "did you mean resnet34?"),
         (["nosuch=1,2"], "key 'nosuch' is unknown"),
         (["nosuch=1", "lr=range"], "key 'nosuch' is unknown"),
-        (["tuner.max_jobs=1,2"], "steers the sweep itself"),
+        (["tuner.max_jobs=1,2"], "is a setting of the launcher"),
         (["tuner.max_jobs=0", "lr=range"], "tuner.max_jobs=0"),
         (["tuner=grid", "lr=range"], "lr is an interval: give choices"),
+        (["tuner=grid", "tuner.max_jobs=3", "lr=0.1,0.2"], "tuner.max_jobs=3: a grid tries all 2 points"),
         (["batch_size=0,1"], "batch_size=0: must be a whole number"),
         (["lr=-1,2"], "lr=-1: must be a number"),
         (["lr=choice(a,b)"], "lr=a: must be a number"),
@@ -56,27 +61,27 @@ def test_an_experiment_brings_its_sweep_and_the_user_may_narrow_it():
 )
 def test_a_sweep_that_could_not_run_is_refused_before_anything_starts(overrides, message):
     with pytest.raises(UserError) as error:
-        make_plan(overrides)
+        plan_of(overrides)
     assert message in str(error.value)
 
 
 def test_a_grid_has_as_many_jobs_as_combinations_and_a_small_space_is_not_asked_for_more():
-    assert make_plan(["tuner=grid", "model=resnet18,resnet34", "batch_size=8,16,32"]).max_jobs == 6
-    small = make_plan(["model=resnet18,resnet34"])
+    assert plan_of(["tuner=grid", "model=resnet18,resnet34", "batch_size=8,16,32"]).max_jobs == 6
+    small = plan_of(["model=resnet18,resnet34"])
     assert (small.max_jobs, small.max_parallel_jobs) == (2, 2)
 
 
 def test_the_bound_counts_instances_and_the_sweeps_own_limit():
-    assert make_plan(["lr=range", "instance.count=2", "instance.max_hours=1"]).bound_hours == 12
-    assert make_plan(["lr=range", "tuner.max_hours=0.5"]).bound_hours == 1.0
+    assert plan_of(["lr=range", "instance.count=2", "instance.max_hours=1"]).bound_hours == 12
+    assert plan_of(["lr=range", "tuner.max_hours=0.5"]).bound_hours == 1.0
 
 
 def test_relative_paths_are_made_absolute_because_a_job_runs_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    plan = make_plan(["lr=range", "data=folder", "data.url=my dogs", "model.weights=w.pth"])
+    plan = plan_of(["lr=range", "data=folder", "data.url=my dogs", "model.weights=w.pth"])
     assert f"data.url='{tmp_path}/my dogs'" in plan.fixed
     assert f"model.weights={encode_path(tmp_path / 'w.pth')}" in plan.fixed
-    remote = make_plan(["lr=range", "data=s3", "data.url=s3://bucket/dogs"])
+    remote = plan_of(["lr=range", "data=s3", "data.url=s3://bucket/dogs"])
     assert remote.fixed == ("data=s3", "data.url=s3://bucket/dogs")
 
 
@@ -89,22 +94,22 @@ def test_relative_paths_are_made_absolute_because_a_job_runs_elsewhere(tmp_path,
     ],
 )
 def test_what_conf_leaves_open_can_be_searched(typed, values):
-    plan = make_plan(typed)
-    assert [(r.key, r.values) for r in plan.ranges] == [(typed[-1].partition("=")[0], values)]
+    plan = plan_of(typed)
+    assert [(r.key, r.values) for r in plan.parameters] == [(typed[-1].partition("=")[0], values)]
     assert plan.fixed == tuple(typed[:-1])
 
 
 def test_searched_paths_are_made_absolute_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    plan = make_plan(["data=folder", "data.url=pics1,/there/pics2"])
-    assert plan.ranges[0].values == (encode_path(tmp_path / "pics1"), encode_path("/there/pics2"))
+    plan = plan_of(["data=folder", "data.url=pics1,/there/pics2"])
+    assert plan.parameters[0].values == (encode_path(tmp_path / "pics1"), encode_path("/there/pics2"))
     assert plan.fixed == ("data=folder",)
 
 
 def test_the_plan_is_shown_as_it_was_typed(capsys):
     typed = ["model.name='[bold]'", "+model.kwargs.files=[/tmp/a,/tmp/b]", "data.url='/my [small] dogs/:dog:/[/x]'"]
-    plan = make_plan([*typed, "lr=range"])
-    console().print(plan_table(plan, open_backend(plan.cfg)))
+    plan = plan_of([*typed, "lr=range"])
+    console().print(sweep_plan(plan, open_backend(plan.cfg)))
     shown = capsys.readouterr().out
     assert all(word in shown for word in (*typed, "│ /my [small] dogs/:dog:/[/x] "))
 

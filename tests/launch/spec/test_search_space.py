@@ -8,15 +8,16 @@ from dogbreed.cli.overrides import parse
 from dogbreed.errors import UserError
 from launch.spec.contract import APP, FIRST_POINTS, KEYS, OVERRIDES, encode
 from launch.spec.requests.tuning import parameter_ranges
-from launch.spec.search_space import Range, split_overrides
+from launch.spec.search_space import SearchParameter, split_overrides
 
 DECLARED = {"lr": "tag(log,interval(1e-4,1e-1))", "model": "choice(resnet18,resnet34)"}
 
 
 def split(*overrides):
-    return split_overrides(
-        overrides, DECLARED, lambda group: ["resnet18", "resnet34", "vgg"], lambda key: key == "batch_size"
+    fixed, parameters = split_overrides(
+        parse(overrides), DECLARED, lambda group: ["resnet18", "resnet34", "vgg"], lambda key: key == "batch_size"
     )
+    return [override.input_line for override in fixed], parameters
 
 
 @pytest.mark.parametrize(
@@ -69,11 +70,11 @@ def test_override_to_range(override, kind, values, scaling):
         (["model=glob(foo*)"], "matches nothing"),
         (["lr=range", "lr=1,2"], "lr is searched twice"),
         (["lr=interval("], "cannot read"),
-        ([f"{APP}=1,2"], "app cannot be searched: a job has a hyperparameter app already; rename the key"),
+        ([f"{APP}=1,2"], "app cannot be searched: jobs have another hyperparameter app; rename the key"),
         ([f"{KEYS}=1,2"], "keys cannot be searched"),
         ([f"{OVERRIDES}=1,2"], "overrides cannot be searched"),
         ([f"+{FIRST_POINTS}=interval(1,2)"], "first_points cannot be searched"),
-        (["sagemaker.x=1,2"], "a job has a hyperparameter sagemaker_x already"),
+        (["sagemaker.x=1,2"], "jobs have another hyperparameter sagemaker_x"),
     ],
 )
 def test_a_range_that_can_not_be_searched_says_what_to_type(overrides, message):
@@ -103,9 +104,9 @@ def test_a_value_means_the_same_in_the_job_as_where_it_was_typed(value):
 
 
 def test_hyperparameter_names_are_safe_and_plain_keys_keep_theirs():
-    assert Range("lr", "Continuous", ("0", "1")).name == "lr"
-    assert Range("+model.kwargs.drop_rate", "Continuous", ("0", "1")).name == "model_kwargs_drop_rate"
-    assert Range("optimizer@other", "Categorical", ("a",)).name == "optimizer_other"
+    assert SearchParameter("lr", "Continuous", ("0", "1")).name == "lr"
+    assert SearchParameter("+model.kwargs.drop_rate", "Continuous", ("0", "1")).name == "model_kwargs_drop_rate"
+    assert SearchParameter("optimizer@other", "Categorical", ("a",)).name == "optimizer_other"
 
 
 def test_ranges_become_the_apis_dicts_of_strings():

@@ -12,19 +12,19 @@ from launch.backends.local import LOCAL_TARGET
 from launch.local.tuning.search import PastJob, Search
 from launch.spec.contract import FIRST_POINTS
 from launch.spec.limits import check_request
-from launch.spec.plan import make_plan
 from launch.spec.requests.tuning import parameter_ranges, tuning_request
-from launch.spec.search_space import Range
+from launch.spec.search_space import SearchParameter
 from launch.spec.settings import compose
 from launch.spec.strategy import first_points, resolve_strategy
+from tests.launch.plans import plan_of
 
 RANGES = {
-    "lr": Range("lr", "Continuous", ("0.0001", "0.1"), "Logarithmic"),
-    "batch_size": Range("batch_size", "Categorical", ("20", "50")),
-    "optimizer": Range("optimizer", "Categorical", ("sgd", "adamw")),
-    "model": Range("model", "Categorical", ("resnet34", "resnet50")),
-    "epochs": Range("epochs", "Integer", ("3", "9")),
-    "dropout": Range("+model.kwargs.drop_rate", "Continuous", ("0.0", "0.5")),
+    "lr": SearchParameter("lr", "Continuous", ("0.0001", "0.1"), "Logarithmic"),
+    "batch_size": SearchParameter("batch_size", "Categorical", ("20", "50")),
+    "optimizer": SearchParameter("optimizer", "Categorical", ("sgd", "adamw")),
+    "model": SearchParameter("model", "Categorical", ("resnet34", "resnet50")),
+    "epochs": SearchParameter("epochs", "Integer", ("3", "9")),
+    "dropout": SearchParameter("+model.kwargs.drop_rate", "Continuous", ("0.0", "0.5")),
 }
 OBJECTIVE = {"Type": "Maximize", "MetricName": "val/accuracy"}
 
@@ -53,19 +53,19 @@ def test_the_default_is_decided_by_what_is_searched(conf, searched, changed, str
     cfg = conf.copy()
     for key, value in changed.items():
         OmegaConf.update(cfg, key, value)
-    resolve_strategy(cfg, [RANGES[name] for name in searched])
+    cfg = resolve_strategy(cfg, [RANGES[name] for name in searched])
     assert (cfg.tuner.strategy, cfg.tuner.max_jobs, cfg.tuner.early_stopping) == (strategy, jobs, stopping)
 
 
 def test_another_application_has_no_epochs_to_stop_by(conf):
     cfg = conf.copy()
-    resolve_strategy(cfg, [RANGES["lr"]], app=True)
+    cfg = resolve_strategy(cfg, [RANGES["lr"]], app=True)
     assert cfg.tuner.strategy == "Bayesian"
 
 
 @pytest.mark.parametrize("typed", [[], ["epochs=9", "epochs=range", "batch_size=range"]])
 def test_the_defaults_request_is_one_that_aws_takes_and_its_resource_is_epochs(typed):
-    found = tuning_request(make_plan(["finetune=head", "lr=range", "name=sweep", *typed]), LOCAL_TARGET)
+    found = tuning_request(plan_of(["finetune=head", "lr=range", "name=sweep", *typed]), LOCAL_TARGET)
     assert check_request("CreateHyperParameterTuningJob", found) == []
     resource = found["HyperParameterTuningJobConfig"].get("StrategyConfig")
     assert resource == (None if typed else {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 5}})
@@ -88,7 +88,7 @@ def test_first_points_are_those_that_suit_what_is_fixed_and_lie_in_the_ranges(co
     # What no entry names gets the config's own value, and the first choice where that is a word.
     assert first(conf, "lr", "epochs", "model") == [{"lr": "0.001", "epochs": "7", "model": "resnet34"}]
     assert first(conf, "lr", "dropout") == []  # which of its values is usual, nobody knows
-    assert first_points(conf, [Range("lr", "Continuous", ("0.01", "0.1"))]) == []
+    assert first_points(conf, [SearchParameter("lr", "Continuous", ("0.01", "0.1"))]) == []
 
 
 def test_first_points_can_be_ones_own_or_none_and_are_for_searches_of_this_machine_that_learn(conf):
@@ -96,10 +96,10 @@ def test_first_points_can_be_ones_own_or_none_and_are_for_searches_of_this_machi
     assert first(conf, "lr", first_points=[]) == []
     with pytest.raises(UserError, match=r"type 'first_points=\[\{lr:0.01\}\]'"):
         first(conf, "lr", first_points=[0.01])
-    assert make_plan(["lr=range"]).first
-    assert make_plan(["lr=range", "tuner=random"]).first == ()
+    assert plan_of(["lr=range"]).first
+    assert plan_of(["lr=range", "tuner=random"]).first == ()
     aws = ["backend=sagemaker", "data=s3", "data.url=s3://b/dogs"]
-    on_aws = tuning_request(make_plan(["lr=range", *aws]), replace(LOCAL_TARGET, takes_first_points=False))
+    on_aws = tuning_request(plan_of(["lr=range", *aws]), replace(LOCAL_TARGET, takes_first_points=False))
     assert FIRST_POINTS not in on_aws["TrainingJobDefinition"]["StaticHyperParameters"]
 
 

@@ -77,17 +77,17 @@ def test_ctrl_c_leaves_a_sweep_at_aws_alone_and_another_terminal_takes_over(aws,
     assert tune.main([*SWEEP, "name=left"]) == 130
     thread.join()
     printed = capsys.readouterr().out
-    assert "SIGINT: left goes on without you" in printed
+    assert "SIGINT: detached; left keeps running" in printed
     assert "python -m launch.status left --follow backend=sagemaker" in printed
     assert aws.sent("StopHyperParameterTuningJob") == []
     assert status.main(["left", "backend=sagemaker"]) == 0
     assert "InProgress" in capsys.readouterr().out
     assert stop.main(["left", "backend=sagemaker"]) == 0
-    assert "left is being stopped" in capsys.readouterr().out
+    assert "left is stopping" in capsys.readouterr().out
     assert status.main(["left", "--follow", "backend=sagemaker"]) in (0, 1)
     assert "sweep left: Stopped" in capsys.readouterr().out
     assert stop.main(["left", "backend=sagemaker"]) == 0
-    assert "left has ended already: Stopped" in capsys.readouterr().out
+    assert "left has already ended: Stopped" in capsys.readouterr().out
 
 
 def test_ctrl_c_during_the_create_request_leaves_what_it_made_and_says_so(aws, capsys, monkeypatch, stand_in_does):
@@ -97,7 +97,7 @@ def test_ctrl_c_during_the_create_request_leaves_what_it_made_and_says_so(aws, c
     assert train.main(["lr=0.1", "name=left-too", *EXPLICIT]) == 130
     printed = capsys.readouterr().out
     for name in ("left", "left-too"):
-        assert f"SIGINT: {name} goes on without you" in printed
+        assert f"SIGINT: detached; {name} keeps running" in printed
         assert stop.main([name, "backend=sagemaker"]) == 0
 
 
@@ -108,7 +108,7 @@ def test_throttling_and_silence_are_waited_out(aws, impatient, capsys, faults, s
     aws.faults = {"DescribeHyperParameterTuningJob": faults}
     assert tune.main([*SWEEP, "name=slow"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("no answer for now") == 1 and printed.count("AWS answers again") == 1
+    assert printed.count("AWS is not responding") == 1 and printed.count("AWS is responding again") == 1
     assert said in printed
     assert "sweep slow: Completed" in printed
 
@@ -125,7 +125,7 @@ def test_credentials_that_expire_in_the_middle_leave_the_sweep_and_say_how_to_lo
     with pytest.raises(UserError) as error:
         tune.main([*SWEEP, "name=long"])
     assert "log in again" in str(error.value)
-    assert "long goes on, look again: python -m launch.status long --follow backend=sagemaker" in str(error.value)
+    assert "long keeps running, follow it: python -m launch.status long --follow backend=sagemaker" in str(error.value)
     assert stop.main(["long", "backend=sagemaker"]) == 0
 
 

@@ -13,14 +13,16 @@ import pytest
 from botocore.validate import ParamValidator
 
 from dogbreed.cli.config import resolve_defaults
+from dogbreed.cli.overrides import parse
 from launch.backends.local import LOCAL_TARGET
 from launch.spec.limits import check_request
-from launch.spec.plan import for_the_job, make_plan
-from launch.spec.requests.training import JobTarget
-from launch.spec.requests.tuning import training_request, tuning_request
+from launch.spec.plan import job_overrides
+from launch.spec.requests.training import JobTarget, training_request
+from launch.spec.requests.tuning import tuning_request
 from launch.spec.service_model import service_model
 from launch.spec.settings import compose
 from tests.documents import commands
+from tests.launch.plans import plan_of
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden.json"
@@ -45,11 +47,11 @@ def request(line):
     words += [] if any(word.startswith("name=") for word in words) else ["name=golden"]
     site = AWS if "backend=sagemaker" in words else LOCAL_TARGET
     if module == "launch.tune":
-        operation, found = "CreateHyperParameterTuningJob", tuning_request(make_plan(words), site)
+        operation, found = "CreateHyperParameterTuningJob", tuning_request(plan_of(words), site)
     else:
         words = ["model=resnet34", "lr=0.00389", *words]
         cfg = resolve_defaults(compose("training", words))
-        operation, found = "CreateTrainingJob", training_request(cfg, for_the_job(words), site)
+        operation, found = "CreateTrainingJob", training_request(cfg, job_overrides(parse(words)), site)
     text = json.dumps(found).replace(str(Path.cwd()), "CWD")
     return operation, json.loads(text)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from dogbreed.cli.config import resolve_defaults
-from launch.spec.plan import make_plan
-from launch.spec.requests.training import JobTarget
-from launch.spec.requests.tuning import training_request, tuning_request
+from launch.spec.requests.training import JobTarget, training_request
+from launch.spec.requests.tuning import tuning_request
 from launch.spec.settings import compose
 from tests.launch.cloud import BUCKET, IMAGE, ROLE
+from tests.launch.plans import plan_of
 
 OURS = [
     "model=resnet34", "lr=tag(log,interval(1e-4,1e-1))", "name=dogs", "tuner=bayesian", "tuner.max_hours=2",
@@ -81,7 +81,7 @@ def sdk_request(aws, operation, what, tmp_path):
 
 
 def ours_tuning():
-    return tuning_request(make_plan(OURS), SITE)
+    return tuning_request(plan_of(OURS), SITE)
 
 
 def ours_training():

@@ -8,11 +8,11 @@ from omegaconf import OmegaConf
 from dogbreed.cli.config import resolve_defaults
 from dogbreed.errors import UserError
 from launch.spec.limits import check_request
-from launch.spec.plan import make_plan
-from launch.spec.requests.training import JobTarget
-from launch.spec.requests.tuning import training_request, tuning_request
+from launch.spec.requests.training import JobTarget, training_request
+from launch.spec.requests.tuning import tuning_request
 from launch.spec.settings import compose
 from tests.launch.cloud import BUCKET, EXPLICIT, IMAGE, ROLE
+from tests.launch.plans import plan_of
 
 SITE = JobTarget(
     role_arn=ROLE,
@@ -91,7 +91,7 @@ APART = ("channel, File", "channel of weights", "several instance types", "hyper
 
 @functools.cache
 def sweep_request(*typed):
-    request = tuning_request(make_plan(["lr=range", "name=n", *EXPLICIT, *typed]), SITE)
+    request = tuning_request(plan_of(["lr=range", "name=n", *EXPLICIT, *typed]), SITE)
     assert check_request("CreateHyperParameterTuningJob", request) == []
     return request
 
@@ -146,33 +146,11 @@ def test_the_settings_of_jobs_are_in_a_trainings_request_too():
 )
 def test_a_setting_that_makes_no_sense_is_one_line(typed, message):
     with pytest.raises(UserError) as error:
-        make_plan(["lr=range", "backend=sagemaker", typed])
+        plan_of(["lr=range", "backend=sagemaker", typed])
     assert message in str(error.value)
 
 
 def test_a_training_has_one_kind_of_instance():
     cfg = resolve_defaults(compose("training", ["instance.alternatives=[ml.g4dn.xlarge]"]))
     with pytest.raises(UserError, match="is for sweeps"):
-        training_request(cfg, [], SITE)
-
-
-def test_the_debugger_of_aws_goes_with_a_training_where_it_is_asked_for():
-    cfg = resolve_defaults(compose("training", ["name=n", *EXPLICIT]))
-    assert not {"DebugHookConfig", "ProfilerConfig"} & set(training_request(cfg, [], SITE))
-    cfg = resolve_defaults(
-        compose("training", ["name=n", *EXPLICIT, "debugger=smdebug", "debugger.managed_rules=true"])
-    )
-    request = training_request(cfg, [], SITE)
-    assert check_request("CreateTrainingJob", request) == []
-    assert request["DebugHookConfig"]["S3OutputPath"] == f"s3://{BUCKET}/dogbreed/n/debug-output"
-    assert [c["CollectionName"] for c in request["DebugHookConfig"]["CollectionConfigurations"]] == [
-        "weights",
-        "gradients",
-        "losses",
-    ]
-    assert "VanishingGradient" in [r["RuleConfigurationName"] for r in request["DebugRuleConfigurations"]]
-    assert "ProfilerReport" in [r["RuleConfigurationName"] for r in request["ProfilerRuleConfigurations"]]
-    assert request["ProfilerConfig"]["ProfilingIntervalInMilliseconds"] == 500
-    cfg.debugger.smdebug.enabled = False
-    with pytest.raises(UserError, match="add debugger=smdebug"):
         training_request(cfg, [], SITE)

@@ -9,15 +9,16 @@ from dogbreed.errors import UserError
 from launch.backends.local import LOCAL_TARGET
 from launch.spec.limits import check_request
 from launch.spec.naming import resumed_name
-from launch.spec.plan import make_plan
-from launch.spec.requests.tuning import resume_request, training_request, tuning_request
+from launch.spec.requests.training import training_request
+from launch.spec.requests.tuning import resume_request, tuning_request
 from launch.spec.settings import compose
+from tests.launch.plans import plan_of
 
 OPERATION = "CreateHyperParameterTuningJob"
 
 
 def request(*overrides):
-    return tuning_request(make_plan(list(overrides)), LOCAL_TARGET)
+    return tuning_request(plan_of(list(overrides)), LOCAL_TARGET)
 
 
 def test_the_readme_commands_request():

@@ -1,0 +1,57 @@
+"""What the commands share: argv to names, flags and overrides, and their exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from dogbreed.errors import UserError
+
+SUCCESS, FAILURE = 0, 1
+"""Exit status; 2 is a mistake on the command line, 128 + N is signal N."""
+
+
+class Args(NamedTuple):
+    """The arguments of a command."""
+
+    names: list[str]
+    """Arguments that are neither overrides nor flags."""
+    overrides: list[str]
+    """Arguments with a `=`: KEY=VALUE."""
+    flags: frozenset[str]
+    """The known flags that were given."""
+
+    def one_name(self, usage: str) -> str:
+        """Returns the only name.
+
+        Args:
+            usage: What to type, for the error message.
+
+        Raises:
+            UserError: There is none, or more than one.
+        """
+        if len(self.names) != 1:
+            raise UserError(f"give one name, got {' '.join(self.names) or 'none'}: {usage}")
+        return self.names[0]
+
+    def optional_name(self) -> str | None:
+        """Returns the only name; None if there is none.
+
+        Raises:
+            UserError: There is more than one.
+        """
+        if len(self.names) > 1:
+            raise UserError(f"give at most one name, got {' '.join(self.names)}")
+        return self.names[0] if self.names else None
+
+
+def split_argv(argv: Sequence[str], flags: Collection[str] = ()) -> Args:
+    """Returns the arguments of a command, sorted by kind.
+
+    Args:
+        argv: The arguments after the command's name.
+        flags: Words such as `--follow` that the command knows.
+    """
+    overrides = [word for word in argv if "=" in word]
+    names = [word for word in argv if "=" not in word and word not in flags]
+    return Args(names, overrides, frozenset(argv) & frozenset(flags))
