@@ -10,12 +10,12 @@ import base64
 import json
 import os
 import subprocess
-import sysconfig
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.serving.conftest import endpoint, model_folder  # noqa: F401 - fixtures
 from tests.serving.running_endpoint import CLASSES
@@ -59,7 +59,7 @@ def container(model_folder, tmp_path_factory):  # noqa: F811
     code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
     site = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     borrowed = tmp_path_factory.mktemp("borrowed")  # the image contains PyTorch but not dogbreed
-    for package in Path(sysconfig.get_paths()["purelib"]).iterdir():
+    for package in Path(torch.__file__).parents[1].iterdir():
         if (
             "dogbreed" not in package.name
             and "editable" not in package.name
