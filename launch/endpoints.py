@@ -1,51 +1,40 @@
-"""Shows the endpoints that there are, what they serve, and what they cost an hour, of this machine or of AWS.
+"""Lists endpoints with what they serve and what they cost per hour, on this machine or on AWS.
 
-python -m launch.endpoints                      all of them, newest first, 50 at most
-python -m launch.endpoints NAME                 one of them, with the end of its log
-python -m launch.endpoints backend=sagemaker    those at AWS
+python -m launch.endpoints                      the newest 50, newest first
+python -m launch.endpoints NAME                 one endpoint, with the end of its log
+python -m launch.endpoints backend=sagemaker    those on AWS
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 from dogbreed.cli.command import run_cli
-from dogbreed.errors import UserError
 from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
-from launch.hosting.endpoint_state import describe_endpoint, list_endpoints, read_standing, unknown_endpoint
+from launch.cli import split_argv
+from launch.hosting.endpoint_state import get_endpoint, list_endpoints, read_endpoint_info
 from launch.spec.settings import compose
-from launch.views.endpoint_tables import details, endpoints_table, tail, total_line
+from launch.views.endpoint_tables import details_table, endpoints_table, print_log_tail, total_line
 from launch.views.text import console
 
 
-def main(words: list[str]) -> int:
-    """Prints the list, or one endpoint; returns 0."""
-    names = [word for word in words if "=" not in word]
-    if len(names) > 1:
-        raise UserError(f"give one name at most, got {' '.join(names)}")
-    cfg, out = compose("deploy", [word for word in words if "=" in word]), console()
+def main(argv: list[str]) -> int:
+    """Prints all endpoints, or one; returns 0."""
+    args = split_argv(argv)
+    name = args.optional_name()
+    cfg, out = compose("deploy", args.overrides), console()
+    backend = open_backend(cfg)
     with api_errors(cfg):
-        client = open_backend(cfg).client()
-        if names:
-            endpoint = describe_endpoint(client, names[0])
-            if endpoint is None:
-                raise unknown_endpoint(client, names[0])
-            out.print(details(cfg, endpoint, read_standing(client, endpoint)))
-            for line in tail(cfg, names[0]):
-                out.print(f"  {line}", soft_wrap=True)
+        client = backend.client()
+        if name is not None:
+            out.print(details_table(backend, read_endpoint_info(client, get_endpoint(client, name))))
+            print_log_tail(backend, name, out)
             return 0
-        names = [summary["EndpointName"] for summary in list_endpoints(client)]
-        with ThreadPoolExecutor(8) as threads:  # at AWS four requests for each
-            listed = [found for found in threads.map(lambda name: describe_endpoint(client, name), names) if found]
-            found = list(
-                zip(listed, threads.map(lambda endpoint: read_standing(client, endpoint), listed), strict=True)
-            )
-    if not found:
-        out.print("none is running; deploy one with: python -m launch.deploy from_training=NAME")
+        endpoints = list_endpoints(client)
+    if not endpoints:
+        out.print("there are no endpoints; deploy one with: python -m launch.deploy from_training=NAME")
         return 0
-    out.print(endpoints_table(cfg, found))
-    out.print(total_line(cfg, found))
+    out.print(endpoints_table(backend, endpoints))
+    out.print(total_line(backend, endpoints))
     return 0
 
 

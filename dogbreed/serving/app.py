@@ -108,7 +108,7 @@ class Endpoint:
         return Response(content, media_type=kind)
 
     def _admit(self, before: int, now: int) -> int:
-        """Changes the number of images that a request counts as; a lone request is admitted whatever its size."""
+        """Changes the number of images that a request counts as; a lone request of any size is admitted."""
         others = self._pending_images - before
         if others and others + now > self.settings.max_waiting:
             raise _busy(f"{others} images are waiting")

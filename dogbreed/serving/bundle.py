@@ -77,7 +77,7 @@ def write_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> N
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CARD).unlink(missing_ok=True)  # a folder without a card is not a model, whatever else it holds
+        (folder / CARD).unlink(missing_ok=True)  # a folder without a card does not count as a model
         tensors = {
             key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()
         }

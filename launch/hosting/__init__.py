@@ -1,1 +1,1 @@
-"""Endpoints: from a trained model to requests that make one, and to the answers that it gives."""
+"""Life cycle of endpoints: find a model, deploy it, invoke the endpoint, delete it."""

@@ -1,153 +1,151 @@
-"""What people see of endpoints in a terminal."""
+"""Endpoints in the terminal: plans, tables, outcomes and the next commands."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from launch.backends import open_backend
+from launch.backends import Backend
 from launch.backends.aws.errors import explain_failure
-from launch.hosting.endpoint_state import GONE, Standing
 from launch.spec.contract import Json
+from launch.spec.endpoint_info import DELETED, EndpointInfo
 from launch.spec.requests.endpoint import TrainedModel
 from launch.views.text import duration
 
 STYLES = {"InService": "green", "Failed": "red", "Creating": "cyan", "Updating": "cyan", "Deleting": "yellow"}
+"""Colour of each status."""
+
 TAIL_LINES = 20
-"""Of an endpoint's log, where they are shown."""
+"""Last lines of an endpoint's log that are shown."""
 
 
-def plan_table(cfg: DictConfig, model: TrainedModel) -> Table:
-    """Returns what will be served and on what, before anything is sent."""
+def plan_table(cfg: DictConfig, backend: Backend, model: TrainedModel) -> Table:
+    """Returns what will be deployed and what it will run on."""
     table = Table(title=f"endpoint {cfg.name}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("model", f"of training {model.name}")
-    table.add_row("lies at", model.url)
-    table.add_row("runs on", _planned_on(cfg))
+    table.add_row("training", model.name)
+    table.add_row("model", model.url)
+    table.add_row("runs on", _planned_instances(cfg) if backend.billed else "this machine")
     if cfg.autoscaling.max_count:
-        each = f"{cfg.autoscaling.requests_per_minute:g} requests a minute for each"
-        table.add_row("scaling", f"{cfg.autoscaling.min_count} to {cfg.autoscaling.max_count} instances, {each}")
+        target = f"{cfg.autoscaling.requests_per_minute:g} requests per minute and instance"
+        table.add_row("autoscaling", f"{cfg.autoscaling.min_count} to {cfg.autoscaling.max_count} instances, {target}")
     if cfg.data_capture.percent:
-        table.add_row("captured", f"{cfg.data_capture.percent} % of the requests and answers")
+        table.add_row("data capture", f"{cfg.data_capture.percent} % of the requests and responses")
     return table
 
 
-def _planned_on(cfg: DictConfig) -> str:
-    if not open_backend(cfg).billed:
-        return "this machine"
+def _planned_instances(cfg: DictConfig) -> str:
     if cfg.serverless.memory_mb is not None:
-        return f"AWS, serverless, {cfg.serverless.memory_mb} MB; costs by the request"
-    price, count, most = cfg.instance.price_per_hour, cfg.instance.count, cfg.autoscaling.max_count or 0
-    cost = "" if price is None else f"; {price * count:.2f} an hour"
-    cost += f", at most {price * most:.2f}" if cost and most > count else ""
-    return f"AWS, {count} x {cfg.instance.type}{cost}, until it is removed"
+        return f"AWS, serverless, {cfg.serverless.memory_mb} MB; billed per request"
+    price, count, max_count = cfg.instance.price_per_hour, cfg.instance.count, cfg.autoscaling.max_count or 0
+    cost = "" if price is None else f"; {price * count:.2f} per hour"
+    cost += f", at most {price * max_count:.2f}" if cost and max_count > count else ""
+    return f"AWS, {count} x {cfg.instance.type}{cost}, until it is deleted"
 
 
-def runs_on(cfg: DictConfig, name: str, standing: Standing) -> str:
-    """Returns what an endpoint runs on, in words; on this machine the address of its page."""
-    if not open_backend(cfg).billed:
-        return open_backend(cfg).endpoint_page(name) or "this machine"
-    if "ServerlessConfig" in standing.variant:
-        return f"serverless, {standing.variant['ServerlessConfig']['MemorySizeInMB']} MB"
-    return f"{standing.count} x {standing.variant.get('InstanceType', '?')}"
-
-
-def cost_an_hour(cfg: DictConfig, standing: Standing) -> str:
-    """Returns what an endpoint costs an hour, in words."""
-    if not open_backend(cfg).billed:
-        return "nothing"
-    if "ServerlessConfig" in standing.variant:
-        return "by the request"
-    return "unknown" if standing.cost_per_hour is None else f"{standing.cost_per_hour:.2f}"
-
-
-def endpoints_table(cfg: DictConfig, found: list[tuple[Json, Standing]]) -> Table:
-    """Returns a line for each endpoint: what it serves, on what, since when, and what it costs an hour."""
+def endpoints_table(backend: Backend, endpoints: Sequence[EndpointInfo]) -> Table:
+    """Returns one row per endpoint."""
     table = Table(title="endpoints", title_justify="left")
-    for column in ("name", "status", "model of", "runs on", "since", "time", "an hour"):
-        table.add_column(column, justify="right" if column in ("time", "an hour") else "left", overflow="fold")
-    for endpoint, standing in found:
-        name, status, created = endpoint["EndpointName"], endpoint["EndpointStatus"], endpoint["CreationTime"]
+    for column in ("name", "status", "training", "runs on", "created", "age", "cost per hour"):
+        table.add_column(column, justify="right" if column in ("age", "cost per hour") else "left", overflow="fold")
+    for endpoint in endpoints:
         table.add_row(
-            name,
-            Text(status, style=STYLES.get(status, "")),
-            standing.training or standing.model_name or "?",
-            runs_on(cfg, name, standing),
-            created.astimezone().strftime("%Y-%m-%d %H:%M"),
-            duration((datetime.now(timezone.utc) - created).total_seconds()),
-            cost_an_hour(cfg, standing) if status != "Failed" else "nothing",
+            endpoint.name,
+            Text(endpoint.status, style=STYLES.get(endpoint.status, "")),
+            endpoint.training or endpoint.model_name or "?",
+            _instances(backend, endpoint),
+            endpoint.created.astimezone().strftime("%Y-%m-%d %H:%M"),
+            duration((datetime.now(timezone.utc) - endpoint.created).total_seconds()),
+            _cost(backend, endpoint),
         )
     return table
 
 
-def total_line(cfg: DictConfig, found: list[tuple[Json, Standing]]) -> str:
-    """Returns how many endpoints are there and what they cost an hour together."""
-    charged = [standing for endpoint, standing in found if endpoint["EndpointStatus"] != "Failed"]
-    if not open_backend(cfg).billed:
-        return f"{len(charged)} running on this machine"
-    known = [standing.cost_per_hour for standing in charged if standing.cost_per_hour is not None]
-    unknown = len(charged) - len(known)
-    line = f"{len(charged)} running, {sum(known):.2f} an hour"
-    more = f", and {unknown} of unknown cost: deploy with instance.price_per_hour=NUMBER to have it added up"
-    return line + (more if unknown else "")
+def _instances(backend: Backend, endpoint: EndpointInfo) -> str:
+    if not backend.billed:
+        return backend.endpoint_page(endpoint.name) or "this machine"
+    if endpoint.memory_mb is not None:
+        return f"serverless, {endpoint.memory_mb} MB"
+    return f"{endpoint.num_instances} x {endpoint.variant.get('InstanceType', '?')}"
 
 
-def tail(cfg: DictConfig, name: str) -> list[str]:
-    """Returns the last lines of an endpoint's log, or why they cannot be had."""
-    try:
-        return open_backend(cfg).endpoint_log(name).read()[-TAIL_LINES:]
-    except ClientError as error:
-        return [f"its log cannot be read: {error}"]
+def _cost(backend: Backend, endpoint: EndpointInfo) -> str:
+    if not backend.billed or endpoint.status == "Failed":
+        return "0"
+    if endpoint.memory_mb is not None:
+        return "per request"
+    return "unknown" if endpoint.cost_per_hour is None else f"{endpoint.cost_per_hour:.2f}"
 
 
-def say_in_service(cfg: DictConfig, name: str, out: Console) -> None:
-    """Says that an endpoint answers, and what one can do with it."""
-    out.print(f"\n{name} is in service", soft_wrap=True)
-    if page := open_backend(cfg).endpoint_page(name):
-        out.print(f"  its page:  {page}", soft_wrap=True)
-    out.print(f"  ask it:    {open_backend(cfg).command_line('predict', name, 'photo.jpg')}", soft_wrap=True)
-    out.print(f"  list all:  {open_backend(cfg).command_line('endpoints')}", soft_wrap=True)
-    out.print(f"  remove it: {open_backend(cfg).command_line('undeploy', name)}", soft_wrap=True)
+def total_line(backend: Backend, endpoints: Sequence[EndpointInfo]) -> str:
+    """Returns how many endpoints are running and what they cost per hour together."""
+    running = [endpoint for endpoint in endpoints if endpoint.status != "Failed"]
+    if not backend.billed:
+        return f"{len(running)} running on this machine"
+    costs = [endpoint.cost_per_hour for endpoint in running if endpoint.cost_per_hour is not None]
+    line = f"{len(running)} running, {sum(costs):.2f} per hour"
+    unknown = len(running) - len(costs)
+    hint = f", and {unknown} of unknown cost: deploy with instance.price_per_hour=NUMBER to include it"
+    return line + (hint if unknown else "")
 
 
-def say_failed(cfg: DictConfig, name: str, endpoint: Json | None, out: Console) -> None:
-    """Shows the end of an endpoint's log, why it failed, and what to do."""
-    for line in tail(cfg, name):
-        out.print(f"  {line}", soft_wrap=True)
-    status = GONE if endpoint is None else endpoint["EndpointStatus"]
-    reason = explain_failure((endpoint or {}).get("FailureReason", "no reason is given"))
-    out.print(f"endpoint {name} is {status}: {reason}", soft_wrap=True)
-    if endpoint is not None and status != "InService":
-        out.print(f"remove it: {open_backend(cfg).command_line('undeploy', name)}", soft_wrap=True)
-
-
-def say_left(cfg: DictConfig, name: str, signal_name: str, out: Console) -> None:
-    """Says that an endpoint goes on without whoever watched it."""
-    out.print(f"{signal_name}: {name} goes on without you", soft_wrap=True)
-    out.print(f"  look again: {open_backend(cfg).command_line('endpoints', name)}", soft_wrap=True)
-    out.print(f"  remove it:  {open_backend(cfg).command_line('undeploy', name)}", soft_wrap=True)
-
-
-def details(cfg: DictConfig, endpoint: Json, standing: Standing) -> Table:
-    """Returns what is known of one endpoint."""
-    name = endpoint["EndpointName"]
-    table = Table("key", "value", title=f"endpoint {name}: {endpoint['EndpointStatus']}", title_justify="left")
+def details_table(backend: Backend, endpoint: EndpointInfo) -> Table:
+    """Returns what is known about one endpoint."""
+    table = Table("key", "value", title=f"endpoint {endpoint.name}: {endpoint.status}", title_justify="left")
     rows: dict[str, Any] = {
-        "reason": explain_failure(endpoint["FailureReason"]) if "FailureReason" in endpoint else "",
-        "model of": standing.training or standing.model_name,
-        "runs on": runs_on(cfg, name, standing),
-        "an hour": cost_an_hour(cfg, standing),
-        "since": endpoint["CreationTime"].astimezone().strftime("%Y-%m-%d %H:%M:%S"),
-        "configuration": endpoint.get("EndpointConfigName", ""),
+        "reason": explain_failure(endpoint.failure_reason) if endpoint.failure_reason else "",
+        "training": endpoint.training or endpoint.model_name,
+        "runs on": _instances(backend, endpoint),
+        "cost per hour": _cost(backend, endpoint),
+        "created": endpoint.created.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        "configuration": endpoint.config_name,
     }
     for key, value in rows.items():
         if value:
             table.add_row(key, Text(str(value)))
     return table
+
+
+def print_log_tail(backend: Backend, name: str, out: Console) -> None:
+    """Prints the last lines of an endpoint's log, or why it cannot be read."""
+    try:
+        lines = backend.endpoint_log(name).read()[-TAIL_LINES:]
+    except (ClientError, BotoCoreError) as error:
+        lines = [f"the log cannot be read: {error}"]
+    for line in lines:
+        out.print(f"  {line}", soft_wrap=True)
+
+
+def print_in_service(backend: Backend, name: str, out: Console) -> None:
+    """Prints that an endpoint is in service and the commands to use it."""
+    out.print(f"\n{name} is in service", soft_wrap=True)
+    if page := backend.endpoint_page(name):
+        out.print(f"  web page: {page}", soft_wrap=True)
+    out.print(f"  predict:  {backend.command_line('predict', name, 'photo.jpg')}", soft_wrap=True)
+    out.print(f"  list all: {backend.command_line('endpoints')}", soft_wrap=True)
+    out.print(f"  delete:   {backend.command_line('undeploy', name)}", soft_wrap=True)
+
+
+def print_failure(backend: Backend, name: str, endpoint: Json | None, out: Console) -> None:
+    """Prints the end of an endpoint's log, the reason of the failure and the next command."""
+    print_log_tail(backend, name, out)
+    status = DELETED if endpoint is None else endpoint["EndpointStatus"]
+    reason = explain_failure((endpoint or {}).get("FailureReason", "no reason is given"))
+    out.print(f"endpoint {name} is {status}: {reason}", soft_wrap=True)
+    if endpoint is not None and status != "InService":
+        out.print(f"delete it: {backend.command_line('undeploy', name)}", soft_wrap=True)
+
+
+def print_detached(backend: Backend, name: str, signal_name: str, out: Console) -> None:
+    """Prints that the deployment continues and how to see or delete the endpoint."""
+    out.print(f"{signal_name}: detached; the deployment of {name} continues", soft_wrap=True)
+    out.print(f"  see it:    {backend.command_line('endpoints', name)}", soft_wrap=True)
+    out.print(f"  delete it: {backend.command_line('undeploy', name)}", soft_wrap=True)

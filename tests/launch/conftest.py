@@ -1,5 +1,6 @@
 """AWS as far as one machine has it: moto for S3, STS, IAM and logs, LocalSageMaker over HTTP for SageMaker."""
 
+import functools
 import os
 import threading
 
@@ -8,9 +9,12 @@ import pytest
 
 from launch.backends.aws import session
 from launch.backends.aws.backend import AwsBackend
-from launch.local import LocalSageMaker
+from launch.backends.local import LocalBackend
+from launch.local import LocalSageMaker, local_client
 from launch.local.server import make_server
 from tests.launch.cloud import BUCKET, STAND_IN, Faulty
+from tests.launch.local_jobs import SERVE, end_endpoints, state_of
+from tests.launch.served import train
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +78,24 @@ def impatient(monkeypatch):
 
     quick = Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=3, read_timeout=3)
     monkeypatch.setattr(session, "client_config", lambda **options: quick)
+
+
+@pytest.fixture
+def trained_dogs(tmp_path, monkeypatch):
+    """An empty working folder with a training called dogs whose model can be served."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("launch.local.local_client", functools.partial(local_client, serve=SERVE), raising=False)
+    monkeypatch.setattr(LocalBackend, "poll_s", 0.05)
+    train("dogs")
+    yield tmp_path
+    end_endpoints("outputs")
+
+
+@pytest.fixture
+def dogs(trained_dogs, capsys):
+    """The state of the endpoint dogs, in service."""
+    from launch import deploy
+
+    assert deploy.main(["from_training=dogs"]) == 0
+    capsys.readouterr()
+    return state_of("outputs/endpoints/dogs")

@@ -1,4 +1,4 @@
-"""The README's way from a model to an answer, word by word; a training of the README's name is there."""
+"""The documented commands of deployment and prediction, run as typed, against a prepared training."""
 
 import functools
 import shlex
@@ -22,7 +22,7 @@ def run(line, *more):
     return MAINS[module]([word.replace("PATH", ".") for word in words] + list(more))
 
 
-def test_every_command_on_this_machine(tmp_path, monkeypatch, s3_server, capsys):
+def test_readme_deploy_commands_run_locally(tmp_path, monkeypatch, s3_server, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("launch.local.local_client", functools.partial(local_client, serve=SERVE), raising=False)
     monkeypatch.setattr(LocalBackend, "poll_s", 0.05)
@@ -40,11 +40,11 @@ def test_every_command_on_this_machine(tmp_path, monkeypatch, s3_server, capsys)
             assert run(line) == 0, line
     finally:
         end_endpoints("outputs")
-    assert "accuracy by their folders: 1.0000 (2 of 2)" in capsys.readouterr().out
+    assert "accuracy, taking folders as classes: 1.0000 (2 of 2)" in capsys.readouterr().out
     assert Path("predictions.csv").is_file() and Path("test.csv").is_file()
 
 
-def test_every_command_for_aws_makes_requests_that_it_takes(aws, capsys):
+def test_readme_deploy_aws_commands_dry_run(aws, capsys):
     put_training(aws.root / "dogs-1")
     pack_model(aws.root / "dogs-1")
     there = [line for line in LINES if "backend=sagemaker" in line]

@@ -38,8 +38,10 @@ class AwsBackend(Backend):
         return self._client("sagemaker")
 
     def runtime(self) -> Any:
-        """Returns boto3's sagemaker-runtime client, for up to 64 threads."""
-        return self._client("sagemaker-runtime", read_timeout=70, max_pool_connections=64)
+        """Returns boto3's sagemaker-runtime client, for up to 64 threads; `launch.hosting.invoke` does the retries."""
+        return self._client(
+            "sagemaker-runtime", read_timeout=70, max_pool_connections=64, retries={"total_max_attempts": 1}
+        )
 
     def scaling_client(self) -> Any:
         """Returns boto3's application-autoscaling client."""
@@ -91,7 +93,7 @@ class AwsBackend(Backend):
 
     def prepare_endpoint(self, cfg: DictConfig, model: TrainedModel) -> tuple[EndpointTarget, TrainedModel, Upload]:
         """Returns role, image and bucket of the endpoint; the model of a local training is uploaded."""
-        from launch.backends.endpoint_target import prepare_endpoint
+        from launch.backends.aws.endpoint_target import prepare_endpoint
 
         return prepare_endpoint(cfg, model)
 

@@ -1,4 +1,4 @@
-"""A trained model to the requests that make an endpoint of it, in the order in which they are sent. Pure."""
+"""Builds the requests that create or update an endpoint, in the order in which they are sent. Pure."""
 
 from __future__ import annotations
 
@@ -15,106 +15,120 @@ from launch.spec.contract import Json
 from launch.spec.requests.training import tags
 
 VARIANT = "AllTraffic"
-"""The one variant of every endpoint, by the SageMaker SDK's own name."""
-TRAINING = "DOGBREED_TRAINING"
-"""Variable of the model's server that says which training it comes from."""
+"""Name of the only production variant, as in the SageMaker SDK."""
+
+TRAINING_VARIABLE = "DOGBREED_TRAINING"
+"""Environment variable of the model that names the training it comes from."""
+
 PRICE_TAG = "dogbreed:price_per_hour"
-"""Tag of an endpoint: what one of its instances costs an hour."""
-PROGRAM = "inference.py"
-SCALING = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
+"""Tag of an endpoint that holds the hourly price of one instance."""
+
 MAX_NAME = 63
+"""SageMaker's limit on the length of names."""
+
+_PROGRAM = "inference.py"
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The model that a training left."""
+    """The model of a training."""
 
     name: str
-    """Of the training."""
+    """Name of the training."""
     url: str
     """`s3://.../model.tar.gz`, or a folder that ends in `/`."""
     version: str = ""
-    """Tells it from an earlier training of the same name."""
+    """Distinguishes it from an earlier training of the same name."""
     path: Path | None = None
-    """Where it lies on this machine, if it does."""
+    """Local archive or folder of the model; None if it is only in S3."""
 
 
 @dataclass(frozen=True)
 class EndpointTarget:
-    """Where an endpoint runs: what its requests must name beside the config."""
+    """What the requests for an endpoint name besides the config."""
 
     role_arn: str
     image: str
+    """URI of the container image."""
     output_path: str
-    """`s3://BUCKET/PREFIX` for what is captured."""
+    """`s3://BUCKET/PREFIX` below which captured requests are stored."""
     region: str = "local"
     managed: bool = True
     """Whether AWS runs the endpoint: only then autoscaling and data capture are available."""
 
 
-def deploy_requests(
+def endpoint_requests(
     cfg: DictConfig, model: TrainedModel, target: EndpointTarget, update: bool = False
 ) -> dict[str, Json]:
-    """Returns operation to request, in order: what makes, or updates, the endpoint `cfg.name`.
+    """Returns operation to request, in order, to create or update the endpoint `cfg.name`.
 
-    The model and the endpoint configuration are named by their content: the same again has the same names. No two
-    configurations share a model, so whoever removes one may remove both.
+    The model and the endpoint configuration are named by a hash of their content, so deploying the same model again
+    is idempotent. Configurations never share a model, so both can be deleted together.
 
     Args:
-        cfg: of deploy.yaml, its name settled.
-        model: what is served.
-        target: where.
-        update: the endpoint is there already.
+        cfg: The config of deploy.yaml, with its name resolved.
+        model: The model to serve.
+        target: Where the endpoint runs.
+        update: Whether the endpoint exists already.
 
     Raises:
-        UserError: settings that do not go together.
+        UserError: settings contradict each other.
     """
     _check(cfg, target)
     name = str(cfg.name)
-    made, variant, more = _model(cfg, model, target), _variant(cfg), _config(cfg, target)
-    own_name = content_name(name, made, variant, more, model.version)
+    create_model, variant, config = _model(cfg, model, target), _variant(cfg), _config(cfg, target)
+    own_name = content_name(name, create_model, variant, config, model.version)
     variants = [{"VariantName": VARIANT, "ModelName": own_name, "InitialVariantWeight": 1.0, **variant}]
     endpoint = {"EndpointName": name, "EndpointConfigName": own_name}
     requests = {
-        "CreateModel": {"ModelName": own_name, **made},
-        "CreateEndpointConfig": {"EndpointConfigName": own_name, "ProductionVariants": variants, **more},
+        "CreateModel": {"ModelName": own_name, **create_model},
+        "CreateEndpointConfig": {"EndpointConfigName": own_name, "ProductionVariants": variants, **config},
     }
-    if update:  # one that has grown by itself stays as large as it is
-        keep = {"RetainAllVariantProperties": True} if cfg.autoscaling.max_count else {}
-        requests["UpdateEndpoint"] = endpoint | keep
+    if update:  # a scaled-out endpoint keeps its number of instances
+        retained = {"RetainAllVariantProperties": True} if cfg.autoscaling.max_count else {}
+        requests["UpdateEndpoint"] = endpoint | retained
     else:
-        price = cfg.instance.price_per_hour
-        own = tags(cfg) + ([{"Key": PRICE_TAG, "Value": f"{price:g}"}] if price is not None else [])
-        requests["CreateEndpoint"] = endpoint | ({"Tags": own} if own else {})
+        endpoint_tags = tags(cfg) + price_tags(cfg)
+        requests["CreateEndpoint"] = endpoint | ({"Tags": endpoint_tags} if endpoint_tags else {})
     return requests | (_scaling(cfg) if cfg.autoscaling.max_count else {})
 
 
+def price_tags(cfg: DictConfig) -> list[Json]:
+    """Returns the tag that records the hourly price of one instance; none if no price is given."""
+    price = cfg.instance.price_per_hour
+    return [] if price is None else [{"Key": PRICE_TAG, "Value": f"{price:g}"}]
+
+
 def content_name(stem: str, *content: Any) -> str:
-    """Returns `STEM-1a2b3c4d`, the same for the same content, within SageMaker's length of names."""
+    """Returns `STEM-1a2b3c4d` with a hash of `content`, within SageMaker's length limit."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     return f"{stem[: MAX_NAME - 9].rstrip('-')}-{digest}"
 
 
-def is_made_for(name: str, endpoint: str) -> bool:
-    """Returns whether a model or configuration of that name was made for the endpoint by `deploy_requests`."""
+def is_owned_name(name: str, endpoint: str) -> bool:
+    """Returns whether `name` has the form that `endpoint_requests` gives the endpoint's model and configuration."""
     stem, _, digest = name.rpartition("-")
     return stem == endpoint[: MAX_NAME - 9].rstrip("-") and len(digest) == 8
 
 
 def scaling_target(name: str) -> Json:
-    """Returns what names the instances of endpoint `name` in requests to Application Auto Scaling."""
-    return {**SCALING, "ResourceId": f"endpoint/{name}/variant/{VARIANT}"}
+    """Returns the fields that identify endpoint `name` in requests to Application Auto Scaling."""
+    return {
+        "ServiceNamespace": "sagemaker",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+        "ResourceId": f"endpoint/{name}/variant/{VARIANT}",
+    }
 
 
 def _check(cfg: DictConfig, target: EndpointTarget) -> None:
     serverless = cfg.serverless.memory_mb is not None
     for key in ("autoscaling.max_count", "data_capture.percent"):
         if not target.managed and OmegaConf.select(cfg, key):
-            raise UserError(f"{key} is done by AWS, not on this machine: leave it out, or add backend=sagemaker")
+            raise UserError(f"{key} is only available on AWS: omit it, or add backend=sagemaker")
     if cfg.autoscaling.max_count and serverless:
         raise UserError("serverless.memory_mb and autoscaling.max_count: a serverless endpoint has no instances to add")
     if serverless and cfg.instance.price_per_hour is not None:
-        raise UserError("instance.price_per_hour: a serverless endpoint costs by the request, nothing by the hour")
+        raise UserError("instance.price_per_hour: a serverless endpoint is billed per request, not per hour")
     if cfg.autoscaling.max_count and cfg.autoscaling.max_count < cfg.autoscaling.min_count:
         raise UserError(f"autoscaling.max_count={cfg.autoscaling.max_count} is less than autoscaling.min_count")
 
@@ -123,8 +137,8 @@ def _model(cfg: DictConfig, model: TrainedModel, target: EndpointTarget) -> Json
     environment = {
         "DOGBREED_ANSWER": str(cfg.answer),
         "DOGBREED_TOP_K": str(cfg.top_k),
-        TRAINING: model.name,
-        "SAGEMAKER_PROGRAM": PROGRAM,
+        TRAINING_VARIABLE: model.name,
+        "SAGEMAKER_PROGRAM": _PROGRAM,
         "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
         "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
         "SAGEMAKER_REGION": target.region,
@@ -132,8 +146,8 @@ def _model(cfg: DictConfig, model: TrainedModel, target: EndpointTarget) -> Json
     }
     source: Json = {"ModelDataUrl": model.url}
     if model.url.endswith("/"):
-        place = {"S3Uri": model.url, "S3DataType": "S3Prefix", "CompressionType": "None"}
-        source = {"ModelDataSource": {"S3DataSource": place}}
+        prefix = {"S3Uri": model.url, "S3DataType": "S3Prefix", "CompressionType": "None"}
+        source = {"ModelDataSource": {"S3DataSource": prefix}}
     request: Json = {
         "PrimaryContainer": {"Image": target.image, **source, "Environment": environment},
         "ExecutionRoleArn": target.role_arn,
@@ -150,15 +164,19 @@ def _model(cfg: DictConfig, model: TrainedModel, target: EndpointTarget) -> Json
 
 
 def _variant(cfg: DictConfig) -> Json:
-    """Returns what the endpoint runs on."""
+    """Returns the instances or the serverless capacity of the production variant."""
     if cfg.serverless.memory_mb is None:
         return {"InstanceType": str(cfg.instance.type), "InitialInstanceCount": int(cfg.instance.count)}
-    memory, most = int(cfg.serverless.memory_mb), int(cfg.serverless.max_concurrency)
-    return {"ServerlessConfig": {"MemorySizeInMB": memory, "MaxConcurrency": most}}
+    return {
+        "ServerlessConfig": {
+            "MemorySizeInMB": int(cfg.serverless.memory_mb),
+            "MaxConcurrency": int(cfg.serverless.max_concurrency),
+        }
+    }
 
 
 def _config(cfg: DictConfig, target: EndpointTarget) -> Json:
-    """Returns the endpoint configuration but for its name and variant."""
+    """Returns the endpoint configuration without its name and variants."""
     request: Json = {}
     if cfg.data_capture.percent:
         request["DataCaptureConfig"] = {

@@ -1,4 +1,4 @@
-"""`launch.deploy backend=sagemaker` over real HTTP; the clients are boto3's own, moto has S3 and the scaling."""
+"""`launch.deploy backend=sagemaker` over HTTP, with boto3's clients; moto serves S3 and autoscaling."""
 
 import hashlib
 import json
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from dogbreed.errors import UserError
 from launch import deploy, endpoints, predict, undeploy
+from launch.backends.aws.backend import AwsBackend
 from launch.spec.limits import SERVICES, check_request
 from tests.launch.cloud import BUCKET, ROLE, wait_for
 from tests.launch.local_jobs import SERVE, end_endpoints, pack_model, put_training
@@ -23,9 +24,16 @@ IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-cp
 AWS = ["backend=sagemaker", f"backend.role={ROLE}", f"backend.bucket={BUCKET}", f"backend.inference_image='{IMAGE}'"]
 
 
+class Unreachable:
+    """A client of a service that the network does not reach."""
+
+    def describe_scalable_targets(self, **request):
+        raise EndpointConnectionError(endpoint_url="https://autoscaling")
+
+
 @pytest.fixture
 def cloud(aws, monkeypatch):
-    """AWS, with a training called dogs there whose model can be served."""
+    """AWS, with a training called dogs whose model can be served."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", aws.url)
     aws.service.hosting.command = list(SERVE)
     put_training(aws.root / "dogs")
@@ -34,26 +42,26 @@ def cloud(aws, monkeypatch):
     end_endpoints(aws.root)
 
 
-def test_from_a_training_at_aws_to_an_answer_and_its_cost(cloud, capsys):
+def test_deploy_aws_predicts_and_lists_cost(cloud, capsys):
     Path("a.jpg").write_text("1.b")
     assert deploy.main(["from_training=dogs", "instance.count=2", "instance.price_per_hour=0.25", *AWS]) == 0
     printed = capsys.readouterr().out
-    assert "AWS, 2 x ml.m5.large; 0.50 an hour, until it is removed" in printed
+    assert "AWS, 2 x ml.m5.large; 0.50 per hour, until it is deleted" in printed
     assert "python -m launch.undeploy dogs backend=sagemaker" in printed
     assert predict.main(["dogs", "a.jpg", "backend=sagemaker"]) == 0
     assert "from the cloud" in capsys.readouterr().out
     assert endpoints.main(["backend=sagemaker"]) == 0
-    printed = capsys.readouterr().out  # this machine, in AWS's place, has one instance, whatever was asked for
+    printed = capsys.readouterr().out  # the local service reports one instance
     assert re.search(r"dogs +│ InService +│ dogs +│ 1 x ml\.m5\.large.* 0\.25 │", printed)
-    assert "1 running, 0.25 an hour" in printed
+    assert "1 running, 0.25 per hour" in printed
     assert deploy.main(["from_training=dogs", "name=cheap", *AWS]) == 0
     assert endpoints.main(["backend=sagemaker"]) == 0
-    assert "2 running, 0.25 an hour, and 1 of unknown cost" in capsys.readouterr().out
+    assert "2 running, 0.25 per hour, and 1 of unknown cost" in capsys.readouterr().out
     assert undeploy.main(["dogs", "backend=sagemaker"]) == 0
     assert len(cloud.sent("DeleteModel")) == len(cloud.sent("DeleteEndpointConfig")) == 1
 
 
-def test_dry_run_shows_every_request_with_all_that_can_be_asked_for(cloud, capsys):
+def test_deploy_aws_dry_run_prints_all_options(cloud, capsys):
     words = [
         "autoscaling.max_count=4",
         "data_capture.percent=10",
@@ -84,7 +92,7 @@ def test_dry_run_shows_every_request_with_all_that_can_be_asked_for(cloud, capsy
             deploy.main(["from_training=dogs", "serverless.memory_mb=4096", extra, *AWS])
 
 
-def test_scaling_begins_with_the_endpoint_and_ends_with_it(cloud, capsys):
+def test_deploy_aws_autoscaling_follows_the_settings(cloud, capsys):
     assert deploy.main(["from_training=dogs", "autoscaling.max_count=4", *AWS]) == 0
     scaling = boto3.client("application-autoscaling")
     (target,) = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
@@ -97,19 +105,33 @@ def test_scaling_begins_with_the_endpoint_and_ends_with_it(cloud, capsys):
     assert scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"] == []
 
 
-def test_a_training_of_this_machine_goes_to_aws_with_its_model_uploaded_once(cloud, capsys):
+def test_deploy_aws_update_without_autoscaling_ends_it(cloud, capsys):
+    assert deploy.main(["from_training=dogs", "autoscaling.max_count=4", *AWS]) == 0
+    assert deploy.main(["from_training=dogs", "top_k=3", *AWS]) == 0
+    scaling = boto3.client("application-autoscaling")
+    assert scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"] == []
+
+
+def test_undeploy_aws_without_access_to_autoscaling_deletes(cloud, capsys, monkeypatch):
+    assert deploy.main(["from_training=dogs", *AWS]) == 0
+    monkeypatch.setattr(AwsBackend, "scaling_client", lambda self: Unreachable())
+    assert undeploy.main(["dogs", "backend=sagemaker"]) == 0
+    assert "autoscaling, if there is any, cannot be deregistered" in capsys.readouterr().out
+
+
+def test_deploy_aws_local_training_uploads_model_once(cloud, capsys):
     put_training(Path("outputs/mine"))
     pack_model(Path("outputs/mine"), says="mine")
     content = Path("outputs/mine/output/model.tar.gz").read_bytes()
     key = f"dogbreed/models/{hashlib.sha256(content).hexdigest()[:16]}/model.tar.gz"
     assert deploy.main(["from_training=mine", "dry_run=true", *AWS]) == 0
     printed = capsys.readouterr()
-    assert "mine is not at AWS but on this machine: its model is uploaded" in printed.err
+    assert "mine is not on AWS but on this machine: uploading its model" in printed.err
     request = json.loads(printed.out)["CreateModel"]
     assert request["PrimaryContainer"]["ModelDataUrl"] == f"s3://{BUCKET}/{key}"
     assert cloud.keys() == []
     Path("a.jpg").write_text("1.b")
-    assert deploy.main(["from_training=mine", *AWS]) == 0  # whoever serves it downloads it again
+    assert deploy.main(["from_training=mine", *AWS]) == 0  # the local service downloads it again
     assert cloud.keys() == [key] and cloud.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == content
     assert predict.main(["mine", "a.jpg", "backend=sagemaker"]) == 0
     assert "mine" in capsys.readouterr().out
@@ -117,7 +139,7 @@ def test_a_training_of_this_machine_goes_to_aws_with_its_model_uploaded_once(clo
         deploy.main(["from_training=nobody", *AWS])
 
 
-def test_ctrl_c_at_aws_leaves_the_endpoint_alone_and_the_same_command_looks_again(cloud, capsys):
+def test_deploy_aws_ctrl_c_detaches_and_resumes(cloud, capsys):
     put_training(cloud.root / "late")
     pack_model(cloud.root / "late", says="late", startup_s=2)
 
@@ -130,7 +152,7 @@ def test_ctrl_c_at_aws_leaves_the_endpoint_alone_and_the_same_command_looks_agai
     assert deploy.main(["from_training=late", *AWS]) == 130
     thread.join()
     printed = capsys.readouterr().out
-    assert "SIGINT: late goes on without you" in printed
+    assert "SIGINT: detached; the deployment of late continues" in printed
     assert "python -m launch.undeploy late backend=sagemaker" in printed
     assert deploy.main(["from_training=late", *AWS]) == 0
     assert len(cloud.sent("CreateEndpoint")) == 1 and not cloud.sent("UpdateEndpoint")
@@ -140,19 +162,21 @@ def test_ctrl_c_at_aws_leaves_the_endpoint_alone_and_the_same_command_looks_agai
     ("operation", "fault", "message"),
     [
         ("CreateEndpoint", ("ResourceLimitExceeded", "limit reached"), "quota 'ml.m5.large for endpoint usage'"),
+        ("CreateEndpointConfig", "AccessDeniedException", "lack this permission"),
         ("CreateModel", ("ValidationException", "Could not assume role arn"), "trust policy must name sagemaker"),
         ("CreateModel", "AccessDeniedException", "lack this permission"),
         ("DescribeEndpoint", "ExpiredTokenException", "the credentials have expired: log in again"),
     ],
 )
-def test_what_aws_refuses_ends_in_what_to_do_and_leaves_nothing(cloud, operation, fault, message):
+def test_deploy_aws_rejected_request_leaves_nothing(cloud, operation, fault, message):
     cloud.faults = {operation: [fault]}
     with pytest.raises(UserError, match=message):
         deploy.main(["from_training=dogs", *AWS])
-    assert boto3.client("sagemaker").list_models()["Models"] == []
+    client = boto3.client("sagemaker")
+    assert client.list_models()["Models"] == client.list_endpoint_configs()["EndpointConfigs"] == []
 
 
-def test_a_network_that_is_down_is_one_line(cloud, impatient, monkeypatch):
+def test_deploy_aws_network_down_is_one_line(cloud, impatient, monkeypatch):
     for name in ("AWS_ENDPOINT_URL_SAGEMAKER", "AWS_ENDPOINT_URL"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for main, words in ((deploy, ["from_training=dogs", *AWS]), (endpoints, ["backend=sagemaker"])):
@@ -161,7 +185,7 @@ def test_a_network_that_is_down_is_one_line(cloud, impatient, monkeypatch):
         assert "\n" not in str(error.value)
 
 
-def test_the_end_of_the_log_of_a_failed_endpoint_comes_from_cloudwatch(cloud, capsys):
+def test_deploy_aws_failure_prints_end_of_cloudwatch_log(cloud, capsys):
     put_training(cloud.root / "worse")
     pack_model(cloud.root / "worse", broken=True)
     logs, group, stream = boto3.client("logs"), "/aws/sagemaker/Endpoints/worse", "AllTraffic/i-0123"
@@ -175,7 +199,7 @@ def test_the_end_of_the_log_of_a_failed_endpoint_comes_from_cloudwatch(cloud, ca
     assert "endpoint worse is Failed" in printed
 
 
-def test_motos_own_sagemaker_takes_the_requests(cloud, moto_url, capsys):
+def test_deploy_aws_requests_accepted_by_moto(cloud, moto_url, capsys):
     words = ["data_capture.percent=10", "autoscaling.max_count=2"]
     assert deploy.main(["from_training=dogs", "dry_run=true", *words, *AWS]) == 0
     requests = json.loads(capsys.readouterr().out)

@@ -1,6 +1,6 @@
-"""The requests of the README's deployments, held as a file: a change of what is sent is seen in review.
+"""Golden file of the requests of all documented deployments, so that reviews show every change of what is sent.
 
-python tests/launch/spec/requests/test_golden_deploy.py        writes them anew
+python tests/launch/spec/requests/test_golden_deploy.py        rewrites the file
 """
 
 import json
@@ -13,7 +13,7 @@ from botocore.validate import ParamValidator
 
 from launch.backends.local import LOCAL_ENDPOINT_TARGET
 from launch.spec.limits import SERVICES, check_request
-from launch.spec.requests.endpoint import EndpointTarget, TrainedModel, content_name, deploy_requests, is_made_for
+from launch.spec.requests.endpoint import EndpointTarget, TrainedModel, content_name, endpoint_requests, is_owned_name
 from launch.spec.service_model import service_model
 from launch.spec.settings import compose
 from tests.documents import commands
@@ -39,11 +39,11 @@ def requests(line, *more, update=False):
     cfg.name = cfg.name or name
     bucket = "s3://local" if cfg.backend.name == "local" else AWS.output_path
     model = TrainedModel(name, f"{bucket}/{name}/output/model.tar.gz", "2026-11-21T05:00:00+00:00")
-    return deploy_requests(cfg, model, LOCAL_ENDPOINT_TARGET if cfg.backend.name == "local" else AWS, update)
+    return endpoint_requests(cfg, model, LOCAL_ENDPOINT_TARGET if cfg.backend.name == "local" else AWS, update)
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_the_requests_are_those_on_file_and_aws_takes_them(line):
+def test_endpoint_requests_match_golden_file(line):
     found = requests(line)
     assert found == json.loads(GOLDEN.read_text())[line]
     for operation, request in found.items():
@@ -53,18 +53,18 @@ def test_the_requests_are_those_on_file_and_aws_takes_them(line):
         assert not report.has_errors(), report.generate_report()
 
 
-def test_names_are_of_the_content_and_fit():
+def test_content_name_is_stable_and_fits():
     line = "python -m launch.deploy from_training=dogs"
     names = [requests(line, *more)["CreateModel"]["ModelName"] for more in ((), (), ("top_k=3",))]
     assert names[0] == names[1] != names[2]
     long = "a" * 54 + "-" + "b" * 8
     made = requests(f"{line} name={long}")
     assert all(check_request(operation, request) == [] for operation, request in made.items())
-    assert is_made_for(made["CreateModel"]["ModelName"], long) and is_made_for(content_name("dogs", 1), "dogs")
-    assert not is_made_for("dogs", "dogs") and not is_made_for(content_name("dogs-2", 1), "dogs")
+    assert is_owned_name(made["CreateModel"]["ModelName"], long) and is_owned_name(content_name("dogs", 1), "dogs")
+    assert not is_owned_name("dogs", "dogs") and not is_owned_name(content_name("dogs-2", 1), "dogs")
 
 
-def test_an_update_keeps_the_size_that_scaling_found():
+def test_endpoint_requests_update_keeps_scaled_size():
     line = "python -m launch.deploy from_training=dogs backend=sagemaker"
     assert requests(line, "autoscaling.max_count=4", update=True)["UpdateEndpoint"]["RetainAllVariantProperties"]
     assert "RetainAllVariantProperties" not in requests(line, update=True)["UpdateEndpoint"]

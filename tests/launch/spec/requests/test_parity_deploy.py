@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.spec.requests.endpoint import EndpointTarget, TrainedModel, deploy_requests
+from launch.spec.requests.endpoint import EndpointTarget, TrainedModel, endpoint_requests
 from launch.spec.settings import compose
 from tests.launch.cloud import BUCKET, ROLE
 from tests.launch.hosting.test_deploy_aws import IMAGE
@@ -27,7 +27,7 @@ REASONS = {
 
 
 @pytest.mark.slow
-def test_every_difference_from_the_sdks_model_builder_has_its_reason(aws, monkeypatch):
+def test_endpoint_requests_differences_from_sdk_explained(aws, monkeypatch):
     pytest.importorskip("sagemaker.core", reason="the SageMaker SDK is not installed: pip install -e .[sagemaker]")
     monkeypatch.setenv("SAGEMAKER_VALIDATE_ROLE", "false")
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", aws.url)
@@ -41,6 +41,6 @@ def test_every_difference_from_the_sdks_model_builder_has_its_reason(aws, monkey
         end_endpoints(aws.root)
     assert '"class_name": "French_bulldog"' in done.stdout, done.stderr  # the SDK also asks it
     cfg = compose("deploy", ["from_training=dogs", "name=dogs", "backend=sagemaker"])
-    ours = deploy_requests(cfg, TrainedModel("dogs", url), EndpointTarget(ROLE, IMAGE, f"s3://{BUCKET}", "us-east-1"))
+    ours = endpoint_requests(cfg, TrainedModel("dogs", url), EndpointTarget(ROLE, IMAGE, f"s3://{BUCKET}", "us-east-1"))
     theirs = {operation: aws.sent(operation)[0] for operation in ours}
     check("Endpoint", differences(ours, theirs), REASONS)

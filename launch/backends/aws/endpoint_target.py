@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,29 +11,30 @@ from omegaconf import DictConfig
 
 from launch.backends.aws.account import Account
 from launch.backends.aws.errors import api_errors
+from launch.backends.base import Upload
 from launch.local.jobs.training_job import pack_model
 from launch.spec.requests.endpoint import EndpointTarget, TrainedModel
 
-SERVERLESS_ON = "ml.m5.large"
-"""Serverless endpoints have no GPU, so they take the image of any instance without one."""
+SERVERLESS_INSTANCE = "ml.m5.large"
+"""Instance type whose image serverless endpoints use: like them, it has no GPU."""
 
 
-def prepare_endpoint(cfg: DictConfig, model: TrainedModel) -> tuple[EndpointTarget, TrainedModel, Callable[[], None]]:
+def prepare_endpoint(cfg: DictConfig, model: TrainedModel) -> tuple[EndpointTarget, TrainedModel, Upload]:
     """Returns what the requests must name, the model as they name it, and the upload to run before they are sent.
 
     Raises:
-        UserError: A setting is missing.
+        UserError: a setting is missing.
     """
     with api_errors(cfg):
         account = Account(cfg.backend, "inference")
         bucket, prefix = account.bucket(), str(cfg.backend.prefix).strip("/")
-        instance = str(cfg.instance.type) if cfg.serverless.memory_mb is None else SERVERLESS_ON
-        place = f"{bucket}/{prefix}".rstrip("/")
-        target = EndpointTarget(account.role(), account.image(instance), f"s3://{place}", account.region)
+        instance = SERVERLESS_INSTANCE if cfg.serverless.memory_mb is not None else str(cfg.instance.type)
+        output_path = f"s3://{bucket}/{prefix}".rstrip("/")
+        target = EndpointTarget(account.role(), account.image(instance), output_path, account.region)
     if model.path is None:
         return target, model, lambda: None
     archive = _archive(model.path)
-    key = f"{place}/models/{hashlib.sha256(archive).hexdigest()[:16]}/model.tar.gz".partition("/")[2]
+    key = f"{prefix}/models/{hashlib.sha256(archive).hexdigest()[:16]}/model.tar.gz".lstrip("/")
 
     def upload() -> None:
         with api_errors(cfg):
@@ -45,9 +45,10 @@ def prepare_endpoint(cfg: DictConfig, model: TrainedModel) -> tuple[EndpointTarg
 
 
 def _archive(path: Path) -> bytes:
-    """Returns the bytes of a model.tar.gz; of a model's folder they are made."""
+    """Returns the content of a model.tar.gz, or of a model folder packed as one."""
     if path.is_file():
         return path.read_bytes()
-    with tempfile.TemporaryDirectory() as scratch:
-        pack_model(path, Path(scratch) / "model" / "model.tar.gz")
-        return (Path(scratch) / "model" / "model.tar.gz").read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "model" / "model.tar.gz"
+        pack_model(path, archive)
+        return archive.read_bytes()
