@@ -1,1 +1,1 @@
-"""Lightning callbacks of a training: checkpoints, metric lines, signals, weight averaging."""
+"""Lightning callbacks: checkpoints, metric lines, clean stops, weight averaging."""

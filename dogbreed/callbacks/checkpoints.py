@@ -1,8 +1,9 @@
-"""How a training keeps its state: written atomically, without a copy in memory."""
+"""Checkpoints of a training: the best weights, and the full state to resume from, both written atomically."""
 
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from dogbreed.callbacks.weight_averaging import AveragedWeights
@@ -20,19 +21,18 @@ from dogbreed.system.atomic import atomic_write
 
 log = logging.getLogger(__name__)
 
+_STEPS_BETWEEN_SYNCS = 10
+"""Optimizer steps between two agreements of several processes on whether a checkpoint is due."""
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there when it is whole.
-
-    Lightning's own writer builds the file in memory first, which doubles a trial's peak; and a process killed while
-    it writes must not leave half a `last.ckpt` in place of the whole one before.
-    """
+    """Writes checkpoints atomically, and without the copy in memory that Lightning's own writer makes."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Writes `checkpoint` to the local file `path`.
 
         Raises:
-            UserError: it cannot be written, for instance because the disk is full; what was there before is kept.
+            UserError: The file cannot be written, for example because the disk is full; an older file is kept.
         """
         path = Path(path)
         try:
@@ -45,148 +45,127 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps the weights of the best epoch in `folder/best.ckpt`: those that were validated.
+class BestCheckpoint(Checkpoint):
+    """Keeps the weights of the best epoch in `folder/best.ckpt`.
 
-    Epochs of a head on kept features take less time than a file. Weights of such wait in the CPU's memory until the
-    file is due, another checkpoint is saved, or the training ends, however it does.
+    Epochs are compared when they end, by a metric that was logged in them; the first of several equal epochs wins.
+    Epochs without the metric (no validation ran) or with a value that is not finite are not compared.
 
     Args:
-        folder: where to.
-        metric: name of the logged metric that decides.
+        folder: Folder of the checkpoint.
+        metric: Name of the logged metric.
         goal: `maximize` or `minimize`.
-        averaging: whose average is validated; None: the weights themselves are.
-        every_s: seconds between two writings.
+        averaging: Callback whose averaged weights are validated, and so saved; None: the model's own.
 
     Attributes:
-        since: first epoch that was compared; not 0 where a training is resumed whose best weights are gone.
+        path: Path of the checkpoint, empty until there is one.
+        score: Best value of the metric so far.
+        since: First epoch that was compared: above 0 for a resumed training whose best weights are gone.
     """
 
-    since = 0
-
-    def __init__(
-        self, folder: str, metric: str, goal: str, averaging: AveragedWeights | None = None, *, every_s: float = 0.0
-    ) -> None:
-        super().__init__(
-            folder, "best", monitor=metric, mode=goal[:3], save_weights_only=True, enable_version_counter=False
-        )
+    def __init__(self, folder: str | Path, metric: str, goal: str, averaging: AveragedWeights | None = None) -> None:
+        self.folder = Path(folder)
+        self.metric = metric
+        self.sign = 1 if goal == "maximize" else -1
         self.averaging = averaging
-        self.every_s = every_s
-        self._written_at = time.monotonic()
-        self._waiting: dict[str, Any] | None = None
-        self._goes_on = False
+        self.path = ""
+        self.score = math.nan
+        self.since = 0
+        self._validated = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns path and score of the best checkpoint."""
+        return {"path": self.path, "score": self.score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with the best so far, which is copied where this training has another folder."""
-        best, mine = state_dict["best_model_path"], str(Path(self.dirpath or "", "best.ckpt"))
+        """Restores the best checkpoint; it is copied if this training has another folder."""
+        best, own = state_dict["path"], str(self.folder / "best.ckpt")
         if best and not Path(best).is_file():
-            log.warning("the best model so far, %s, is gone: the best of the epochs that follow is kept", best)
+            log.warning("the best model so far, %s, is gone: only later epochs are compared", best)
             return
-        if best and best != mine:
-            atomic_write(Path(mine), lambda part: shutil.copyfile(best, part))
-            models = {mine: state_dict["best_model_score"]}
-            paths = dict.fromkeys(("best_model_path", "kth_best_model_path"), mine)
-            state_dict = {**state_dict, **paths, "best_k_models": models, "last_model_path": ""}
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
-        self._goes_on = True
+        if best and best != own:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            atomic_write(Path(own), lambda part: shutil.copyfile(best, part))
+        self.path, self.score = own if best else "", state_dict["score"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes what is compared from here on."""
-        super().on_train_start(trainer, pl_module)
-        self.since = 0 if self._goes_on else trainer.current_epoch
-
-    on_train_batch_end = pl.Callback.on_train_batch_end  # nothing is due after a batch, which Lightning's own looks up
-
-    def is_in_place(self, trainer: pl.Trainer) -> bool:
-        """Returns whether the model has the best weights anyway: those after its last step."""
-        return self.averaging is None and self._last_global_step_saved == trainer.global_step
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves if the epoch was the best so far."""
-        with self.averaging.in_place(pl_module) if self.averaging else nullcontext():
-            super().on_train_epoch_end(trainer, pl_module)
+        """Notes the first epoch that is compared."""
+        self.since = 0 if self.path else trainer.current_epoch
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves, where validations are more or less frequent than epochs."""
-        with self.averaging.in_place(pl_module) if self.averaging else nullcontext():
-            super().on_validation_end(trainer, pl_module)
+        """Marks that the validation metrics are those of this epoch."""
+        self._validated = not trainer.sanity_checking
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Writes what waits: who goes on from the other checkpoint is told that this one is there."""
-        self._write(trainer)
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves the weights if the epoch is the best so far."""
+        validated, self._validated = self._validated, False
+        score = float(trainer.callback_metrics.get(self.metric, math.nan))
+        if trainer.fast_dev_run or (self.metric.startswith("val") and not validated):  # type: ignore[attr-defined]
+            return
+        is_best = math.isfinite(score) and not self.sign * score <= self.sign * self.score  # the first score is nan
+        if trainer.strategy.reduce_boolean_decision(is_best):
+            self.save(trainer, pl_module, score)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes what waits."""
-        super().on_train_end(trainer, pl_module)
-        self._write(trainer)
-        trainer.strategy.barrier("best.ckpt")  # which all processes will load
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Writes what waits."""
-        super().on_exception(trainer, pl_module, exception)
-        self._write(trainer)
-
-    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        if _is_due(trainer, self._written_at, self.every_s):
-            self._waiting, self._written_at = None, time.monotonic()
-            return super()._save_checkpoint(trainer, filepath)
-        self._waiting = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
-        weights = self._waiting["state_dict"].items()
-        self._waiting["state_dict"] = {name: value.to("cpu", copy=True) for name, value in weights}
-        self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, filepath
-
-    def _write(self, trainer: pl.Trainer) -> None:
-        if self._waiting is not None:
-            trainer.strategy.save_checkpoint(self._waiting, self._last_checkpoint_saved)
-            self._waiting, self._written_at = None, time.monotonic()
+    def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule, score: float) -> None:
+        """Saves the current weights as the best; under DDP all processes must call it."""
+        path = str(self.folder / "best.ckpt")
+        with self.averaging.swapped_in(pl_module) if self.averaging else nullcontext():
+            trainer.save_checkpoint(path, weights_only=True)
+        self.path, self.score = path, score
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps the whole state, optimizer included, in one file to go on from: now and then, and at the end.
+    """Saves the full state of a training to one file: every `every_s` seconds, also within epochs, and at the end.
 
-    The state of torch's random numbers is part of it: a resumed training then drops out what it would have.
+    The state includes torch's random number generators, so that a resumed training equals an uninterrupted one.
 
     Args:
-        path: of the file.
-        every_s: seconds between two of them, also within an epoch.
-        at_end: save at the end too.
+        path: Path of the file.
+        every_s: Seconds between two checkpoints.
+        at_end: Saves at the end too, to continue with more epochs.
     """
 
-    def __init__(self, path: Path, every_s: float, *, at_end: bool = True) -> None:
-        self.path = path
+    def __init__(self, path: str | Path, every_s: float, *, at_end: bool = True) -> None:
+        self.path = Path(path)
         self.every_s = every_s
         self.at_end = at_end
         self._saved_at = time.monotonic()
         self._saved_step = -1
-        self._chance: dict[str, Any] = {}
+        self._step = 0
+        self._rng_state: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of torch's random numbers, of the GPU's too."""
+        """Returns the state of torch's random number generators, CPU and GPU."""
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps what `on_train_start` sets: what is made until then draws random numbers too."""
-        self._chance = state_dict
+        """Keeps the state until `on_train_start`: setting up the training draws random numbers too."""
+        self._rng_state = state_dict
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Goes on with the random numbers of the checkpoint."""
-        if self._chance:
-            torch.set_rng_state(self._chance["cpu"].cpu())
-            if self._chance["cuda"] is not None and torch.cuda.is_available():
-                torch.cuda.set_rng_state(self._chance["cuda"].cpu())
+        """Restores the random number generators."""
+        self._step = trainer.global_step
+        if self._rng_state:
+            torch.set_rng_state(self._rng_state["cpu"].cpu())
+            if self._rng_state["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self._rng_state["cuda"].cpu())
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Saves if it is time, between two steps of the optimizer: gradients are not kept."""
-        if not trainer.fit_loop._should_accumulate():
-            self._save_if_time(trainer)
+        """Saves after an optimizer step if it is time; the last step of an epoch waits for its validation."""
+        step, self._step = self._step, trainer.global_step
+        if step == trainer.global_step or trainer.is_last_batch:
+            return  # gradients that are still accumulating are not part of a checkpoint
+        if trainer.world_size == 1 or trainer.global_step % _STEPS_BETWEEN_SYNCS == 0:
+            self._save_if_due(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves if it is time."""
-        self._save_if_time(trainer)
+        if not trainer.should_stop:
+            self._save_if_due(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves what came after the last one, if it is to."""
+        """Saves at the end, unless the last step is saved already."""
         if self.at_end and trainer.global_step != self._saved_step:
             self.save(trainer)
 
@@ -196,12 +175,7 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.path)
             self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
-    def _save_if_time(self, trainer: pl.Trainer) -> None:
-        if _is_due(trainer, self._saved_at, self.every_s):
+    def _save_if_due(self, trainer: pl.Trainer) -> None:
+        due = time.monotonic() - self._saved_at >= self.every_s
+        if trainer.strategy.reduce_boolean_decision(due, all=False):  # the clocks of processes differ
             self.save(trainer)
-
-
-def _is_due(trainer: pl.Trainer, written_at: float, every_s: float) -> bool:
-    """Returns whether it is time for the next file: in all processes, whose clocks differ, or in none."""
-    due = time.monotonic() - written_at >= every_s
-    return trainer.strategy.reduce_boolean_decision(due, all=False)

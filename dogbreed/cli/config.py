@@ -59,7 +59,7 @@ BOOLEANS = (
 """Keys that are true or false, where they are there."""
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
-    "finetune": (None, "head", "full", "gradual"),
+    "finetune": (None, "head", "full", "gradual", "linear_probe"),
     "head_start": (None, "solved", "pretrained"),
     "averaging": (None, "ema", "swa"),
     "lr_scaling": ("none", "linear", "sqrt"),

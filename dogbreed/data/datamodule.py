@@ -11,7 +11,7 @@ import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -27,16 +27,10 @@ from dogbreed.data.transforms import EvalTransform, InputSpec, ThumbnailTransfor
 from dogbreed.errors import UserError
 from dogbreed.storage.demo import DemoStore
 
-if TYPE_CHECKING:
-    from dogbreed.features.store import Features
-
 log = logging.getLogger(__name__)
 
 _PASS_BATCH = 64
 """Images a batch, at least, where the batches of a pass over all images are nobody's training."""
-
-_FEATURE_BATCH = 1024
-"""Features a batch, at least, where the model is not trained: a batch of few costs as much as one of many."""
 
 
 class ImageDataModule(Source, pl.LightningDataModule):
@@ -96,10 +90,8 @@ class ImageDataModule(Source, pl.LightningDataModule):
         self.randaugment = randaugment
         self.randaugment_on = randaugment_on
         self.balanced = balanced
-        self.features: dict[str, list[Features]] = {}
-        """What the frozen backbone of the model that runs makes of each split's images, a view an epoch in turn;
-        empty: it is to run on them."""
         self._data_config = data_config
+        self._input_spec: InputSpec | None = None
         self._loaders: weakref.WeakSet[ImageLoader] = weakref.WeakSet()
         self._buffers = Buffers()
         self._train_loader: ImageLoader | None = None
@@ -108,12 +100,18 @@ class ImageDataModule(Source, pl.LightningDataModule):
     @property
     def input_spec(self) -> InputSpec:
         """Size, mean, std and interpolation: from `data_config`, else from the model in training, else ImageNet's."""
+        if self._input_spec is not None:
+            return self._input_spec
         config = self._data_config
         if config is None and self.trainer is not None:
             config = getattr(self.trainer.lightning_module, "data_config", None)
         if config is None:
             config = {"input_size": (3, 224, 224)}
         return InputSpec.from_data_config(config, self.image_size)
+
+    @input_spec.setter
+    def input_spec(self, spec: InputSpec) -> None:
+        self._input_spec = spec
 
     def setup(self, stage: str) -> None:
         """Lists the images, so that whatever is wrong with the data is said before training starts."""
@@ -134,7 +132,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
         Raises:
             UserError: there is no such split, or it has fewer images than there are processes.
         """
-        order = self._order(split, shuffle, shared=view is None)
+        order = self.batch_sampler(split, shuffle, shared=view is None)
         stream = self._stream(self.splits[split], order, self.input_spec, augment)
         return self._load(stream, self.num_workers, view)
 
@@ -155,7 +153,7 @@ class ImageDataModule(Source, pl.LightningDataModule):
             transform = RandAugmentTransform(target, self.crop_area, magnitude=self.randaugment)
         return ImageStream(self.store, part, order, transform, (target.height, target.width), cache=self.cache)
 
-    def _order(self, split: str, shuffle: bool, shared: bool = True) -> BatchSampler:
+    def batch_sampler(self, split: str, shuffle: bool, shared: bool = True) -> BatchSampler:
         """Returns the order of a split's batches; all of them, or those of this process (`shared`)."""
         num_images, trainer = len(self.keys(split)), self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer and shared else (0, 1)
@@ -181,36 +179,20 @@ class ImageDataModule(Source, pl.LightningDataModule):
         self._loaders.add(loader)
         return loader
 
-    def _batches(self, split: str, shuffle: bool = False, augment: bool = False) -> ImageLoader:
-        """Returns the batches that the model is given: of images, or of their features where those are kept."""
-        if not self.features:
-            return self.loader(split, shuffle=shuffle, augment=augment)
-        from dogbreed.features.dataset import FeatureStream
-
-        order = self._order(split, shuffle)
-        if not shuffle and self._is_whole(split):
-            order = replace(order, batch_size=max(order.batch_size, _FEATURE_BATCH))
-        return self._load(FeatureStream(self.store, self.splits[split], order, self.features[split]), num_workers=0)
-
-    def _is_whole(self, split: str) -> bool:
-        """Returns whether the trainer wants all batches of a split, and not a number of them."""
-        limit = getattr(self.trainer, f"limit_{'val' if split == 'valid' else split}_batches", 1.0)
-        return isinstance(limit, float) and limit == 1.0
-
     def train_dataloader(self) -> ImageLoader:
         """Returns shuffled, augmented batches of train; of an epoch that is resumed, those that are left."""
-        self._train_loader = self._batches("train", shuffle=True, augment=self.augment)
+        self._train_loader = self.loader("train", shuffle=True, augment=self.augment)
         if self._resume:
             self._train_loader.load_state_dict(self._resume)
         return self._train_loader
 
     def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
         """Returns the batches of valid in their own order; nothing where valid has no images."""
-        return self._batches("valid") if self.keys("valid") else []
+        return self.loader("valid") if self.keys("valid") else []
 
     def test_dataloader(self) -> ImageLoader | list[ImageLoader]:
         """Returns the batches of test in their own order; nothing where test has no images."""
-        return self._batches("test") if self.keys("test") else []
+        return self.loader("test") if self.keys("test") else []
 
     def predict_dataloader(self) -> ImageLoader | list[ImageLoader]:
         """Returns the batches of test."""

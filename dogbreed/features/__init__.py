@@ -1,10 +1,13 @@
-"""What a frozen backbone makes of images: computed once at the machine's speed, kept on disk, shared by trainings.
+"""Cached features of a frozen backbone: computed once, stored on disk, shared between trainings.
 
-    Trainer(callbacks=[FeatureCache("outputs/.features")]).fit(model, ImageDataModule(URL, augment=False))
+    features = FeatureCache("outputs/.features").load(model, data)
+    trainer.fit(model, FeatureDataModule(data, features))
 
-`keep` decides and attaches, `speed` runs the backbone, `files` keeps the features on this machine, `shared` in S3.
+`cache` decides and looks up, `extract` computes (with the forms of `runtime`), `store` keeps the files on this machine,
+`shared_store` in S3, and `datamodule` makes batches of features.
 """
 
-from dogbreed.features.callback import FeatureCache
+from dogbreed.features.cache import FeatureCache, NotCacheableError
+from dogbreed.features.datamodule import FeatureDataModule
 
-__all__ = ["FeatureCache"]
+__all__ = ["FeatureCache", "FeatureDataModule", "NotCacheableError"]

@@ -1,4 +1,4 @@
-"""The pass of a frozen backbone over the images."""
+"""Computes the features of a frozen backbone in one pass over the images."""
 
 from __future__ import annotations
 
@@ -7,87 +7,84 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import nn
 
 from dogbreed.data.datamodule import ImageDataModule
 from dogbreed.data.loader import ImageLoader
-from dogbreed.features.runtime import SAMPLE, Form, fastest, trunk
+from dogbreed.features.runtime import BackboneRuntime, Context, create_runtime, feature_network
 from dogbreed.features.store import FeatureFiles
 
 log = logging.getLogger(__name__)
 
+_SAMPLE = 32
+"""Images on which the forms of a backbone are compared."""
+
 
 @dataclass(frozen=True)
-class Part:
-    """Features of one split, as the training shows them in one epoch."""
+class FeatureView:
+    """One set of features: a split of the images, as the network sees it in one epoch."""
 
     name: str
+    """Name of the files."""
     split: str
-    view: int | None
-    """Epoch whose random crops these are of; None: images as they are evaluated."""
-    sides: tuple[bool, ...] = (False,)
-    """Whether mirrored, of each side of the image whose mean this is: for `tta`, of both."""
+    epoch: int | None = None
+    """Epoch whose random crops are used; None: images as in evaluation."""
+    flips: tuple[bool, ...] = (False,)
+    """Whether each averaged side is mirrored; (False, True) for TTA."""
 
 
-class Computer:
-    """Runs the backbone over parts of the data.
+class FeatureExtractor:
+    """Runs a backbone over views of the data.
 
     Args:
-        trainer: Whose device and precision are used.
         data: The images.
-        net: The network.
-        num_images: How many there are to do.
-        threads: One for each processor.
+        net: A network with a linear head.
+        device: Device to run on.
+        context: Context that the network runs in, such as autocast.
+        threads: One thread per core.
     """
 
     def __init__(
-        self,
-        trainer: pl.Trainer,
-        data: ImageDataModule,
-        net: nn.Module,
-        num_images: int,
-        threads: ThreadPoolExecutor,
+        self, data: ImageDataModule, net: nn.Module, device: torch.device, context: Context, threads: ThreadPoolExecutor
     ) -> None:
         self.data = data
-        self.device = trainer.strategy.root_device
-        self.context = trainer.precision_plugin.forward_context
-        self.trunk = trunk(net).to(self.device)
-        self.num_images = num_images
+        self.device = device
+        self.context = context
         self.threads = threads
-        self._form: Form | None = None
+        self.network = feature_network(net).to(device)
+        self._runtime: BackboneRuntime | None = None
 
-    def compute(self, part: Part, files: FeatureFiles, about: dict[str, Any]) -> None:
-        """Writes the features of `part`; where images could not be had `files` know them, but keep nothing.
+    def extract(self, view: FeatureView, files: FeatureFiles, description: dict[str, Any]) -> None:
+        """Stores the features of `view`; if some images were unreachable they are kept in memory only.
 
         Raises:
-            UserError: too many images, or not one, could be read; or the disk is full.
+            UserError: Too many images are unreadable, or the disk is full.
         """
-        num_images = len(self.data.splits[part.split])
+        num_images = len(self.data.splits[view.split])
         problems: dict[str, str] = {}
-        log.info("computing the features of %d images: %s", num_images, part.name)
-        loader = self.data.loader(part.split, augment=part.view is not None, view=part.view or 0)
-        shape = (num_images, self._width(loader))
-        with files.writing(part.name, shape, {**about, "problems": problems}) as values:
+        log.info("computing the features of %d images: %s", num_images, view.name)
+        loader = self.data.loader(view.split, augment=view.epoch is not None, view=view.epoch or 0)
+        shape = (num_images, self._num_features(loader))
+        with files.writing(view.name, shape, {**description, "problems": problems}) as values:
             missing = set(range(num_images))
             for batch in loader:
                 rows = batch.indices.numpy()
                 images = self.data.normalised(batch.images.to(self.device))
-                if self._form is None:
-                    self._form = fastest(self.trunk, images[:SAMPLE], self.context, self.num_images, self.threads)
-                sides = [images.flip(-1) if mirrored else images for mirrored in part.sides]
-                features = torch.stack([self._form(side).float() for side in sides]).mean(dim=0)
+                if self._runtime is None:
+                    self._runtime = create_runtime(self.network, images[:_SAMPLE], self.context, self.threads)
+                sides = [images.flip(-1) if flip else images for flip in view.flips]
+                features = torch.stack([self._runtime(side).float() for side in sides]).mean(dim=0)
                 values[rows] = features.cpu().numpy()
                 missing.difference_update(rows.tolist())
-            keys = self.data.keys(part.split)
+            keys = self.data.keys(view.split)
             problems |= {str(row): self.data.bad_images[keys[row]] for row in sorted(missing)}
             if loader.num_unreachable:
-                log.warning("features of %s are not kept: some images could not be had", part.name)
-                files.use_once(part.name, values, problems)
+                log.warning("features of %s are not cached: some images were unreachable", view.name)
+                files.keep_in_memory(view.name, values, problems)
         loader.close()
 
-    def _width(self, loader: ImageLoader) -> int:
+    def _num_features(self, loader: ImageLoader) -> int:
         size = loader.stream.size
         with torch.inference_mode():
-            return int(self.trunk(torch.zeros(1, 3, *size, device=self.device)).shape[1])
+            return int(self.network(torch.zeros(1, 3, *size, device=self.device)).shape[1])

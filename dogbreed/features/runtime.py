@@ -1,134 +1,109 @@
-"""A frozen backbone as fast as this machine runs it, and as exact: chosen by a short trial.
+"""A frozen backbone in the fastest form that gives the same features.
 
-Nothing here changes what is computed beyond rounding: inference mode, channels_last, batch norm folded into the
-convolution before it, and small chunks that stay in the processor's cache; a form whose output differs is not taken.
-`python -m benchmarks.sweep plain` measures the plain loop beside it.
+Only rounding may differ: inference mode, channels_last, batch norms folded into the convolutions before them, and on
+CPUs one thread per chunk of images instead of threads within each layer. A form whose features differ by more is
+rejected. `python -m benchmarks.sweep plain` compares it with a plain loop.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-import shutil
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dogbreed.models import backbones as backbone
-from dogbreed.system import cpu as cores
+from dogbreed.models.heads import head_names
+from dogbreed.system import cpu
 
 log = logging.getLogger(__name__)
 
-SAMPLE = 32
-"""Images on which the forms are tried."""
-
-_CHUNKS = (4, 8, 16)
-"""Images that a processor takes at once; a GPU takes all it is given."""
-
-_ROUNDS = 3
-"""Of the trial."""
-
-_FEW = 300
-"""Images that are sooner done plainly than a trial is."""
-
-_COMPILE_S = 60.0
-"""What `torch.compile` takes, most of it in the C++ compiler; only a pass of ten times that is worth it."""
+_CHUNK = 8
+"""Images per thread and forward pass on CPUs, so that activations stay in the processor's cache."""
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
-"""Largest difference to the plain network, as a share of its largest feature."""
+"""Largest difference from the plain network, relative to the largest feature."""
 
 Context = Callable[[], AbstractContextManager[None]]
+"""Makes the context that the network runs in, such as autocast."""
 
 
 @dataclass(frozen=True)
-class Form:
-    """One way to run the network."""
+class BackboneRuntime:
+    """One way to run a backbone."""
 
     name: str
     network: Callable[[Tensor], Tensor]
-    chunk: int | None
-    """Images at once; None: all."""
     context: Context
-    """In which the network runs: the trainer's precision."""
+    memory_format: torch.memory_format = torch.preserve_format
     threads: ThreadPoolExecutor | None = None
-    """Each takes one chunk after the other; None: torch itself divides each layer among threads."""
+    """Runs chunks of images in parallel; None: one pass for the whole batch."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Returns features (B, D) for normalised `images` (B, 3, H, W)."""
-        parts = images.split(self.chunk or len(images))
-        return torch.cat(list(self.threads.map(self._run, parts) if self.threads else map(self._run, parts)))
+        """Returns features (B, D) of normalised `images` (B, 3, H, W)."""
+        if self.threads is None:
+            return self._run(images)
+        return torch.cat(list(self.threads.map(self._run, images.split(_CHUNK))))
 
     @torch.inference_mode()
     def _run(self, images: Tensor) -> Tensor:
-        layout = torch.preserve_format if self.name == "plain" else torch.channels_last
         with self.context():
-            return self.network(images.contiguous(memory_format=layout))
+            return self.network(images.contiguous(memory_format=self.memory_format))
 
 
 @contextmanager
-def all_processors() -> Iterator[ThreadPoolExecutor]:
-    """Yields a thread for each processor, within which torch starts none: a job among several is given its share, but
-    they all wait for this pass. Threads that divide single layers would wait for each other many times an image.
-    """
+def thread_per_core() -> Iterator[ThreadPoolExecutor]:
+    """Yields one thread per core, and keeps torch from starting threads of its own until the block ends."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(cores.count(), initializer=torch.set_num_threads, initargs=(1,)) as threads:
+        with ThreadPoolExecutor(cpu.count(), initializer=torch.set_num_threads, initargs=(1,)) as threads:
             yield threads
     finally:
         torch.set_num_threads(before)
 
 
-def trunk(net: nn.Module) -> nn.Module:
-    """Returns a copy of `net` that gives what its head would be given: (B, 3, H, W) to (B, D)."""
-    (head,) = backbone.head_names(net)
+def feature_network(net: nn.Module) -> nn.Module:
+    """Returns a frozen copy of `net` in eval mode without its linear head, (B, 3, H, W) to (B, D)."""
+    (head,) = head_names(net)
     copied = copy.deepcopy(net).eval().requires_grad_(False)
-    vars(copied).pop("forward", None)  # of a network that has run on features: see backbone.accept_features
-    copied._forward_hooks.clear()  # those of whoever asks for other answers than the network's own
     _replace(copied, head, nn.Identity())
     return copied
 
 
-def fastest(plain: nn.Module, images: Tensor, context: Context, num_images: int, threads: ThreadPoolExecutor) -> Form:
-    """Returns the form of a trunk that is fastest on this machine, and says so in the log.
+def create_runtime(plain: nn.Module, images: Tensor, context: Context, threads: ThreadPoolExecutor) -> BackboneRuntime:
+    """Returns the fastest runtime whose features agree with those of `plain`.
 
     Args:
-        plain: As `trunk` gives it, on the device.
-        images: A few normalised images (B, 3, H, W) on the device, for the trial.
-        context: In which the network runs.
-        num_images: How many are to come: compiling has to pay.
-        threads: One for each processor.
+        plain: Network from `feature_network`, on its device.
+        images: A few normalised images (B, 3, H, W) on the same device, to compare features on.
+        context: Context that the network runs in.
+        threads: One thread per core, used on CPUs.
     """
-    reference = Form("plain", plain, None, context)
-    if num_images < _FEW:
-        return reference
-    expected = reference(images)
-    network, name = fold(plain).to(memory_format=torch.channels_last), "folded batch norms and channels_last"
-    if not _agrees(Form(name, network, None, context)(images), expected):
-        network, name = copy.deepcopy(plain).to(memory_format=torch.channels_last), "channels_last"
-    ways = [(chunk, threads) for chunk in _CHUNKS] if images.is_cpu else [(None, None)]
-    forms = [Form(name, network, chunk, context, pool) for chunk, pool in ways]
-    forms = [form for form in forms if _agrees(form(images), expected)] or [reference]
-    speed, best = max((speed, number) for number, speed in enumerate(_speeds(forms, images)))
-    chosen = forms[best]
-    if num_images / speed > 10 * _COMPILE_S and (not images.is_cpu or shutil.which("g++")):
-        compiled = replace(chosen, name=f"torch.compile, {chosen.name}", network=torch.compile(chosen.network))
-        if _agrees(compiled(images), expected) and (compiled_speed := _speeds([compiled], images)[0]) > speed:
-            chosen, speed = compiled, compiled_speed
-    at_once = f" by {chosen.chunk}" if chosen.chunk else ""
-    kind = str(expected.dtype).removeprefix("torch.")
-    log.info("the backbone runs in %s, %s%s: %.0f images/s", kind, chosen.name, at_once, speed)
-    return chosen
+    expected = BackboneRuntime("plain", plain, context)(images)
+    pool = threads if images.is_cpu else None
+    forms: dict[str, Callable[[nn.Module], nn.Module]] = {
+        "folded batch norms, channels_last": fold_batch_norms,
+        "channels_last": copy.deepcopy,
+    }
+    for name, make in forms.items():
+        network = make(plain).to(memory_format=torch.channels_last)
+        runtime = BackboneRuntime(name, network, context, torch.channels_last, pool)
+        if _agrees(runtime(images), expected):
+            break
+    else:
+        runtime = BackboneRuntime("plain", plain, context, threads=pool)
+    log.info("the backbone runs in %s, %s", str(expected.dtype).removeprefix("torch."), runtime.name)
+    return runtime
 
 
-def fold(net: nn.Module) -> nn.Module:
-    """Returns a copy of `net` in eval mode with each batch norm folded into the convolution that stands before it."""
+def fold_batch_norms(net: nn.Module) -> nn.Module:
+    """Returns a copy of `net` (in eval mode) with each batch norm folded into the convolution directly before it."""
     folded = copy.deepcopy(net)
     before: tuple[str, nn.Module] | None = None
     for name, module in list(folded.named_modules()):
@@ -137,7 +112,7 @@ def fold(net: nn.Module) -> nn.Module:
         elif isinstance(module, nn.BatchNorm2d):
             if before is not None and before[1].out_channels == module.num_features:
                 _replace(folded, before[0], fuse_conv_bn_eval(before[1], module))  # type: ignore[type-var]
-                _replace(folded, name, getattr(module, "act", nn.Identity()))  # timm's does both
+                _replace(folded, name, getattr(module, "act", nn.Identity()))  # timm's norms contain the activation
             before = None
     return folded
 
@@ -147,20 +122,6 @@ def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
     setattr(net.get_submodule(parent), leaf, module)
 
 
-def _agrees(found: Tensor, expected: Tensor) -> bool:
-    difference = (found.float() - expected.float()).abs().max()
+def _agrees(features: Tensor, expected: Tensor) -> bool:
+    difference = (features.float() - expected.float()).abs().max()
     return bool(difference <= _TOLERANCE.get(expected.dtype, 0.0) * expected.float().abs().max().clamp_min(1e-6))
-
-
-def _speeds(forms: list[Form], images: Tensor) -> list[float]:
-    """Returns images a second of each of `forms`, which have run before: the best of rounds in which all take turns.
-
-    Whatever else the machine does then slows no single form down.
-    """
-    taken = [[0.0] * _ROUNDS for _ in forms]
-    for turn in range(_ROUNDS):
-        for form, times in zip(forms, taken, strict=True):
-            began = time.perf_counter()
-            form(images).flatten()[0].item()  # waits for a GPU
-            times[turn] = time.perf_counter() - began
-    return [len(images) / min(times) for times in taken]

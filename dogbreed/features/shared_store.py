@@ -1,7 +1,7 @@
-"""Features that the jobs of a sweep share in S3: the first one computes and uploads them, the others wait and read.
+"""Features that the jobs of a sweep share in S3: the first job computes and uploads them, the others download them.
 
-s3://BUCKET/PREFIX/KEY/train.npy, train.json    as on disk; train.json is written last
-s3://BUCKET/PREFIX/KEY/train.claim              who computes; written anew every few seconds for as long as it does
+s3://BUCKET/PREFIX/KEY/train.npy, train.json    as on disk; train.json is uploaded last
+s3://BUCKET/PREFIX/KEY/train.claim              id of the computing job, which renews it every few seconds
 """
 
 from __future__ import annotations
@@ -24,25 +24,28 @@ from dogbreed.storage.s3 import S3Store
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
-"""Between two writings of a claim."""
+"""Seconds between two renewals of a claim."""
 
 STALE_S = 90.0
-"""A claim that was not renewed for so long is that of a dead job."""
+"""Age in seconds at which a claim belongs to a dead job."""
 
 SETTLE_S = 1.0
-"""After which a claim that stands is ours: stores without conditional writes let a second one through until then."""
+"""Seconds after which the last writer of a claim owns it; stores without conditional writes accept several writers."""
 
 POLL_S = 2.0
-"""Between two looks at what another job computes."""
+"""Seconds between two polls for features that another job computes."""
 
 
 class SharedFeatures:
-    """The objects of one key.
+    """The shared features of one key.
 
     Args:
         url: `s3://bucket/prefix` of all features.
-        key: Of these.
-        endpoint_url: Server of an S3-compatible store.
+        key: Content address of these features.
+        endpoint_url: Server of an S3-compatible store; None for AWS.
+
+    Raises:
+        UserError: `url` is no S3 URL.
     """
 
     def __init__(self, url: str, key: str, endpoint_url: str | None) -> None:
@@ -54,63 +57,63 @@ class SharedFeatures:
         self._client: Any = store.make_client()
         self._id = secrets.token_hex(8).encode()
 
-    def fetch_or_claim(self, name: str, place: Path) -> bool:
-        """Returns True once `name` was downloaded into `place`, False when this job is the one to compute it.
+    def fetch_or_claim(self, name: str, folder: Path) -> bool:
+        """Returns True once `name` is downloaded into `folder`, False if this job has to compute it.
 
         Raises:
-            UserError: the bucket cannot be read or written.
+            UserError: The bucket is not readable or writable.
         """
         waiting = False
         with self._errors():
-            while not self._fetch(name, place):
+            while not self._fetch(name, folder):
                 if self._claim(name):
                     return False
                 if not waiting:
                     log.info("another job computes the features of %s: waiting for them in %s", name, self.url)
                 waiting = True
                 time.sleep(POLL_S)
-        log.info("features of %s are taken from %s", name, self.url)
+        log.info("features of %s downloaded from %s", name, self.url)
         return True
 
     @contextmanager
-    def computing(self, name: str, place: Path) -> Iterator[None]:
-        """Keeps the claim alive in the block, then uploads `name` if `place` has it; the claim ends in any case."""
+    def computing(self, name: str, folder: Path) -> Iterator[None]:
+        """Renews the claim during the block, then uploads `name` if `folder` has it; always deletes the claim."""
         ended = threading.Event()
         thread = threading.Thread(target=self._keep_alive, args=(name, ended), daemon=True)
         thread.start()
         try:
             yield
             with self._errors():
-                for suffix in ("npy", "json") if (place / f"{name}.json").exists() else ():
-                    self._client.upload_file(str(place / f"{name}.{suffix}"), self._bucket, self._object(name, suffix))
+                for suffix in ("npy", "json") if (folder / f"{name}.json").exists() else ():
+                    self._client.upload_file(str(folder / f"{name}.{suffix}"), self._bucket, self._object(name, suffix))
         finally:
             ended.set()
             thread.join()
             with self._errors():
                 self._client.delete_object(Bucket=self._bucket, Key=self._object(name, "claim"))
 
-    def _fetch(self, name: str, place: Path) -> bool:
+    def _fetch(self, name: str, folder: Path) -> bool:
         if self._head(name, "json") is None:
             return False
         for suffix in ("npy", "json"):
-            part = place / f"{name}.{suffix}.part"
+            part = folder / f"{name}.{suffix}.part"
             self._client.download_file(self._bucket, self._object(name, suffix), str(part))
-            part.replace(place / f"{name}.{suffix}")
+            part.replace(folder / f"{name}.{suffix}")
         return True
 
     def _claim(self, name: str) -> bool:
-        """Returns whether this job may compute `name`."""
+        """Returns whether this job owns the claim on `name`."""
         found = self._head(name, "claim")
         if found is not None:
             now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])  # the server's clock
             if (now - found["LastModified"]).total_seconds() < STALE_S:
                 return False
-            log.info("the job that computed the features of %s has died: taking its place", name)
+            log.info("the job that computed the features of %s stopped renewing its claim: taking over", name)
         self._put(name)
         time.sleep(SETTLE_S)
         try:
             body = self._client.get_object(Bucket=self._bucket, Key=self._object(name, "claim"))["Body"].read()
-        except self._client.exceptions.NoSuchKey:  # somebody was faster in all of it
+        except self._client.exceptions.NoSuchKey:  # another job claimed, computed and released it
             return False
         return bool(body == self._id)
 
@@ -119,13 +122,13 @@ class SharedFeatures:
             try:
                 self._put(name)
             except (BotoCoreError, ClientError) as error:
-                log.warning("the claim on the features of %s cannot be renewed: %s", name, error)
+                log.warning("renewing the claim on the features of %s failed: %s", name, error)
 
     def _put(self, name: str) -> None:
         self._client.put_object(Bucket=self._bucket, Key=self._object(name, "claim"), Body=self._id)
 
     def _head(self, name: str, suffix: str) -> Any:
-        """Returns what S3 says of an object, None where it is not there."""
+        """Returns the metadata of an object, None if it does not exist."""
         try:
             return self._client.head_object(Bucket=self._bucket, Key=self._object(name, suffix))
         except ClientError as error:
@@ -144,6 +147,4 @@ class SharedFeatures:
             yield
         except (BotoCoreError, ClientError, Boto3Error) as error:
             reason = str(error).partition("\n")[0]
-            raise UserError(
-                f"features.url={self.url}: {reason}; check the bucket, or leave features.url out"
-            ) from error
+            raise UserError(f"features.url={self.url}: {reason}; check the bucket, or omit features.url") from error

@@ -1,156 +1,150 @@
-"""Features in files: memory-mapped, written as a whole or not at all, by one process at a time, up to a size.
+"""Cached features as files: memory-mapped, written atomically by one process at a time, up to a size limit.
 
 FOLDER/KEY/train.npy    float32 (N, D), a row for each image of the split
-FOLDER/KEY/train.json   what they are of, and why rows are missing; written last, and nothing counts without it
-FOLDER/KEY.lock         held by the process that computes; the kernel lets go of it however that process ends
+FOLDER/KEY/train.json   what the features describe, and why rows are missing; written last, features need it to count
+FOLDER/KEY.lock         held by the process that computes; the kernel releases it when that process ends
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from dogbreed.errors import UserError
+from dogbreed.system.atomic import atomic_write
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Features:
-    """Of the images of one split."""
+    """Features of the images of one split."""
 
     values: NDArray[np.float32]
-    """float32 (N, D), memory-mapped; zeros where there is a problem."""
+    """float32 (N, D), memory-mapped; zeros for skipped images."""
     problems: dict[int, str]
-    """Position and reason of each image that could not be read."""
+    """Position and reason of each skipped image."""
 
 
 class FeatureFiles:
-    """The features of one backbone and one set of images.
+    """The feature files of one backbone and one data set.
 
     Args:
-        folder: That all of them share.
-        key: Of these.
-        max_gb: What the folder may hold.
+        folder: Folder of all cached features.
+        key: Content address of these features.
+        max_gb: Size limit of `folder`, GB; least recently used features are deleted beyond it.
     """
 
     def __init__(self, folder: Path, key: str, max_gb: float) -> None:
         self.folder = folder
-        self.place = folder / key
+        self.path = folder / key
         self.max_gb = max_gb
-        self._once: dict[str, Features] = {}
+        self._in_memory: dict[str, Features] = {}
 
     def open(self, name: str) -> Features | None:
-        """Returns the features `name`, None where they are not there as a whole."""
-        if name in self._once:
-            return self._once[name]
+        """Returns the features `name`, None if they are missing or incomplete."""
+        if name in self._in_memory:
+            return self._in_memory[name]
         try:
-            known = json.loads(self._path(name, "json").read_text())
-            values = np.load(self._path(name, "npy"), mmap_mode="r")
-            os.utime(self.place)  # what was used last is kept longest
+            description = json.loads(self._file(name, "json").read_text())
+            values = np.load(self._file(name, "npy"), mmap_mode="r")
+            os.utime(self.path)  # marks them as recently used
         except (OSError, ValueError):
             return None
-        return _features(values, known["problems"])
+        return _features(values, description["problems"])
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Waits until no other process computes these features, and keeps others from it until the block ends.
+        """Holds the lock of these features, after waiting for any process that computes them.
 
         Raises:
-            UserError: the folder cannot be written.
+            UserError: The folder is not writable.
         """
+        lock = FileLock(self.path.with_suffix(".lock"))
         try:
-            self.place.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.place.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(_not_written(self.folder, error)) from None
-        try:
+            self.path.mkdir(parents=True, exist_ok=True)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                lock.acquire(timeout=0)
+            except Timeout:
                 log.info("another training computes the same features: waiting for it")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                lock.acquire()
+        except OSError as error:
+            raise UserError(_write_error(self.folder, error)) from None
+        try:
             yield
         finally:
-            os.close(lock)
+            lock.release()
 
     @contextmanager
-    def writing(self, name: str, shape: tuple[int, int], about: dict[str, Any]) -> Iterator[NDArray[np.float32]]:
-        """Yields zeros (N, D) to be filled in; they are kept if the block ends well and does not `use_once`.
+    def writing(self, name: str, shape: tuple[int, int], description: dict[str, Any]) -> Iterator[NDArray[np.float32]]:
+        """Yields zeros (N, D) to fill in; stores them when the block succeeds, unless it calls `keep_in_memory`.
 
         Args:
-            name: Of the features.
-            shape: N and D.
-            about: What is written beside them; its `problems` may be filled in the block.
+            name: Name of the features.
+            shape: (N, D).
+            description: Stored beside them; the block may still add to its `problems`.
 
         Raises:
-            UserError: the disk has no room for them.
+            UserError: The disk is full.
         """
-        path, part = self._path(name, "npy"), self._path(name, "part")
+        path, part = self._file(name, "npy"), self._file(name, "part")
         try:
             values = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
-            with part.open("r+b") as file:  # a full disk is to be met here, not as a SIGBUS later
-                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+            with part.open("r+b") as file, suppress(AttributeError):  # macOS has no posix_fallocate
+                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)  # a full disk fails here, not as SIGBUS
             yield values
-            if name in self._once:
-                return  # the file is deleted, and its memory stays for as long as it is used
+            if name in self._in_memory:
+                return  # the file is deleted, its memory map stays valid
             values.flush()
             part.replace(path)
-            self.note(name, about)
+            atomic_write(self._file(name, "json"), lambda file: file.write_text(json.dumps(description, indent=1)))
         except OSError as error:
-            raise UserError(_not_written(self.folder, error)) from error
+            raise UserError(_write_error(self.folder, error)) from error
         finally:
             part.unlink(missing_ok=True)
-        self._tidy()
+        self._prune()
 
-    def use_once(self, name: str, values: NDArray[np.float32], problems: dict[str, str]) -> None:
-        """Lets `open` give these, and `writing` keep no file: whoever comes next makes them anew."""
-        self._path(name, "json").unlink(missing_ok=True)
-        self._once[name] = _features(values, problems)
+    def keep_in_memory(self, name: str, values: NDArray[np.float32], problems: dict[str, str]) -> None:
+        """Serves these features from memory only; the next training recomputes them."""
+        self._file(name, "json").unlink(missing_ok=True)
+        self._in_memory[name] = _features(values, problems)
 
-    def note(self, name: str, about: dict[str, Any]) -> None:
-        """Declares the features `name` whole."""
-        part = self._path(name, "json.part")
-        part.write_text(json.dumps(about, indent=1))
-        part.replace(self._path(name, "json"))
+    def _file(self, name: str, suffix: str) -> Path:
+        return self.path / f"{name}.{suffix}"
 
-    def _path(self, name: str, suffix: str) -> Path:
-        return self.place / f"{name}.{suffix}"
-
-    def _tidy(self) -> None:
-        """Deletes what was not used for longest, as far as the folder holds too much; who reads it can read on."""
-        others = [place for place in self.folder.iterdir() if place.is_dir() and place != self.place]
-        total = _size(self.place) + sum(map(_size, others))
-        for place in sorted(others, key=lambda place: place.stat().st_mtime):
+    def _prune(self) -> None:
+        """Deletes the least recently used features of other keys until the folder is within its limit."""
+        others = [path for path in self.folder.iterdir() if path.is_dir() and path != self.path]
+        total = _size(self.path) + sum(map(_size, others))
+        for path in sorted(others, key=lambda path: path.stat().st_mtime):
             if total <= self.max_gb * 1e9:
                 return
-            log.info("features.max_gb=%g: deleting features that were not used for longest, %s", self.max_gb, place)
-            total -= _size(place)
-            shutil.rmtree(place, ignore_errors=True)
+            log.info("features.max_gb=%g: deleting the least recently used features, %s", self.max_gb, path)
+            total -= _size(path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _features(values: NDArray[np.float32], problems: dict[str, str]) -> Features:
-    plain = np.asarray(values)  # faster to index than a memory-mapped one
-    return Features(plain, {int(row): reason for row, reason in problems.items()})
+    return Features(np.asarray(values), {int(row): reason for row, reason in problems.items()})
 
 
-def _size(place: Path) -> int:
-    return sum(file.stat().st_size for file in place.glob("*"))
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.glob("*"))
 
 
-def _not_written(folder: Path, error: OSError) -> str:
+def _write_error(folder: Path, error: OSError) -> str:
     return (
         f"features.folder={folder} cannot be written ({error.strerror or error}): "
-        "give another one, or type features=off"
+        "give another folder, or type features=off"
     )

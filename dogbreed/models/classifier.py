@@ -8,47 +8,66 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
+from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from dogbreed.data.classes import parse_class
 from dogbreed.errors import UserError
-from dogbreed.models import backbones as backbone
-from dogbreed.models import param_groups as groups
-from dogbreed.models import schedules
+from dogbreed.models import backbones, freezing, heads
+from dogbreed.models.freezing import FROZEN
+from dogbreed.models.heads import FeatureBatch
 from dogbreed.models.hyperparameters import Hyperparameters
-from dogbreed.models.metrics import Metrics
-from dogbreed.models.mixup import mixing
-from dogbreed.models.quick import QuickModule
+from dogbreed.models.metrics import ClassificationMetrics
+from dogbreed.models.mixup import create_mixup
+from dogbreed.models.param_groups import parameter_groups
+from dogbreed.models.schedules import create_scheduler
+from dogbreed.models.targets import load_target
+from dogbreed.models.tta import flip_tta
 
 log = logging.getLogger(__name__)
 
+LOGGED = {"train": ("loss", "accuracy"), "val": ("loss", "accuracy", "top5_accuracy", "f1")}
+LOGGED["test"] = LOGGED["val"]
+"""Metrics that each stage logs, as `train/loss` and so on."""
 
-class ImageClassifier(QuickModule):
+
+class ImageClassifier(pl.LightningModule):
     """A timm network with a head for `classes`, trained with cross-entropy.
 
-    All arguments are plain strings, numbers and dicts, and are kept in every checkpoint:
-    `ImageClassifier.load_from_checkpoint(path)` needs nothing else, no network either.
+    All arguments are plain strings, numbers and dicts, and every checkpoint contains them:
+    `ImageClassifier.load_from_checkpoint(path)` needs nothing else, and no network access. A subclass with its own
+    constructor passes `load_weights` on.
+
+    Batches are `(images, labels, ...)`, or `FeatureBatch` for cached features of the frozen backbone, of which only the
+    head is run. Training minimises cross-entropy with label smoothing and mixup. Validation and test report plain
+    cross-entropy, so that their losses are comparable between runs. `validation_step` and `test_step` return
+    `{"logits": (B, num_classes)}` for callbacks.
 
     Args:
-        model: Name of a timm model.
-        classes: Folder names in label order, `["001.Affenpinscher", ...]`.
+        model: timm model name.
+        classes: Class folder names in label order, such as `["001.Affenpinscher", ...]`.
         hyperparameters: How to train; None for the defaults. Fields may also be given as keywords, which take
-            precedence: `ImageClassifier("resnet18", classes, lr=1e-3)`. See `Hyperparameters` for names and defaults.
+            precedence: `ImageClassifier("resnet18", classes, lr=1e-3)`. With `head_start`, call
+            `dogbreed.models.linear_probe.fit_linear_probe` before the fit, with `finetune=linear_probe` in place of it.
         weights: `hub` (timm's pretrained weights), `random`, or the path of a .safetensors or .pth file.
         optimizer: `{"_target_": "torch.optim.AdamW", ...}`; None for AdamW.
         scheduler: `{"_target_": "dogbreed.models.schedules.cosine", ...}`; None for a constant learning rate.
-        model_kwargs: Passed to `timm.create_model`.
+        model_kwargs: Further arguments of `timm.create_model`.
+        load_weights: False builds the network without loading `weights`, for a state dict that replaces them. Not a
+            hyperparameter.
         **overrides: Fields of `Hyperparameters`.
 
     Attributes:
-        net: the timm model, (B, 3, H, W) float32 normalised images to (B, num_classes) logits.
-        data_config: input_size, mean, std, interpolation, crop_pct of the images that `net` expects.
+        net: The timm network, normalised float32 images (B, 3, H, W) to logits (B, num_classes), without TTA.
+        data_config: Input format of `net`: input_size, mean, std, interpolation, crop_pct, crop_mode.
+        pretrained_head: Weight and bias of the pretrained classifier, for `head_start=pretrained`.
+        head_is_solved: Whether `fit_linear_probe` has set the head.
 
     Raises:
-        UserError: an unknown model or choice, or weights that cannot be had.
+        UserError: An unknown model or choice, or unavailable weights.
     """
 
     def __init__(
@@ -61,169 +80,226 @@ class ImageClassifier(QuickModule):
         optimizer: Mapping[str, Any] | None = None,
         scheduler: Mapping[str, Any] | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
+        load_weights: bool = True,
         **overrides: Any,
     ) -> None:
         super().__init__()
         hp = (hyperparameters or Hyperparameters()).replace(**overrides)
-        finetune = hp.finetune = hp.finetune or "head"
-        if finetune != "head" and (optimizer or {}).get("_target_") == "dogbreed.models.linear_probe.AtOptimum":
-            raise UserError(
-                f"optimizer=lbfgs solves the head alone, not finetune={finetune}: type finetune=head, or another "
-                "optimizer with head_start=solved, which trains on from there"
-            )
+        hp.finetune = hp.finetune or "head"
         if len(classes) < 2:
             raise UserError(f"a classifier needs at least two classes, got {list(classes)}")
         optimizer, scheduler, model_kwargs = dict(optimizer or {}), dict(scheduler or {}), dict(model_kwargs or {})
         classes = list(classes)
-        self.save_hyperparameters(ignore=["hyperparameters"], logger=False)  # also the arguments of a subclass
+        self.save_hyperparameters(ignore=["hyperparameters", "load_weights"], logger=False)  # also those of a subclass
         structures = {"optimizer": optimizer, "scheduler": scheduler, "model_kwargs": model_kwargs}
         self.hparams.update({**asdict(hp), "classes": classes, **structures})  # plain data: loads without pickle
         self.classes = classes
         self.class_names = [parse_class(folder).name for folder in classes]
-        self.net = backbone.create(model, len(classes), weights, model_kwargs)
-        self.data_config = backbone.data_config(self.net)
+        self.net = backbones.create(model, len(classes), weights if load_weights else "random", model_kwargs)
+        self.data_config = backbones.data_config(self.net)
         if hp.channels_last:
             self.net.to(memory_format=torch.channels_last)
-        if finetune != "full":
-            groups.unfreeze(self.net, 0)
-        if hp.tta:
-            backbone.answer_for_both_sides(self.net)
+        if hp.finetune != "full":
+            freezing.unfreeze(self.net, 0)
         self.head_is_solved = False
         self.pretrained_head = (
-            backbone.pretrained_head(self.net, model, weights, model_kwargs) if hp.head_start == "pretrained" else None
+            backbones.pretrained_head(self.net, model, weights, model_kwargs)
+            if hp.head_start == "pretrained" and load_weights
+            else None
         )
-        self.mix = mixing(hp.mixup, hp.cutmix, len(classes))
-        self.loss = nn.CrossEntropyLoss(label_smoothing=hp.label_smoothing)
-        self.metrics = Metrics(len(classes))
+        self.mixup = create_mixup(hp.mixup, hp.cutmix, len(classes))
+        self.train_loss = nn.CrossEntropyLoss(label_smoothing=hp.label_smoothing)
+        self.metrics = nn.ModuleDict({f"{stage}_metrics": ClassificationMetrics(len(classes)) for stage in LOGGED})
+        self._class_scores: tuple[list[float], list[float]] | None = None
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> ImageClassifier:
+        """Returns the classifier of a checkpoint, as in Lightning; neither hub nor weights file is read.
+
+        Args:
+            checkpoint_path: Path of the checkpoint.
+            *args: Further arguments of `LightningModule.load_from_checkpoint`.
+            **kwargs: Further arguments of `LightningModule.load_from_checkpoint`, and hyperparameters to replace.
+        """
+        return super().load_from_checkpoint(checkpoint_path, *args, load_weights=False, **kwargs)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns logits (B, num_classes) for normalised float32 `images` (B, 3, H, W)."""
+        """Returns logits (B, num_classes) for normalised float32 `images` (B, 3, H, W), in eval mode with TTA."""
         if self.hparams["channels_last"]:
             images = images.contiguous(memory_format=torch.channels_last)
-        return self.net(images)
+        if self.hparams["tta"] and not self.training:
+            return flip_tta(self.net, images)
+        logits: Tensor = self.net(images)
+        return logits
+
+    def _logits(self, batch: Any) -> Tensor:
+        if isinstance(batch, FeatureBatch):
+            return heads.head_logits(self.net, batch.features)
+        logits: Tensor = self(batch[0])
+        return logits
 
     def train(self, mode: bool = True) -> ImageClassifier:
-        """Sets train mode; what is frozen stays in eval mode, so that its batch norms do not move."""
+        """Sets train or eval mode; frozen modules stay in eval mode, so that their batch norms do not move."""
         super().train(mode)
-        if mode and self.hparams["finetune"] == "head":
-            backbone.train_head_only(self.net)
+        if mode and self.hparams["finetune"] in FROZEN:
+            heads.set_head_train_mode(self.net)
         elif mode and self.hparams["finetune"] == "gradual":
-            groups.train_unfrozen(self.net)
+            freezing.set_train_modes(self.net)
         if mode and self.hparams["freeze_norms"]:
-            backbone.freeze_norms(self.net)
+            freezing.freeze_norms(self.net)
         return self
 
     def setup(self, stage: str) -> None:
-        """Compiles, and shows all parameters to DDP, which looks only once for those whose gradients it has to share.
+        """Compiles the network if `compile` is set, and registers all parameters with DDP.
 
         Raises:
-            UserError: `gradual` under a strategy that waits for the gradients of frozen parameters, or knows none; or
-                nobody has solved the head.
+            UserError: A linear probe has no steps to fit.
         """
         if stage != "fit":
             return
-        if self.hparams["head_start"] and not self.head_is_solved:
-            raise UserError("head_start and optimizer=lbfgs need kept features: leave features=off out")
+        if self.hparams["finetune"] == "linear_probe":
+            raise UserError("finetune=linear_probe has no training steps: call fit_linear_probe instead of Trainer.fit")
         if self.hparams["compile"]:
-            self.net.compile()  # in place: the names in state_dict() stay as they are
-        if self.trainer.world_size > 1 and self.hparams["finetune"] == "gradual":
-            if not getattr(self.trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters"):
-                raise UserError(
-                    "finetune=gradual in several processes needs trainer.strategy=ddp_find_unused_parameters_true: "
-                    "any other would not share what the backbone learns"
-                )
-            groups.unfreeze(self.net, math.inf)  # until on_train_start
+            self.net.compile()  # in place: the names in state_dict() do not change
+        if self.hparams["finetune"] == "gradual" and self.trainer.world_size > 1:
+            freezing.unfreeze(self.net, math.inf)  # DDP registers gradients only once; on_train_start freezes again
+
+    def on_fit_start(self) -> None:
+        """Checks that a head that `head_start` wants solved is solved, unless a checkpoint brings it."""
+        if self.hparams["head_start"] and not self.head_is_solved and not self.trainer.ckpt_path:
+            raise UserError(f"head_start={self.hparams['head_start']} needs fit_linear_probe before Trainer.fit")
 
     def on_train_start(self) -> None:
-        """Unfreezes what is due, also when a training is resumed after it, within an epoch too.
+        """Unfreezes the stages that are due, also in a resumed run, and sets the modules' train modes.
 
-        Lightning leaves the modes of the modules as it finds them, so they are set here.
+        Raises:
+            UserError: `gradual` in several processes whose strategy ignores parameters without gradients.
         """
+        if self.hparams["finetune"] == "gradual":
+            several = self.trainer.world_size > 1
+            if several and not getattr(self.trainer.model, "find_unused_parameters", False):
+                raise UserError(
+                    "finetune=gradual in several processes needs trainer.strategy=ddp_find_unused_parameters_true: "
+                    "other strategies do not synchronise the gradients of the backbone"
+                )
+            self._unfreeze_due_stages()
+        self.train()  # Lightning keeps the modes that it finds
+
+    def _unfreeze_due_stages(self) -> None:
         hp = self.hparams
-        if hp["finetune"] == "gradual":
-            _, before = backbone.count_parameters(self.net)
-            due = groups.num_stages_at(self.current_epoch, hp["unfreeze_epoch"], hp["unfreeze_every"])
-            groups.unfreeze(self.net, due)
-            _, trained = backbone.count_parameters(self.net)
-            if trained > before:
-                log.info("epoch %d: %.2f M parameters are trained from here on", self.current_epoch, trained / 1e6)
-        self.train()
+        _, before = heads.count_parameters(self.net)
+        due = freezing.num_unfrozen_stages(self.current_epoch, hp["unfreeze_epoch"], hp["unfreeze_every"])
+        freezing.unfreeze(self.net, due)
+        _, trained = heads.count_parameters(self.net)
+        if trained > before:
+            log.info("epoch %d: %.2f M parameters are trained from now on", self.current_epoch, trained / 1e6)
 
     def on_train_epoch_start(self) -> None:
-        """Does so anew where an epoch may unfreeze more."""
+        """Unfreezes the stages that are due in this epoch."""
         if self.hparams["finetune"] == "gradual":
-            self.on_train_start()
+            self._unfreeze_due_stages()
+            self.train()
 
-    def _step(self, stage: str, batch: Any) -> Tensor:
-        images, labels = batch[0], batch[1]  # (B, 3, H, W) float32, (B,) int64
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Returns the training loss of a batch, scalar.
+
+        A batch without images gives a zero loss with zero gradients, so that other processes do not wait for it.
+        """
+        inputs, labels = batch[0], batch[1]  # (B, 3, H, W) or (B, D) float32; (B,) int64
+        if not len(labels):
+            loss = 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
+            self._count("train", loss.detach(), self._no_logits(inputs), labels)
+            return loss
         targets = labels
-        if stage == "train" and self.mix is not None:
-            images, targets = self.mix(images, labels)  # float32 (B, num_classes)
-            labels = targets.argmax(dim=1)  # of what there is more of
-        logits = self(images)
-        loss: Tensor = self.loss(logits, targets)
-        self.metrics.update(stage, loss.detach(), logits.detach(), labels)
+        if self.mixup is not None:
+            inputs, targets = self.mixup(inputs, labels)  # float32 (B, num_classes)
+            labels = targets.argmax(dim=1)  # the class with the larger share
+            batch = (inputs, targets)
+        logits = self._logits(batch)
+        loss = self.train_loss(logits, targets)
+        self._count("train", loss.detach(), logits.detach(), labels)
+        self.log("train/step_loss", loss.detach(), prog_bar=True, batch_size=len(labels))
         return loss
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
-        """Returns the mean loss of a batch `(images, labels, ...)`; None, and Lightning goes on, for an empty one."""
-        if not len(batch[1]):  # none of its images could be read
-            return None
-        loss = self._step("train", batch)
-        trainer: Any = self.trainer
-        if trainer.accumulate_grad_batches > 1 or (self.global_step + 1) % trainer.log_every_n_steps == 0:
-            self.log("train/step_loss", loss.detach(), prog_bar=True, batch_size=len(batch[1]))
-        return loss
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Adds a batch to the validation metrics; returns its `logits` (B, num_classes)."""
+        return self._evaluate(batch, "val")
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Adds a batch to the validation metrics."""
-        if len(batch[1]):
-            self._step("val", batch)
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Adds a batch to the test metrics; returns its `logits` (B, num_classes)."""
+        return self._evaluate(batch, "test")
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Adds a batch to the test metrics, also per class."""
-        if len(batch[1]):
-            self._step("test", batch)
+    def _evaluate(self, batch: Any, stage: str) -> dict[str, Tensor]:
+        labels = batch[1]
+        logits = self._logits(batch) if len(labels) else self._no_logits(batch[0])
+        loss = nn.functional.cross_entropy(logits, labels) if len(labels) else logits.sum()
+        self._count(stage, loss, logits, labels)
+        return {"logits": logits}
+
+    def _no_logits(self, inputs: Tensor) -> Tensor:
+        """Returns the logits (0, num_classes) of an empty batch: no network runs on it."""
+        return inputs.new_empty(0, len(self.classes), dtype=torch.float32)
+
+    def _count(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        metrics: Any = self.metrics[f"{stage}_metrics"]
+        metrics.update(loss, logits, labels)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Returns class probabilities (B, num_classes) of a batch `(images, ...)`."""
-        return self(batch[0]).softmax(dim=-1)
+        """Returns class probabilities (B, num_classes) of a batch."""
+        return self._logits(batch).softmax(dim=-1)
 
     def on_train_epoch_end(self) -> None:
         """Logs train/loss and train/accuracy of the epoch."""
-        self.log_dict(self.metrics.compute("train"))
+        self._log_metrics("train")
 
     def on_validation_epoch_end(self) -> None:
         """Logs val/loss, val/accuracy, val/top5_accuracy and val/f1."""
-        self.log_dict(self.metrics.compute("val"), prog_bar=True)
+        self._log_metrics("val", prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
-        """Logs the test metrics; those of each class stay in `class_report()`."""
-        self.log_dict(self.metrics.compute("test"))
+        """Logs test/loss, test/accuracy, test/top5_accuracy and test/f1; `class_report` returns those of each class."""
+        scores = self._log_metrics("test")
+        if scores:
+            self._class_scores = scores["class_accuracy"].tolist(), scores["class_f1"].tolist()
+
+    def _log_metrics(self, stage: str, *, prog_bar: bool = False) -> dict[str, Tensor]:
+        """Logs and resets the metrics of a stage; {} if a subclass has its own step and never updated them."""
+        metrics: Any = self.metrics[f"{stage}_metrics"]
+        if not metrics.update_called:
+            return {}
+        scores: dict[str, Tensor] = metrics.compute()
+        metrics.reset()
+        self.log_dict({f"{stage}/{name}": scores[name] for name in LOGGED[stage]}, prog_bar=prog_bar)
+        return scores
 
     def class_report(self) -> list[dict[str, Any]]:
-        """Returns class, name, accuracy (recall) and F1 of each class over the last test, in label order."""
-        rows = zip(self.classes, self.class_names, *self.metrics.of_classes(), strict=True)
+        """Returns class, name, accuracy (recall) and F1 of each class in the last test, in label order; [] before."""
+        if self._class_scores is None:
+            return []
+        rows = zip(self.classes, self.class_names, *self._class_scores, strict=True)
         return [{"class": folder, "name": name, "accuracy": a, "f1": f} for folder, name, a, f in rows]
 
-    def on_test_epoch_start(self) -> None:
-        """Forgets the classes' figures of an earlier test."""
-        self.metrics.forget_classes()
-
     def configure_optimizers(self) -> OptimizerConfig | OptimizerLRSchedulerConfig:
-        """Returns the optimizer over the groups of head and backbone, and its schedule by step."""
+        """Returns the optimizer over the parameter groups of head and backbone, and its schedule by step.
+
+        Raises:
+            UserError: `optimizer` names no optimizer that trains in steps.
+        """
         hp = self.hparams
         factor = {"head": 0.0, "full": 1.0, "gradual": hp["backbone_lr_factor"]}[hp["finetune"]]
-        rates = groups.parameter_groups(
+        groups = parameter_groups(
             self.net, hp["lr"], hp["weight_decay"], backbone_factor=factor, layer_decay=hp["layer_decay"]
         )
-        config = {"_target_": "torch.optim.AdamW", **hp["optimizer"]}
-        optimizer = instantiate(config, _partial_=True)(rates, lr=hp["lr"], weight_decay=hp["weight_decay"])
-        schedule = schedules.by_step(optimizer, hp["scheduler"], self.trainer)
-        if schedule is None:
+        settings = {"_target_": "torch.optim.AdamW", **hp["optimizer"]}
+        kind = load_target(target := settings.pop("_target_"))
+        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+            raise UserError(f"optimizer._target_={target} is no torch.optim.Optimizer")
+        if kind is torch.optim.LBFGS:
+            raise UserError(f"optimizer=lbfgs fits a linear probe, not finetune={hp['finetune']}: omit one of the two")
+        if self.trainer.gradient_clip_val and isinstance(self.trainer.precision_plugin, MixedPrecision):
+            settings.pop("fused", None)  # Lightning cannot clip for a fused optimizer in mixed precision
+        optimizer = kind(groups, lr=hp["lr"], weight_decay=hp["weight_decay"], **settings)  # type: ignore[call-arg]
+        scheduler = create_scheduler(optimizer, hp["scheduler"], self.trainer)
+        if scheduler is None:
             return {"optimizer": optimizer}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes that the weights lie in the checkpoint itself, so that loading it asks neither hub nor file."""
-        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] |= {"weights": "random", "head_start": None}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -51,14 +51,16 @@ class Hyperparameters:
     finetune: str | None = setting(
         None,
         "`head` trains the head on the frozen backbone, `full` trains everything, `gradual` trains the head and then "
-        "unfreezes the backbone. null means `head`, or on the command line `full` if the weights are random.",
-        choices=("head", "full", "gradual"),
+        "unfreezes the backbone, `linear_probe` solves the head by L-BFGS without training steps. null means `head`, "
+        "or on the command line `full` if the weights are random.",
+        choices=("head", "full", "gradual", "linear_probe"),
         search="choice(head,gradual,full)",
     )
     head_start: str | None = setting(
         None,
         "Initial head: `solved` is its optimum on the frozen backbone, `pretrained` the optimum near the classifier of "
-        "the pretrained weights, for classes that it knows; null is small random weights.",
+        "the pretrained weights, for classes that it knows; null is small random weights. `finetune=linear_probe` with "
+        "`pretrained` is regularised towards that classifier.",
         choices=("solved", "pretrained"),
     )
     freeze_norms: bool = setting(

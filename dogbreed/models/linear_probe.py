@@ -1,18 +1,16 @@
-"""The head at its optimum: multinomial logistic regression on kept features, solved by L-BFGS over all of them at once.
+"""Linear probe: multinomial logistic regression on the features of a frozen backbone, solved by L-BFGS.
 
-There is one optimum, so nothing depends on a seed, an order, a batch size or a learning rate, and no head that is
-trained step by step on the same features gets below its loss. `optimizer=lbfgs` stays there; with `finetune=full` or
-`gradual`, `head_start=solved` begins there (Kumar et al., Fine-Tuning can Distort Pretrained Features, ICLR 2022).
-With `head_start=pretrained` weights are held close not to zero, but to what the pretrained classifier knows of the
-class it takes each of ours for: where it knows them, few images of ours do what many of its own once did.
+The objective is convex, so the result depends on no seed, batch size, order or learning rate. Fine-tuning can start
+from it too (Kumar et al., Fine-Tuning can Distort Pretrained Features, ICLR 2022). If the pretrained classifier knows
+the classes, weights can be regularised towards its rows instead of zero, which helps most with few images.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -20,26 +18,32 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dogbreed.errors import UserError
-from dogbreed.models import backbones as backbone
+from dogbreed.models.heads import head_names
 
 if TYPE_CHECKING:
-    from dogbreed.features.store import Features
+    from dogbreed.models.classifier import ImageClassifier
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 16_384
-"""Rows at once: features that do not fit into memory are read from their file in each iteration."""
+IGNORED = -100
+"""Label of a row that is excluded from the fit."""
 
-_GRADIENT = 1e-5
-"""Largest entry of the gradient at which the optimum is reached."""
+_CHUNK_ROWS = 16_384
+"""Rows on the device at once: features larger than memory are read from their file in every iteration."""
 
-_ITERATIONS = 1000
+_GRADIENT_TOLERANCE = 1e-5
+"""Largest entry of the gradient at which the solver stops."""
 
-Head = tuple[Tensor, Tensor]
-"""Weight (C, D) and bias (C,), float32."""
+_MAX_ITERATIONS = 1000
 
-LEFT_OUT = -100
-"""Label of a row that does not count."""
+
+class Head(NamedTuple):
+    """A linear classifier."""
+
+    weight: Tensor
+    """float32 (C, D)."""
+    bias: Tensor
+    """float32 (C,)."""
 
 
 def solve(
@@ -49,114 +53,153 @@ def solve(
     *,
     weight_decay: float,
     label_smoothing: float = 0.0,
-    near: Head | None = None,
+    balanced: bool = False,
+    prior: Head | None = None,
     device: torch.device | str = "cpu",
 ) -> Head:
-    """Returns the linear head with the least
+    """Returns the linear head that minimises
 
-        mean cross-entropy + weight_decay / 2 * sum of (weight - near) ** 2
+        mean cross-entropy + weight_decay / 2 * sum of (weight - prior.weight) ** 2
 
-    which for `near` 0 is scikit-learn's `LogisticRegression(C=1 / (N * weight_decay))`.
+    which without a prior is scikit-learn's `LogisticRegression(C=1 / (N * weight_decay))`.
 
     Args:
-        features: (N, D) each, views of the same images or of others: the rows of all count together.
-        labels: (N,) of each; rows with `LEFT_OUT` do not count, and are zeros.
-        num_classes: C.
-        weight_decay: Above 0: classes that can be told apart have no optimum without.
-        label_smoothing: Share of the target that is spread over all classes.
-        near: The head whose weight is held on to; None: 0.
-        device: Where to solve.
+        features: (N, D) arrays; the rows of all arrays, such as several views of the images, count equally.
+        labels: int64 (N,) for each array; rows labelled `IGNORED` are excluded.
+        num_classes: Number of classes C.
+        weight_decay: L2 regularisation, above 0: separable classes have no optimum without it.
+        label_smoothing: Fraction of the target that is spread over all classes.
+        balanced: Weights rows so that all classes that occur count equally.
+        prior: Head towards whose weight the solution is regularised, and the start of the solver; None for zero.
+        device: Device to solve on.
 
     Raises:
-        UserError: weight_decay is 0.
+        UserError: `weight_decay` is 0.
     """
     if weight_decay <= 0:
-        raise UserError("weight_decay=0: a head has an optimum only with a weight_decay above 0, such as 0.01")
-    num_rows = sum(int((part != LEFT_OUT).sum()) for part in labels)
-    # The bias is that of centred features: the same optimum, to which fewer iterations lead.
+        raise UserError("weight_decay=0: a linear probe needs a weight_decay above 0, such as 0.01")
+    class_weights = _balancing_weights(labels, num_classes).to(device) if balanced else None
+    num_rows = sum(int((part != IGNORED).sum()) for part in labels)
+    # Centred features have the same optimum with another bias, and need fewer iterations.
     centre = torch.stack([rows.sum(dim=0) for rows, _ in _chunks(features, labels, device)]).sum(dim=0) / num_rows
-    anchor, first = near or (torch.zeros(num_classes, len(centre)), torch.zeros(num_classes))
-    anchor = anchor.to(device)
-    weight = anchor.clone().requires_grad_()
-    bias = (first.to(device) + anchor @ centre).requires_grad_()
+    prior_weight, prior_bias = prior or (torch.zeros(num_classes, len(centre)), torch.zeros(num_classes))
+    prior_weight = prior_weight.to(device)
+    weight = prior_weight.clone().requires_grad_()
+    bias = (prior_bias.to(device) + prior_weight @ centre).requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=_ITERATIONS, history_size=20, line_search_fn="strong_wolfe",
-        tolerance_grad=_GRADIENT, tolerance_change=0.0,
+        [weight, bias], max_iter=_MAX_ITERATIONS, history_size=20, line_search_fn="strong_wolfe",
+        tolerance_grad=_GRADIENT_TOLERANCE, tolerance_change=0.0,
     )  # fmt: skip
-    loss = nn.CrossEntropyLoss(reduction="sum", label_smoothing=label_smoothing, ignore_index=LEFT_OUT)
+    reduction = "sum" if class_weights is None else "none"
+    loss = nn.CrossEntropyLoss(reduction=reduction, label_smoothing=label_smoothing, ignore_index=IGNORED)
 
     def objective() -> Tensor:
         optimizer.zero_grad()
         total = torch.zeros((), device=device)
         for rows, targets in _chunks(features, labels, device):
-            part = loss(nn.functional.linear(rows, weight, bias - weight @ centre), targets) / num_rows
+            part = loss(nn.functional.linear(rows, weight, bias - weight @ centre), targets)
+            if class_weights is not None:
+                part = (part * class_weights[targets.clamp_min(0)]).sum()
+            part = part / num_rows
             part.backward()
             total += part.detach()
-        penalty = weight_decay / 2 * (weight - anchor).square().sum()
+        penalty = weight_decay / 2 * (weight - prior_weight).square().sum()
         penalty.backward()
         return total + penalty.detach()
 
     optimizer.step(objective)
     objective()
     gradient = max(float(parameter.grad.abs().max()) for parameter in (weight, bias))  # type: ignore[union-attr]
-    if gradient > 10 * _GRADIENT:
-        log.warning("the head is not quite at its optimum (gradient %.1e): more weight_decay helps", gradient)
-    return weight.detach(), (bias - weight @ centre).detach()
+    if gradient > 10 * _GRADIENT_TOLERANCE:
+        log.warning("the linear probe did not converge (gradient %.1e): increase weight_decay", gradient)
+    return Head(weight.detach(), (bias - weight @ centre).detach())
+
+
+def _balancing_weights(labels: Sequence[NDArray[np.int64]], num_classes: int) -> Tensor:
+    """Returns the weight of a row of each class, float32 (C,), with a mean of 1 over all rows."""
+    known = np.concatenate([part[part != IGNORED] for part in labels])
+    counts = np.bincount(known, minlength=num_classes)
+    num_present = max(1, int((counts > 0).sum()))
+    return torch.from_numpy(len(known) / (num_present * counts.clip(1))).float()
 
 
 @torch.no_grad()
-def rows_of(pretrained: Head, features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> Head:
-    """Returns a head of the rows of a pretrained one, for each class the row that is most probable for its images.
+def matching_rows(pretrained: Head, features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> Head:
+    """Returns the row of a pretrained head that is most probable for the images of each class.
 
     Args:
-        pretrained: Of the classes of its own training.
+        pretrained: Head of K pretrained classes.
         features: (N, D).
-        labels: (N,), with `LEFT_OUT` where rows do not count.
-        num_classes: C.
+        labels: int64 (N,); rows labelled `IGNORED` are excluded.
+        num_classes: Number of classes C, each of which gets one of the K rows.
     """
     weight, bias = pretrained
-    probable = torch.zeros(num_classes, len(bias))
+    probability = torch.zeros(num_classes, len(bias))
     for rows, targets in _chunks([features], [labels], "cpu"):
-        counts = targets != LEFT_OUT
-        probable.index_add_(0, targets[counts], nn.functional.linear(rows[counts], weight, bias).softmax(dim=1))
-    best = probable.argmax(dim=1)
-    return weight[best], bias[best]
+        known = targets != IGNORED
+        probability.index_add_(0, targets[known], nn.functional.linear(rows[known], weight, bias).softmax(dim=1))
+    best = probability.argmax(dim=1)
+    return Head(weight[best], bias[best])
 
 
-def solve_head(model: Any, views: list[Features], labels: NDArray[np.int64]) -> None:
-    """Puts the head of `model` at its optimum for what is kept of train, and says how long that took."""
-    began, hparams = time.monotonic(), model.hparams
-    known = [labels.copy() for _ in views]
-    for view, copied in zip(views, known, strict=True):
-        copied[list(view.problems)] = LEFT_OUT
-    (name,) = backbone.head_names(model.get_submodule("net"))
-    head: Any = model.get_submodule(f"net.{name}")
-    values, known_rows = [view.values for view in views], model.pretrained_head
-    near = rows_of(known_rows, values[0], known[0], head.out_features) if known_rows else None
-    weight, bias = solve(
-        values, known, head.out_features, weight_decay=hparams["weight_decay"],
-        label_smoothing=hparams["label_smoothing"], near=near, device=model.device,
+def fit_linear_probe(
+    model: ImageClassifier,
+    features: Sequence[NDArray[np.float32]],
+    labels: Sequence[NDArray[np.int64]],
+    *,
+    balanced: bool = False,
+) -> dict[str, float]:
+    """Replaces the head of `model` by the optimum for cached features of its frozen backbone.
+
+    Uses the model's hyperparameters `weight_decay`, `label_smoothing` and `head_start`; the latter decides whether the
+    head is regularised towards the pretrained classifier.
+
+    Args:
+        model: A classifier with a linear head.
+        features: float32 (N, D) arrays: one or several views of the training images.
+        labels: int64 (N,) for each array; rows labelled `IGNORED` are excluded.
+        balanced: Weights images so that all classes count equally.
+
+    Returns:
+        `train/loss` (with label smoothing) and `train/accuracy` over the first view.
+
+    Raises:
+        UserError: `weight_decay` is 0.
+    """
+    started, hp = time.monotonic(), model.hparams
+    head = model.get_submodule(f"net.{head_names(model.net)[0]}")
+    num_classes = len(model.classes)
+    prior = None
+    if model.pretrained_head is not None:
+        prior = matching_rows(Head(*model.pretrained_head), features[0], labels[0], num_classes)
+    solution = solve(
+        features, labels, num_classes, weight_decay=hp["weight_decay"], label_smoothing=hp["label_smoothing"],
+        balanced=balanced, prior=prior, device=model.device,
     )  # fmt: skip
-    head.load_state_dict({"weight": weight, "bias": bias})
+    head.load_state_dict(solution._asdict())
     model.head_is_solved = True
-    log.info("the head is solved, in %.1f s", time.monotonic() - began)
+    log.info("linear probe solved in %.1f s", time.monotonic() - started)
+    return _training_metrics(solution, features[0], labels[0], hp["label_smoothing"])
+
+
+@torch.no_grad()
+def _training_metrics(
+    head: Head, features: NDArray[np.float32], labels: NDArray[np.int64], label_smoothing: float
+) -> dict[str, float]:
+    loss = hits = count = 0.0
+    for rows, targets in _chunks([features], [labels], head.weight.device):
+        known = targets != IGNORED
+        logits, truth = nn.functional.linear(rows[known], *head), targets[known]
+        loss += float(nn.functional.cross_entropy(logits, truth, reduction="sum", label_smoothing=label_smoothing))
+        hits += float((logits.argmax(dim=1) == truth).sum())
+        count += len(truth)
+    return {"train/loss": loss / count, "train/accuracy": hits / count}
 
 
 def _chunks(
     features: Sequence[NDArray[np.float32]], labels: Sequence[NDArray[np.int64]], device: torch.device | str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for rows, targets in zip(features, labels, strict=True):
-        for start in range(0, len(rows), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            part = slice(start, start + _CHUNK_ROWS)
             yield torch.tensor(rows[part], device=device), torch.tensor(targets[part], device=device)
-
-
-class AtOptimum(torch.optim.Optimizer):
-    """Moves nothing: `optimizer=lbfgs`, whose head is at its optimum before the first step."""
-
-    def __init__(self, params: Any, lr: float, weight_decay: float) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Returns the loss."""
-        return None if closure is None else closure()

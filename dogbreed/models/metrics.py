@@ -1,98 +1,70 @@
-"""What is measured of a classifier in each epoch."""
+"""Classification metrics of one stage, counted over batches of any size and over all processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
-from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torch import Tensor
+from torchmetrics import Metric
 
-STAGES = ("train", "val", "test")
+TOP_K = 5
+"""An image counts as right for top-k accuracy if its class is among this many most probable ones."""
 
 
-class Metrics(nn.Module):
-    """Loss, accuracy and, but in training, top-5 accuracy and macro F1; in a test also those of each class.
+class ClassificationMetrics(Metric):
+    """Mean loss, accuracy, top-5 accuracy, macro F1, and accuracy and F1 of each class.
 
-    All count over the processes of a training. A module, to move to its device; no checkpoint has it.
+    Counts with `index_add_`, which stays fast under `torch.use_deterministic_algorithms`, where torchmetrics compares
+    each image with every pair of classes.
 
     Args:
-        num_classes: Of the labels.
+        num_classes: Number of classes.
     """
+
+    full_state_update = False
+    loss_sum: Tensor
+    top_k_hits: Tensor
+    hits: Tensor
+    predicted: Tensor
+    present: Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.stages = nn.ModuleDict({f"{stage}_metrics": _collection(stage, num_classes) for stage in STAGES})
-        # Of each training batch: mean loss, which are right, how many there are. A metric's update costs more than a
-        # head's step.
-        self._trained: list[tuple[Tensor, Tensor, int]] = []
-        self.class_accuracy = MulticlassAccuracy(num_classes, average=None)
-        self.class_f1 = MulticlassF1Score(num_classes, average=None)
+        self.num_classes = num_classes
+        self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("top_k_hits", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        for name in ("hits", "predicted", "present"):
+            self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Adds a batch to those of `train`, `val` or `test`.
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch.
 
         Args:
-            stage: Which.
-            loss: Mean over the batch.
-            logits: (B, C).
+            loss: Mean loss over the batch, scalar.
+            logits: (B, C); B may be 0.
             labels: int64 (B,).
         """
-        if stage == "train":
-            self._trained.append((loss, logits.argmax(dim=1) == labels, len(labels)))
-            return
-        with _quick_counts(logits):
-            for name, metric in self.stages[f"{stage}_metrics"].items(keep_base=True):  # type: ignore[operator]
-                metric.update(loss, len(labels)) if name == "loss" else metric.update(logits, labels)
-            if stage == "test":
-                self.class_accuracy.update(logits, labels)
-                self.class_f1.update(logits, labels)
+        best = logits.argmax(dim=1)
+        top_k = logits.topk(min(TOP_K, self.num_classes), dim=1).indices
+        self.loss_sum += loss.float() * len(labels)
+        self.top_k_hits += (top_k == labels[:, None]).sum()
+        self.hits.index_add_(0, labels, (best == labels).long())
+        self.predicted.index_add_(0, best, torch.ones_like(best))
+        self.present.index_add_(0, labels, torch.ones_like(labels))
 
-    def compute(self, stage: str) -> dict[str, Tensor]:
-        """Returns `{"val/accuracy": ...}` of all batches since the last time, and begins anew."""
-        metrics: Any = self.stages[f"{stage}_metrics"]
-        if stage == "train" and self._trained:
-            losses, right, counts = zip(*self._trained, strict=True)
-            sizes = torch.tensor(counts, dtype=torch.float, device=losses[0].device)
-            metrics["loss"].update(torch.stack(losses).float() @ sizes / sizes.sum(), weight=sizes.sum())
-            metrics["accuracy"].update(torch.cat(right).sum() / sizes.sum(), weight=sizes.sum())
-            self._trained = []
-        computed: dict[str, Tensor] = metrics.compute()
-        metrics.reset()
-        return computed
+    def compute(self) -> dict[str, Tensor]:
+        """Returns the scalars `loss`, `accuracy`, `top5_accuracy` and `f1`, and `class_accuracy` and `class_f1` (C,).
 
-    def of_classes(self) -> tuple[list[float], list[float]]:
-        """Returns accuracy (recall) and F1 of each class over the last test, in label order."""
-        return self.class_accuracy.compute().tolist(), self.class_f1.compute().tolist()
-
-    def forget_classes(self) -> None:
-        """Begins the figures of the classes anew."""
-        self.class_accuracy.reset()
-        self.class_f1.reset()
-
-
-@contextmanager
-def _quick_counts(logits: Tensor) -> Iterator[None]:
-    """Lets torchmetrics count on the CPU as it does where results may differ from run to run: there they never do.
-
-    Where they may not, it compares each label with each pair of classes, for a GPU's sake.
-    """
-    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(strict and not logits.is_cpu, warn_only=warns)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(strict, warn_only=warns)
-
-
-def _collection(stage: str, num_classes: int) -> MetricCollection:
-    metrics: dict[str, Any] = {"loss": MeanMetric(), "accuracy": MeanMetric()}
-    if stage != "train":
-        few = min(5, num_classes)
-        metrics["accuracy"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        metrics["top5_accuracy"] = MulticlassAccuracy(num_classes, average="micro", top_k=few, validate_args=False)
-        metrics["f1"] = MulticlassF1Score(num_classes, average="macro", validate_args=False)
-    return MetricCollection(metrics, prefix=f"{stage}/", compute_groups=False)
+        `f1` is the macro average over the classes that occur among labels or predictions. The accuracy (recall) and F1
+        of a class without images are 0.
+        """
+        num_images = self.present.sum()
+        occurs = (self.present + self.predicted) > 0
+        class_f1 = 2 * self.hits / (self.present + self.predicted).clamp_min(1)
+        return {
+            "loss": self.loss_sum / num_images,
+            "accuracy": self.hits.sum() / num_images,
+            "top5_accuracy": self.top_k_hits / num_images,
+            "f1": class_f1[occurs].mean(),
+            "class_accuracy": self.hits / self.present.clamp_min(1),
+            "class_f1": class_f1,
+        }

@@ -1,4 +1,4 @@
-"""mixup and CutMix: batches of mixed images and mixed labels."""
+"""mixup and CutMix: batches of mixed images with mixed labels."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from torch import nn
 from torchvision.transforms import v2
 
 
-def mixing(mixup: float, cutmix: float, num_classes: int) -> nn.Module | None:
-    """Returns what mixes a batch of images with itself on its device, None where both alphas are 0.
+def create_mixup(mixup: float, cutmix: float, num_classes: int) -> nn.Module | None:
+    """Returns a module that mixes each batch of images with itself, None if both alphas are 0.
 
-    Takes images float (B, 3, H, W) and labels int64 (B,), and returns images and targets, float (B, num_classes) that
-    add up to 1 in each row. The random numbers are torch's global ones on the CPU, which a checkpoint keeps.
+    It maps images float32 (B, 3, H, W) and labels int64 (B,) to images and soft targets float32 (B, num_classes). Its
+    random numbers come from torch's global CPU generator, which checkpoints store.
 
     Args:
-        mixup: Alpha of Zhang et al., mixup (2018): images are blended; 0.2 for short trainings, up to 1.
-        cutmix: Alpha of Yun et al., CutMix (2019): a rectangle is pasted in from another image. Where both are
-            given, each batch has one or the other.
-        num_classes: Of the labels.
+        mixup: Alpha of Zhang et al., mixup (2018), which blends images; 0.2 for short trainings, up to 1.
+        cutmix: Alpha of Yun et al., CutMix (2019), which pastes a rectangle of another image. If both alphas are set,
+            each batch uses one of the two at random.
+        num_classes: Number of classes.
     """
     kinds = [(v2.MixUp, mixup), (v2.CutMix, cutmix)]
     mixers = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]

@@ -1,48 +1,62 @@
-"""Learning-rate schedules: pure functions of the optimizer step, as shares of the peak learning rate.
+"""Learning-rate schedules: pure functions of the optimizer step that return a factor of the peak learning rate.
 
-`conf/scheduler` names one by `_target_`; a schedule of one's own needs the same three arguments.
+`conf/scheduler` selects one by `_target_`. A custom schedule takes the same three arguments first.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import get_method
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from dogbreed.errors import UserError
+from dogbreed.models.targets import load_target
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
-def by_step(optimizer: Optimizer, settings: Mapping[str, Any], trainer: pl.Trainer) -> LambdaLR | None:
-    """Returns the schedule that `settings` name by `_target_`, with its own arguments; None where the rate is constant.
+def create_scheduler(optimizer: Optimizer, settings: Mapping[str, Any], trainer: pl.Trainer) -> LambdaLR | None:
+    """Returns a scheduler to be stepped after each optimizer step, None for a constant learning rate.
 
-    To set a head's rate to what it was already would take a fiftieth of its step.
+    Args:
+        optimizer: The optimizer, with the peak learning rate of each parameter group.
+        settings: `{"_target_": "dogbreed.models.schedules.cosine", ...}` with further arguments of the schedule; {} for
+            a constant rate.
+        trainer: Gives the number of steps.
 
     Raises:
-        UserError: nothing bounds the number of steps, of which a schedule is a function.
+        UserError: The target is no schedule, or the number of steps is unbounded.
     """
     arguments = dict(settings)
-    schedule = get_method(arguments.pop("_target_", "dogbreed.models.schedules.constant"))
+    target = arguments.pop("_target_", "dogbreed.models.schedules.constant")
+    schedule = load_target(target)
     if schedule is constant:
         return None
+    if not inspect.isfunction(schedule) or list(inspect.signature(schedule).parameters)[:3] != _ARGUMENTS:
+        raise UserError(f"scheduler._target_={target} must be a function of {', '.join(_ARGUMENTS)}")
     if math.isinf(trainer.estimated_stepping_batches):
         raise UserError(f"scheduler={schedule.__name__} needs max_epochs or max_steps")
     total_steps = max(1, int(trainer.estimated_stepping_batches))
-    per_epoch = max(1, total_steps // max(1, trainer.max_epochs or 1))
-    return LambdaLR(optimizer, partial(schedule, total_steps=total_steps, steps_per_epoch=per_epoch, **arguments))
+    if math.isinf(trainer.num_training_batches):
+        trainer.fit_loop.setup_data()  # with max_steps alone, Lightning has not counted the batches yet
+    num_batches = min(trainer.num_training_batches, total_steps * trainer.accumulate_grad_batches)  # may be unknown
+    steps_per_epoch = max(1, math.ceil(num_batches / trainer.accumulate_grad_batches))
+    return LambdaLR(optimizer, partial(schedule, total_steps=total_steps, steps_per_epoch=steps_per_epoch, **arguments))
+
+
+_ARGUMENTS = ["step", "total_steps", "steps_per_epoch"]
 
 
 def cosine(step: int, total_steps: int, steps_per_epoch: int, *, warmup: float = 0.05, floor: float = 0.0) -> float:
-    """Returns a linear rise over the first `warmup` share of all steps, then half a cosine down to `floor`.
+    """Returns a linear warm-up over the first `warmup` fraction of all steps, then half a cosine down to `floor`.
 
-    Loshchilov and Hutter, SGDR (ICLR 2017), one cycle; the warm-up is that of Goyal et al. (2017).
+    Loshchilov and Hutter, SGDR (ICLR 2017), one cycle; warm-up as in Goyal et al. (2017).
     """
     rise = warmup * total_steps
     if step < rise:
@@ -52,7 +66,7 @@ def cosine(step: int, total_steps: int, steps_per_epoch: int, *, warmup: float =
 
 
 def step(step: int, total_steps: int, steps_per_epoch: int, *, every_epochs: int = 2, factor: float = 0.1) -> float:
-    """Returns `factor` to the power of the number of times that `every_epochs` epochs have passed."""
+    """Returns `factor` raised to the number of times that `every_epochs` epochs have passed."""
     return factor ** (step // (every_epochs * steps_per_epoch))
 
 

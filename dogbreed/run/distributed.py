@@ -1,12 +1,12 @@
-"""Several processes that train one model, a GPU each: how many images make a step, and at what learning rate."""
+"""Batch size and learning rate of a training in one or several processes, and batch norms across them."""
 
 from __future__ import annotations
 
 import logging
 import math
+from typing import NamedTuple
 
-import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
@@ -15,68 +15,86 @@ from dogbreed.errors import UserError
 
 log = logging.getLogger(__name__)
 
-REFERENCE = 256
-"""Images a step for which `lr` is meant where it is scaled."""
+REFERENCE_BATCH_SIZE = 256
+"""Images per optimizer step that `lr` refers to when it is scaled."""
 
 _POWERS = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 
 
-def accumulation(effective_batch_size: int, batch_size: int, num_processes: int) -> int:
-    """Returns how many batches each process adds up for one step of the optimizer.
+class StepPlan(NamedTuple):
+    """How an optimizer step is made."""
+
+    accumulate_grad_batches: int
+    lr: float
+    """Peak learning rate, scaled to the images of a step."""
+
+
+def plan_steps(cfg: DictConfig, num_processes: int) -> StepPlan:
+    """Returns the accumulation and learning rate for the batch sizes of `cfg`.
 
     Args:
-        effective_batch_size: Images a step, in all processes together.
-        batch_size: Images a batch, in each process.
-        num_processes: That train together.
+        cfg: A resolved config of conf/train.yaml.
+        num_processes: Processes that train together.
 
     Raises:
-        UserError: it is no whole number.
+        UserError: `effective_batch_size` is no multiple of what all processes take at once, or accumulation is also set
+            by `trainer.accumulate_grad_batches`.
+    """
+    batches = int(cfg.trainer.get("accumulate_grad_batches") or 0)
+    if cfg.effective_batch_size:
+        if batches:
+            raise UserError("effective_batch_size and trainer.accumulate_grad_batches exclude each other: set one")
+        batches = accumulation(cfg.effective_batch_size, cfg.batch_size, num_processes)
+    batches = max(1, batches)
+    num_images = cfg.batch_size * num_processes * batches
+    lr = scaled_lr(cfg.lr, cfg.lr_scaling, num_images)
+    if num_images != cfg.batch_size or lr != cfg.lr:
+        log.info(
+            "optimizer step: %d images (batch_size %d, processes %d, accumulated batches %d), lr %.4g",
+            num_images, cfg.batch_size, num_processes, batches, lr,
+        )  # fmt: skip
+    return StepPlan(batches, lr)
+
+
+def accumulation(effective_batch_size: int, batch_size: int, num_processes: int) -> int:
+    """Returns how many batches each process accumulates for one optimizer step.
+
+    Args:
+        effective_batch_size: Images per step, in all processes together.
+        batch_size: Images per batch and process.
+        num_processes: Processes that train together.
+
+    Raises:
+        UserError: It is not a whole number.
     """
     at_once = batch_size * num_processes
     batches, rest = divmod(effective_batch_size, at_once)
     if rest or not batches:
-        near = max(1, round(effective_batch_size / at_once)) * at_once
+        nearest = max(1, round(effective_batch_size / at_once)) * at_once
         raise UserError(
             f"effective_batch_size={effective_batch_size} is no multiple of batch_size={batch_size} times "
-            f"{num_processes} processes: type effective_batch_size={near}, or another batch_size"
+            f"{num_processes} processes: type effective_batch_size={nearest}, or another batch_size"
         )
     return batches
 
 
 def scaled_lr(lr: float, rule: str, num_images: int) -> float:
-    """Returns the learning rate for steps of `num_images`, where `lr` is that for steps of 256.
+    """Returns the learning rate for optimizer steps of `num_images`, if `lr` is meant for steps of 256.
 
     Args:
-        lr: At its peak.
-        rule: `linear`, as Goyal et al. (2017) have it for SGD, together with a warm-up; `sqrt`, which suits Adam
-            (Krizhevsky, 2014; Malladi et al., 2022); or `none`.
-        num_images: In all processes, and all batches that are added up.
+        lr: Peak learning rate.
+        rule: `linear`, for SGD with warm-up (Goyal et al., 2017); `sqrt`, for Adam (Krizhevsky, 2014; Malladi et al.,
+            2022); or `none`.
+        num_images: Images per step, in all processes and accumulated batches.
     """
-    return lr * math.pow(num_images / REFERENCE, _POWERS[rule])
+    return lr * math.pow(num_images / REFERENCE_BATCH_SIZE, _POWERS[rule])
 
 
-def with_steps(cfg: DictConfig, trainer: pl.Trainer) -> DictConfig:
-    """Returns `cfg` with the learning rate for the images of a step, as many of which `trainer` now adds up."""
-    if cfg.effective_batch_size:
-        if cfg.trainer.get("accumulate_grad_batches"):
-            raise UserError("effective_batch_size and trainer.accumulate_grad_batches say the same: give one of them")
-        trainer.accumulate_grad_batches = accumulation(cfg.effective_batch_size, cfg.batch_size, trainer.world_size)
-    processes, batches = trainer.world_size, trainer.accumulate_grad_batches
-    num_images = cfg.batch_size * processes * batches
-    lr = scaled_lr(cfg.lr, cfg.lr_scaling, num_images)
-    if num_images != cfg.batch_size or lr != cfg.lr:
-        log.info(
-            "a step: %d images (batch_size %d, processes %d, batches each %d), lr %.4g",
-            num_images, cfg.batch_size, processes, batches, lr,
-        )  # fmt: skip
-    return OmegaConf.merge(cfg, {"lr": lr})  # type: ignore[return-value]
+class TimmSyncBatchNorm(TorchSyncBatchNorm):
+    """Batch norms over the images of all processes, for Lightning's `sync_batchnorm`, in timm's networks.
 
-
-class SyncNorms(TorchSyncBatchNorm):
-    """Batch norms over the images of all processes, for Lightning's `sync_batchnorm`.
-
-    torch's own conversion, Lightning's default, drops the activation that timm's networks have in their norms. They
-    stay converted: in one process they are what they were.
+    torch's own conversion, Lightning's default, drops the activation that timm's norms contain. The norms stay
+    converted after the training: in one process they compute the same.
     """
 
     def apply(self, model: nn.Module) -> nn.Module:

@@ -1,15 +1,16 @@
-"""One training, from its settled config to what it leaves: fits, tests and saves one classifier.
+"""One training, from its resolved config to its results: fits, tests and saves one classifier.
 
-What it did lies in the config's `output_dir`: config.yaml, metrics.csv, tensorboard/, results.json, report.html,
-checkpoints/best.ckpt and last.ckpt, and model/, the best model as an endpoint serves it.
+The run's `output_dir` contains config.yaml, metrics.csv, tensorboard/, results.json, report.html, checkpoints/best.ckpt
+and last.ckpt, and model/, the best model as an endpoint serves it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,90 +18,124 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from dogbreed.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
-from dogbreed.callbacks.training import MetricLines, StopOnSignal, unhook_idle
-from dogbreed.callbacks.weight_averaging import AveragedWeights
+from dogbreed.data.datamodule import ImageDataModule
 from dogbreed.data.transforms import InputSpec
 from dogbreed.debugger import debugger_callbacks, write_report
+from dogbreed.debugger.files import clear_debug
 from dogbreed.errors import UserError
-from dogbreed.models.backbones import count_parameters
 from dogbreed.models.classifier import ImageClassifier
+from dogbreed.models.heads import count_parameters
 from dogbreed.models.hyperparameters import Hyperparameters
-from dogbreed.run.distributed import SyncNorms, with_steps
-from dogbreed.run.results import best_of, save, show
+from dogbreed.run.features import load_features, solve_head, training_batches
+from dogbreed.run.results import print_results, save_results, summarise
+from dogbreed.run.trainer import Run, build_run
 from dogbreed.serving.bundle import make_card, write_model
 from dogbreed.system.settings import pick
 
 log = logging.getLogger(__name__)
 
+_LOCAL_PATHS = ("output_dir", "model_dir", "checkpoint_dir", "resume_from")
+"""Overrides that are not written to the model card."""
+
 
 def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Fits and tests what the settled `cfg` describes; returns what is written to `results.json`.
+    """Fits and tests the classifier that a resolved config describes; returns the content of results.json.
 
     Args:
-        cfg: Of conf/train.yaml.
-        overrides: What it was made by, for the model's card.
+        cfg: A resolved config of conf/train.yaml.
+        overrides: Hydra overrides that `cfg` was composed with, for the model card.
 
     Raises:
-        UserError: unreadable data, unknown model, missing weights, an output folder that cannot be written.
+        UserError: Unreadable data, an unknown model, unavailable weights, or an output folder that is not writable.
     """
     started = time.time()
     output_dir = _make_output_dir(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data)
-    if cfg.objective.metric.startswith("val/") and not data.keys("valid"):
-        raise UserError(
-            f"objective.metric={cfg.objective.metric} needs images in valid, of which there are none: type "
-            "data.valid_fraction=0.1, or objective.metric=train/loss objective.goal=minimize"
-        )
-    last = LastCheckpoint(Path(cfg.checkpoint_dir) / "last.ckpt", cfg.checkpoint_s, at_end=cfg.checkpoint_at_end)
-    averaging = [AveragedWeights(cfg.averaging, cfg.averaging_decay, cfg.averaging_start)] if cfg.averaging else []
-    objective = cfg.objective
-    best = BestCheckpoint(cfg.checkpoint_dir, objective.metric, objective.goal, *averaging, every_s=cfg.checkpoint_s)
-    lines, stop = MetricLines(), StopOnSignal(last)
+    _check_objective(cfg, data)
     recorders = debugger_callbacks(cfg.debugger, output_dir)
-    keep = [instantiate(cfg.features)] if cfg.features._target_ else []
-    trainer = _create_trainer(cfg, output_dir, [*averaging, lines, stop, best, last, *recorders, *keep])
-    cfg = with_steps(cfg, trainer)
-    model = create_model(cfg, data.classes)
-    _introduce(cfg, model)
-    trainer.fit(model, data, ckpt_path=_existing(cfg.resume_from))
-    results: dict[str, Any] = {"name": cfg.name, "stopped_by": stop.received.name if stop.received else None}
-    if not stop.received:
-        kept = None if best.is_in_place(trainer) else best.best_model_path or None
-        trainer.test(model, data, ckpt_path=kept, verbose=False)
-        results |= {"test": _metrics(trainer, "test/"), "classes": model.class_report()}
-    results |= best_of(lines.history, objective.metric, objective.goal, best.since) | {
+    run = build_run(cfg, output_dir, recorders)
+    model = create_model(cfg, data.classes, run.steps.lr)
+    data.input_spec = InputSpec.from_data_config(model.data_config, data.image_size)
+    _log_model(cfg, model)
+    if cfg.resume_from:
+        _load_weights(model, cfg)
+    results = _fit_and_test(cfg, run, model, data) | {
         "model": cfg.model.name,
         "weights": cfg.model.weights,
         "finetune": cfg.finetune,
         "data": cfg.data.url,
         "bad_images": dict(data.bad_images),
-        "steps": trainer.global_step,
-        "checkpoint": best.best_model_path or None,
+        "steps": run.trainer.global_step,
+        "checkpoint": run.best.path or None,
         "seconds": round(time.time() - started, 1),
     }
-    if trainer.is_global_zero:
+    if run.trainer.is_global_zero:
         if cfg.model_dir and results["checkpoint"]:
-            _leave_model(cfg, overrides, data.input_spec, results, model)
-        save(results, output_dir)
-        if recorders and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            results["issues"] = _report(cfg, output_dir)
-            save(results, output_dir)
-        show(results, output_dir)
-    trainer.strategy.barrier("results")  # processes end together: one that is left alone may abort
+            _export_model(cfg, overrides, data.input_spec, results, model)
+        save_results(results, output_dir)
+        if recorders and not run.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            results["issues"] = _write_report(cfg, output_dir)
+            save_results(results, output_dir)
+        print_results(results, output_dir)
+    run.trainer.strategy.barrier("results")  # a process that ends earlier may abort the others
     return results
 
 
-def create_model(cfg: DictConfig, classes: list[str]) -> ImageClassifier:
-    """Returns the classifier of a settled `cfg` for `classes` (folder names in label order)."""
+def _fit_and_test(cfg: DictConfig, run: Run, model: ImageClassifier, data: ImageDataModule) -> dict[str, Any]:
+    """Trains and tests `model`; returns the name, the metrics and the reason of an early stop."""
+    features = load_features(cfg, run.trainer, model, data)
+    solves = cfg.finetune == "linear_probe" or (cfg.head_start and not cfg.resume_from)
+    solved = solve_head(model, data, features["train"]) if solves else {}
+    batches = training_batches(cfg, data, features)
+    if cfg.finetune == "linear_probe":
+        if run.trainer.is_global_zero:
+            clear_debug(Path(cfg.output_dir))  # records of an earlier run; a fit does so itself
+        _validate(cfg, run, model, batches, solved)
+    else:
+        run.trainer.fit(model, batches, ckpt_path=cfg.resume_from)
+        if not run.stop.received and not any(cfg.objective.metric in epoch for epoch in run.printer.history.values()):
+            _validate(cfg, run, model, batches, {})  # the fit ended before its first validation
+    results: dict[str, Any] = {"name": cfg.name, "stopped_by": run.stop.received.name if run.stop.received else None}
+    if not run.stop.received:
+        run.trainer.test(model, batches, ckpt_path=run.best.path or None, verbose=False)
+        results |= {"test": _metrics(run.trainer, "test/"), "classes": model.class_report()}
+    return results | summarise(run.printer.history, cfg.objective.metric, cfg.objective.goal, run.best.since)
+
+
+def _validate(
+    cfg: DictConfig, run: Run, model: ImageClassifier, batches: pl.LightningDataModule, solved: Mapping[str, float]
+) -> None:
+    """Validates and saves the current weights as those of the last epoch, and logs the metrics of a `solved` head."""
+    trainer = run.trainer
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    trainer.validate(model, batches, verbose=False)
+    for logger in trainer.loggers if solved else ():
+        logger.log_metrics(dict(solved), step=0)
+        logger.save()
+    epoch = max(run.printer.history, default=0)
+    metrics = run.printer.history.get(epoch, {}) | _metrics(trainer, "val/") | dict(solved)
+    run.printer.record(trainer, epoch, metrics)
+    score = metrics.get(cfg.objective.metric, math.nan)
+    if math.isfinite(score):
+        run.best.save(trainer, model, score)
+
+
+def create_model(cfg: DictConfig, classes: list[str], lr: float | None = None) -> ImageClassifier:
+    """Returns the classifier of a resolved `cfg`.
+
+    Args:
+        cfg: A resolved config of conf/train.yaml.
+        classes: Class folder names in label order.
+        lr: Peak learning rate; None: that of `cfg`.
+    """
+    hyperparameters = Hyperparameters(**pick(Hyperparameters, cfg))
     return ImageClassifier(
         cfg.model.name,
         classes,
-        Hyperparameters(**pick(Hyperparameters, cfg)),
+        hyperparameters if lr is None else hyperparameters.replace(lr=lr),
         weights=cfg.model.weights,
         optimizer=OmegaConf.to_container(cfg.optimizer, resolve=True),  # type: ignore[arg-type]
         scheduler=OmegaConf.to_container(cfg.scheduler, resolve=True),  # type: ignore[arg-type]
@@ -119,43 +154,15 @@ def _make_output_dir(cfg: DictConfig) -> Path:
     return path
 
 
-def _existing(path: str | None) -> str | None:
-    if path is not None and not Path(path).is_file():
-        raise UserError(f"resume_from={path}: no such file; a run leaves checkpoints/last.ckpt in its folder")
-    return path
+def _check_objective(cfg: DictConfig, data: ImageDataModule) -> None:
+    if cfg.objective.metric.startswith("val/") and not data.keys("valid"):
+        raise UserError(
+            f"objective.metric={cfg.objective.metric} needs images in valid, which has none: type "
+            "data.valid_fraction=0.1, or objective.metric=train/loss objective.goal=minimize"
+        )
 
 
-class _TensorBoard(TensorBoardLogger):
-    """Its own thread writes at once; Lightning would wait for that at each logged step, for 0.4 ms."""
-
-    def save(self) -> None:
-        """Waits for nothing; `finalize` does."""
-
-
-def _create_trainer(cfg: DictConfig, output_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Returns the configured trainer; a progress bar is shown to people, not written to log files."""
-    people = sys.stderr.isatty()
-    loggers = [
-        CSVLogger(output_dir, name="", version=""),
-        _TensorBoard(output_dir, name="tensorboard", version="", default_hp_metric=False, flush_secs=1),
-    ]
-    if people:
-        callbacks.append(TQDMProgressBar(leave=True))
-    trainer: pl.Trainer = instantiate(
-        cfg.trainer,
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO(), *([SyncNorms()] if cfg.trainer.get("sync_batchnorm") else [])],
-        logger=loggers,
-        default_root_dir=str(output_dir),
-        enable_progress_bar=people,
-        enable_model_summary=False,
-    )
-    unhook_idle(trainer.callbacks)  # type: ignore[attr-defined]
-    return trainer
-
-
-def _introduce(cfg: DictConfig, model: ImageClassifier) -> None:
-    """Says which weights are used: nobody should train on random weights without knowing."""
+def _log_model(cfg: DictConfig, model: ImageClassifier) -> None:
     total, trained = count_parameters(model.net)
     log.info(
         "%s: weights %s, finetune %s, %.1f M parameters, %.2f M of them trained at the start",
@@ -163,14 +170,39 @@ def _introduce(cfg: DictConfig, model: ImageClassifier) -> None:
     )  # fmt: skip
 
 
-def _report(cfg: DictConfig, output_dir: Path) -> dict[str, str]:
-    """Writes the report and returns what is wrong, by rule; a fault in it is no reason to lose a training."""
+def _load_weights(model: ImageClassifier, cfg: DictConfig) -> None:
+    """Loads the weights to resume from, which cached features have to match; the trainer restores the rest later."""
+    path = cfg.resume_from
+    if cfg.finetune == "linear_probe":
+        raise UserError("resume_from: a linear probe has no training steps to resume; start it again without")
+    if not Path(path).is_file():
+        raise UserError(f"resume_from={path}: no such file; a run saves checkpoints/last.ckpt in its folder")
+    try:
+        checkpoint = _read_checkpoint(path)
+        if "optimizer_states" not in checkpoint:
+            raise ValueError("weights without the state of a training")
+        model.load_state_dict(checkpoint["state_dict"])
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"resume_from={path} is no checkpoint that this model can resume from ({reason}); to use its weights "
+            f"alone, type model.weights={path}"
+        ) from error
+
+
+def _read_checkpoint(path: str) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return checkpoint
+
+
+def _write_report(cfg: DictConfig, output_dir: Path) -> dict[str, str]:
+    """Writes the report; returns the summary of each issue by rule. An error in it does not fail the training."""
     try:
         report = write_report(output_dir, mlflow=cfg.debugger.get("mlflow"), say=not sys.stdout.isatty())
     except Exception as error:  # noqa: BLE001
         log.warning("there is no report: %s: %s", type(error).__name__, error)
         return {}
-    # Names of classes are bytes, which the terminal may not take.
+    # Class names may be bytes that the terminal cannot print.
     return {finding.rule: finding.outcome.summary.encode(errors="replace").decode() for finding in report.issues}
 
 
@@ -178,13 +210,12 @@ def _metrics(trainer: pl.Trainer, prefix: str) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
 
 
-def _leave_model(
+def _export_model(
     cfg: DictConfig, overrides: Sequence[str], images: InputSpec, results: dict[str, Any], model: ImageClassifier
 ) -> None:
-    """Leaves the best checkpoint as a model folder. Where it lies on this machine is none of the card's business."""
-    if "test" not in results:  # the test had loaded it
-        best = torch.load(results["checkpoint"], map_location="cpu", weights_only=True, mmap=True)
-        model.load_state_dict(best["state_dict"])
+    """Writes the best checkpoint as a model folder."""
+    if "test" not in results:  # otherwise the test has loaded it
+        model.load_state_dict(_read_checkpoint(results["checkpoint"])["state_dict"])
     card = make_card(
         name=cfg.name,
         architecture=cfg.model.name,
@@ -193,9 +224,6 @@ def _leave_model(
         input_spec=images,
         metrics=results["best"] | results.get("test", {}),
         tta=cfg.tta,
-        overrides=[text for text in overrides if text.lstrip("+").partition("=")[0] not in _PLACES],
+        overrides=[text for text in overrides if text.lstrip("+").partition("=")[0] not in _LOCAL_PATHS],
     )
     write_model(Path(cfg.model_dir), model.net.state_dict(), card)
-
-
-_PLACES = ("output_dir", "model_dir", "checkpoint_dir", "resume_from")

@@ -23,6 +23,8 @@ from torch import nn
 from dogbreed.data.transforms import InputSpec
 from dogbreed.errors import UserError
 from dogbreed.models import backbones
+from dogbreed.models.heads import head_names
+from dogbreed.models.tta import FlipTTA
 
 FORMAT = 1
 """Version of the card's format; cards of a newer version are rejected."""
@@ -134,10 +136,9 @@ def load_net(folder: Path, card: ModelCard) -> nn.Module:
     shared = own.keys() & state.keys()
     wrong = sorted((own.keys() ^ state.keys()) | {key for key in shared if own[key].shape != state[key].shape})
     if wrong:
-        head = [key for key in wrong if key in state and key.startswith(tuple(backbones.head_names(net)))]
+        head = [key for key in wrong if key in state and key.startswith(tuple(head_names(net)))]
         reason = f"{len(card.classes)} classes on the card, {len(state[head[0]])} in the weights" if head else wrong[0]
         raise UserError(f"{path} does not match {CARD}: {len(wrong)} of {len(own)} tensors differ ({reason})")
     net.load_state_dict(state)
-    if card.tta:
-        backbones.answer_for_both_sides(net)
+    net = FlipTTA(net) if card.tta else net
     return net.eval().requires_grad_(False)

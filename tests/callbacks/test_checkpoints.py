@@ -1,4 +1,6 @@
-"""The best weights: those that were validated, in their file whenever something else relies on it."""
+"""Checkpoints: the best weights as they were validated, and a state that resumes exactly."""
+
+import math
 
 import pytest
 import pytorch_lightning as pl
@@ -7,71 +9,103 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dogbreed.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from dogbreed.callbacks.metric_printer import MetricPrinter
+from dogbreed.errors import UserError
 
 
-class Counting(pl.LightningModule):
-    """Its one weight is the number of its steps, and its score what `scores` has for each epoch."""
+class Counter(pl.LightningModule):
+    """Its weight is the number of its steps, and its score what `scores` has for each epoch."""
 
-    def __init__(self, scores, fails_at=None):
+    def __init__(self, scores):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.scores, self.fails_at = scores, fails_at
+        self.scores = scores
 
     def training_step(self, batch, batch_idx):
-        if self.current_epoch == self.fails_at:
-            raise OSError("an image is gone")
         return -self.weight.sum()
 
     def validation_step(self, batch, batch_idx):
-        self.log("score", self.scores[self.current_epoch])
+        self.log("val/score", self.scores[self.current_epoch])
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def fit(folder, model, *, every_s, callbacks=()):
-    best = BestCheckpoint(str(folder), "score", "maximize", every_s=every_s)
+def fit(model, *callbacks, epochs=None, num_batches=1, resume=None, **settings):
     trainer = pl.Trainer(
-        max_epochs=len(model.scores), callbacks=[best, *callbacks], plugins=[AtomicCheckpointIO()], logger=False,
-        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        max_epochs=epochs or len(model.scores), callbacks=list(callbacks), plugins=[AtomicCheckpointIO()], logger=False,
+        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **settings,
     )  # fmt: skip
-    images = DataLoader(torch.zeros(1, 1))
-    trainer.fit(model, images, images)
-    return best
+    trainer.fit(model, DataLoader(torch.zeros(num_batches, 1)), DataLoader(torch.zeros(1, 1)), ckpt_path=resume)
+    return trainer
 
 
 def steps_of(path):
     return int(torch.load(path, weights_only=True)["state_dict"]["weight"])
 
 
-class Seen(pl.Callback):
-    """What the file holds when each epoch begins."""
-
-    def __init__(self, file):
-        self.file, self.steps = file, []
-
-    def on_train_epoch_start(self, trainer, pl_module):
-        self.steps.append(steps_of(self.file) if self.file.exists() else None)
-
-
-@pytest.mark.parametrize(("every_s", "seen"), [(0.0, [None, 1, 2, 2]), (3600.0, [None] * 4)])
-def test_the_best_epoch_is_in_the_file_at_once_or_at_the_end(tmp_path, every_s, seen):
-    file = Seen(tmp_path / "best.ckpt")
-    best = fit(tmp_path, Counting([0.1, 0.3, 0.2, 0.25]), every_s=every_s, callbacks=[file])
-    assert file.steps == seen
-    assert best.best_model_path == str(file.file) and best.best_model_score == pytest.approx(0.3)
-    assert steps_of(file.file) == 2
+@pytest.mark.parametrize(
+    ("goal", "scores", "expected"),
+    [
+        ("maximize", [0.1, 0.3, 0.2, 0.3], 2),
+        ("minimize", [0.3, 0.1, 0.1, 0.2], 2),
+        ("maximize", [math.nan, 0.1, math.nan], 2),
+    ],
+)
+def test_best_is_the_first_epoch_with_the_best_score(tmp_path, goal, scores, expected):
+    best = BestCheckpoint(tmp_path, "val/score", goal)
+    fit(Counter(scores), best)
+    assert best.path == str(tmp_path / "best.ckpt") and best.score == pytest.approx(scores[expected - 1])
+    assert steps_of(best.path) == expected
     assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
 
 
-def test_what_waits_is_written_when_the_training_fails(tmp_path):
-    with pytest.raises(OSError, match="gone"):
-        fit(tmp_path, Counting([0.1, 0.2, 0.3], fails_at=2), every_s=3600)
-    assert steps_of(tmp_path / "best.ckpt") == 2
+def test_best_compares_validated_epochs_alone(tmp_path):
+    best = BestCheckpoint(tmp_path, "val/score", "maximize")
+    fit(Counter([0.9, 0.1, 0.8, 0.2]), best, check_val_every_n_epoch=2)
+    assert best.score == pytest.approx(0.2) and steps_of(best.path) == 4
 
 
-def test_what_waits_is_written_before_a_checkpoint_that_speaks_of_it(tmp_path):
-    file = Seen(tmp_path / "best.ckpt")
-    last = LastCheckpoint(tmp_path / "last.ckpt", every_s=0)
-    fit(tmp_path, Counting([0.1, 0.2, 0.15]), every_s=3600, callbacks=[last, file])
-    assert file.steps == [None, 1, 2]
+def test_best_moves_with_a_resumed_run(tmp_path):
+    last = LastCheckpoint(tmp_path / "last.ckpt", 0)
+    fit(Counter([0.9, 0.1, 0.2]), BestCheckpoint(tmp_path / "a", "val/score", "maximize"), last, epochs=2)
+    best = BestCheckpoint(tmp_path / "b", "val/score", "maximize")
+    fit(Counter([0.9, 0.1, 0.2]), best, LastCheckpoint(tmp_path / "b.ckpt", 0), resume=last.path)
+    assert best.path == str(tmp_path / "b" / "best.ckpt") and steps_of(best.path) == 1 and best.since == 0
+    (tmp_path / "a" / "best.ckpt").unlink()
+    best = BestCheckpoint(tmp_path / "c", "val/score", "maximize")
+    fit(Counter([0.9, 0.1, 0.2]), best, LastCheckpoint(tmp_path / "c.ckpt", 0), resume=last.path)
+    assert best.since == 2 and best.score == pytest.approx(0.2) and steps_of(best.path) == 3
+
+
+class StopAt(pl.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.global_step == self.step:
+            raise KeyError("killed")
+
+
+@pytest.mark.parametrize("step", [2, 4, 5])
+def test_resume_after_any_step_has_every_validation(tmp_path, step):
+    """The last step of an epoch is saved with its validation, so that no epoch is lost."""
+    scores = [0.9, 0.1, 0.2]
+    callbacks = lambda name: (  # noqa: E731
+        MetricPrinter(), BestCheckpoint(tmp_path / name, "val/score", "maximize"),
+        LastCheckpoint(tmp_path / f"{name}.ckpt", 0),
+    )  # fmt: skip
+    straight = callbacks("straight")
+    fit(Counter(scores), *straight, num_batches=2)
+    with pytest.raises(KeyError):
+        fit(Counter(scores), *callbacks("begun"), StopAt(step), num_batches=2)
+    resumed = callbacks("begun")
+    fit(Counter(scores), *resumed, num_batches=2, resume=tmp_path / "begun.ckpt")
+    assert resumed[0].history == straight[0].history
+    assert (resumed[1].score, steps_of(resumed[1].path)) == (straight[1].score, 2)
+
+
+def test_checkpoint_that_cannot_be_written_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"checkpoint .* cannot be written"):
+        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "file" / "x.ckpt")

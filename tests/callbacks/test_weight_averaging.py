@@ -1,4 +1,4 @@
-"""What is validated, kept, served and gone on from when weights are averaged."""
+"""Averaged weights: what is validated, saved, served and resumed."""
 
 import pytest
 import pytorch_lightning as pl
@@ -8,6 +8,7 @@ import torch
 from dogbreed import ImageClassifier, ImageDataModule
 from dogbreed.callbacks.weight_averaging import AveragedWeights
 from dogbreed.cli.config import compose, resolve_defaults
+from dogbreed.data.transforms import InputSpec
 from dogbreed.errors import UserError
 from dogbreed.run.train import train
 
@@ -32,12 +33,12 @@ def same(one, other):
 
 @pytest.fixture(scope="module")
 def without(tmp_path_factory):
-    """Folder and results of a training that averages nothing."""
+    """Folder and results of a training without averaging."""
     folder = tmp_path_factory.mktemp("without")
     return folder, run(folder, "epochs=2")
 
 
-def test_a_share_of_steps_without_end_is_an_error():
+def test_swa_without_a_bounded_number_of_steps_is_an_error():
     data = ImageDataModule("demo://?classes=3&train=4&valid=0&test=0&size=32")
     model = ImageClassifier("test_resnet", data.classes, weights="random")
     trainer = pl.Trainer(max_epochs=-1, callbacks=[AveragedWeights("swa")], accelerator="cpu", logger=False)
@@ -46,10 +47,10 @@ def test_a_share_of_steps_without_end_is_an_error():
 
 
 @pytest.mark.parametrize("kind", ["ema", "swa"])
-def test_the_average_is_what_is_validated_kept_tested_and_served(tmp_path, kind, without):
+def test_average_is_validated_saved_tested_and_served(tmp_path, kind, without):
     averaged = run(tmp_path / "a", "epochs=2", f"averaging={kind}")
     last, best = weights(tmp_path / "a"), weights(tmp_path / "a", "best")
-    # AveragedWeights changes nothing of the training itself.
+    # Averaging does not change the training itself.
     folder, plain = without
     assert same(last["current_model_state"], weights(folder)["state_dict"])
     assert {epoch: metrics["train/loss"] for epoch, metrics in averaged["epochs"].items()} == {
@@ -66,22 +67,56 @@ def test_the_average_is_what_is_validated_kept_tested_and_served(tmp_path, kind,
     assert same(model.state_dict(), best["state_dict"])
 
 
-def test_swa_is_the_mean_over_the_last_quarter_and_ema_forgets_slowly_what_was_first():
+@pytest.mark.parametrize("kind", ["swa", "ema"])
+def test_update_computes_the_average_by_its_formula(kind):
     values = torch.arange(1.0, 9.0)
-    for kind, expected in [("swa", values[6:].mean().item()), ("ema", None)]:
-        averaging, model = AveragedWeights(kind, decay=0.5), torch.nn.Linear(1, 1, bias=False)
-        averaging._average_model = torch.optim.swa_utils.AveragedModel(model, **averaging._kwargs)
-        averaging._first_step = int(averaging.start * len(values))
-        by_hand = None
-        for step, value in enumerate(values):
-            model.weight.data.fill_(value)
-            if averaging.should_update(step_idx=step):
-                averaging._average_model.update_parameters(model)
-                count = step  # of those before
-                decay = min(0.5, (1 + count) / (10 + count))
-                by_hand = value if by_hand is None else decay * by_hand + (1 - decay) * value
-        found = averaging._average_model.module.weight.item()
-        assert found == pytest.approx(expected if expected is not None else by_hand.item())
+    averaging, model = AveragedWeights(kind, decay=0.5), torch.nn.Linear(1, 1, bias=False)
+    averaging.reset(model)
+    by_hand = None
+    for count, value in enumerate(values):
+        model.weight.data.fill_(value)
+        averaging.update(model)
+        decay = min(0.5, (1 + count) / (10 + count))
+        by_hand = value if by_hand is None else decay * by_hand + (1 - decay) * value
+    expected = values.mean() if kind == "swa" else by_hand
+    assert averaging.average()["weight"].item() == pytest.approx(expected.item())
+    with averaging.swapped_in(model):
+        assert model.weight.item() == pytest.approx(expected.item())
+    assert model.weight.item() == values[-1]
+
+
+def test_swa_begins_in_the_last_quarter_of_the_steps():
+    averaging = AveragedWeights("swa")
+    counts = []
+
+    class Count(pl.Callback):
+        def on_train_batch_end(self, *_):
+            counts.append(averaging.num_updates)
+
+    fit(averaging, Count())
+    assert counts == [0, 0, 0, 0, 0, 0, 1, 2]
+
+
+def fit(averaging, *callbacks):
+    """Fits a new model for 8 steps with a new trainer."""
+    pl.seed_everything(0, verbose=False)
+    data = ImageDataModule("demo://?classes=2&train=16&valid=2&test=2&size=32", batch_size=4, augment=False)
+    model = ImageClassifier("test_resnet", data.classes, weights="random", finetune="full", lr=0.01)
+    data.input_spec = InputSpec.from_data_config(model.data_config, data.image_size)
+    trainer = pl.Trainer(
+        max_epochs=1, callbacks=[averaging, *callbacks], accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(model, data)
+    return model
+
+
+def test_second_fit_averages_again():
+    averaging = AveragedWeights("ema")
+    first, second = fit(averaging), fit(averaging)
+    assert same(first.state_dict(), second.state_dict())
+    plain = fit(pl.Callback())
+    assert not same(first.state_dict(), plain.state_dict())
 
 
 EVERYTHING = [
@@ -90,7 +125,7 @@ EVERYTHING = [
 ]  # fmt: skip
 
 
-def test_a_training_goes_on_with_both_weights_as_if_it_had_never_stopped(tmp_path):
+def test_resume_restores_both_weights(tmp_path):
     straight = run(tmp_path / "straight", "epochs=4", *EVERYTHING)
     run(tmp_path / "begun", "epochs=2", *EVERYTHING)
     resumed = run(tmp_path / "resumed", "epochs=4", *EVERYTHING, f"resume_from={tmp_path}/begun/checkpoints/last.ckpt")
@@ -100,6 +135,6 @@ def test_a_training_goes_on_with_both_weights_as_if_it_had_never_stopped(tmp_pat
         assert same(ends[0][key], ends[1][key])
 
 
-def test_an_unknown_kind_is_named():
+def test_unknown_kind_is_a_user_error():
     with pytest.raises(UserError, match="averaging=emaa is not allowed; did you mean ema"):
         AveragedWeights("emaa")

@@ -1,18 +1,17 @@
-"""The forms in which a backbone runs: what they give is what the plain network gives."""
+"""The runtimes of a backbone: their features are those of the plain network."""
 
 import contextlib
-import shutil
 
 import pytest
 import timm
 import torch
 
-from dogbreed.features import runtime as speed
-from dogbreed.models import backbones as backbone
+from dogbreed.features import runtime
+from dogbreed.models.heads import has_linear_head, head_logits
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "mobilenetv2_050", "test_convnext", "test_vit"])
-def test_trunk_and_head_make_the_network_and_folding_changes_rounding_alone(name):
+def test_features_and_head_equal_the_network_also_folded(name):
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=5).eval()
     for module in net.modules():
@@ -22,57 +21,36 @@ def test_trunk_and_head_make_the_network_and_folding_changes_rounding_alone(name
     size = net.pretrained_cfg["input_size"][-1]
     images = torch.randn(2, 3, size, size)
     with torch.inference_mode():
-        features = speed.trunk(net)(images)
-        expected = net(images)
-        (head,) = backbone.head_names(net)
-        assert torch.allclose(net.get_submodule(head)(features), expected, rtol=1e-5, atol=1e-6)
-        folded = speed.fold(speed.trunk(net))
-        assert speed._agrees(folded(images), features)
+        features = runtime.feature_network(net)(images)
+        assert torch.allclose(head_logits(net, features), net(images), rtol=1e-5, atol=1e-6)
+        folded = runtime.fold_batch_norms(runtime.feature_network(net))
+        assert torch.allclose(folded(images), features, rtol=1e-4, atol=1e-4)
         assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
-    assert backbone.has_linear_head(net, size, size)
-    backbone.accept_features(net)
-    with torch.inference_mode():
-        assert torch.allclose(net(features), net(images), rtol=1e-5, atol=1e-6)
+    assert has_linear_head(net, size, size)
 
 
-def test_the_fastest_form_agrees_and_is_said(caplog):
+def test_runtime_agrees_with_the_plain_network_and_is_logged(caplog):
     caplog.set_level("INFO")
-    plain = speed.trunk(timm.create_model("test_resnet", num_classes=5))
+    plain = runtime.feature_network(timm.create_model("test_resnet", num_classes=5))
     images = torch.randn(20, 3, 64, 64)
-    with speed.all_processors() as threads:
-        form = speed.fastest(plain, images, contextlib.nullcontext, 1000, threads)
-        found = form(images)
-        bf16 = speed.fastest(plain, images, lambda: torch.autocast("cpu", torch.bfloat16), 1000, threads)(images)
-        assert speed.fastest(plain, images, contextlib.nullcontext, 10, threads).name == "plain"
+    before = torch.get_num_threads()
+    with runtime.thread_per_core() as threads:
+        features = runtime.create_runtime(plain, images, contextlib.nullcontext, threads)(images)
+        autocast = runtime.create_runtime(plain, images, lambda: torch.autocast("cpu", torch.bfloat16), threads)
+        half = autocast(images)
+    assert torch.get_num_threads() == before
     with torch.inference_mode():
         expected = plain(images)
-    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
-    assert bf16.dtype == torch.bfloat16 and speed._agrees(bf16, expected.bfloat16())
+    assert torch.allclose(features, expected, rtol=1e-4, atol=1e-5)
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - expected).abs().max() < 0.06 * expected.abs().max()
     assert "the backbone runs in float32" in caplog.text and "in bfloat16" in caplog.text
 
 
-def test_a_form_that_gives_something_else_is_not_taken(monkeypatch):
-    plain = speed.trunk(timm.create_model("test_resnet", num_classes=5))
-    monkeypatch.setattr(speed, "fold", lambda net: torch.nn.Sequential(net, torch.nn.Dropout(0.5).train()))
-    with speed.all_processors() as threads:
-        form = speed.fastest(plain, torch.randn(8, 3, 32, 32), contextlib.nullcontext, 1000, threads)
-    assert not form.name.startswith("folded")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_a_pass_that_is_long_enough_is_compiled(monkeypatch, caplog):
-    caplog.set_level("INFO")
-    monkeypatch.setattr(speed, "_COMPILE_S", 0.0)
-    plain = speed.trunk(timm.create_model("test_resnet", num_classes=5))
-    images = torch.randn(32, 3, 64, 64)
-    tried = []
-    whole = speed._speeds
-    monkeypatch.setattr(
-        speed, "_speeds", lambda forms, images: (tried.extend(f.name for f in forms), whole(forms, images))[1]
-    )
-    with speed.all_processors() as threads:
-        found = speed.fastest(plain, images, contextlib.nullcontext, 1000, threads)(images)
-    assert any(name.startswith("torch.compile") for name in tried)
-    with torch.inference_mode():
-        assert torch.allclose(found, plain(images), rtol=1e-4, atol=1e-5)
+def test_form_with_other_features_is_rejected(monkeypatch):
+    plain = runtime.feature_network(timm.create_model("test_resnet", num_classes=5))
+    noisy = lambda net: torch.nn.Sequential(net, torch.nn.Dropout(0.5).train())  # noqa: E731
+    monkeypatch.setattr(runtime, "fold_batch_norms", noisy)
+    with runtime.thread_per_core() as threads:
+        chosen = runtime.create_runtime(plain, torch.randn(8, 3, 32, 32), contextlib.nullcontext, threads)
+    assert chosen.name == "channels_last"

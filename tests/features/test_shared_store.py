@@ -1,4 +1,4 @@
-"""Features shared through S3, against a server that checks every signature."""
+"""Features shared through S3, on a server that checks every signature."""
 
 import threading
 
@@ -7,8 +7,8 @@ import pytest
 
 from dogbreed.cli.config import compose, resolve_defaults
 from dogbreed.errors import UserError
-from dogbreed.features import callback as keep
-from dogbreed.features import shared_store as shared
+from dogbreed.features import shared_store
+from dogbreed.features.extract import FeatureExtractor
 from dogbreed.features.shared_store import SharedFeatures
 from dogbreed.features.store import FeatureFiles
 from dogbreed.run.train import train
@@ -18,19 +18,19 @@ DEMO = "demo://?classes=3&train=12&valid=6&test=6&size=32"
 
 @pytest.fixture
 def bucket(s3_server, tmp_path, monkeypatch):
-    monkeypatch.setattr(shared, "SETTLE_S", 0.2)
-    monkeypatch.setattr(shared, "POLL_S", 0.1)
+    monkeypatch.setattr(shared_store, "SETTLE_S", 0.2)
+    monkeypatch.setattr(shared_store, "POLL_S", 0.1)
     name = tmp_path.name.replace("_", "-")[-40:].strip("-")
     (s3_server.root / name).mkdir()
     return f"s3://{name}/features", s3_server
 
 
-def test_a_job_on_another_machine_reads_what_the_first_one_made(bucket, tmp_path, monkeypatch, caplog):
+def test_second_machine_downloads_what_the_first_computed(bucket, tmp_path, monkeypatch, caplog):
     url, server = bucket
     caplog.set_level("INFO")
     computed = []
-    compute = keep.Computer.compute
-    monkeypatch.setattr(keep.Computer, "compute", lambda *a: (computed.append(a[1].name), compute(*a)))
+    extract = FeatureExtractor.extract
+    monkeypatch.setattr(FeatureExtractor, "extract", lambda *a: (computed.append(a[1].name), extract(*a)))
 
     def run(machine):
         places = [f"output_dir={tmp_path}/{machine}", f"features.folder={tmp_path}/{machine}/features"]
@@ -41,22 +41,22 @@ def test_a_job_on_another_machine_reads_what_the_first_one_made(bucket, tmp_path
     first, second = run("a"), run("b")
     assert computed == ["train", "valid", "test"]
     assert (first["epochs"], first["test"]) == (second["epochs"], second["test"])
-    assert f"features of train are taken from {url}" in caplog.text
+    assert f"features of train downloaded from {url}" in caplog.text
     left = sorted(path.name for path in server.root.rglob("features/*/*"))
     assert left == sorted(f"{name}.{kind}" for name in computed for kind in ("json", "npy"))
 
 
 def test_of_two_jobs_one_computes_and_the_other_waits(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(shared, "SETTLE_S", 2.0)
+    monkeypatch.setattr(shared_store, "SETTLE_S", 2.0)
     url, server = bucket
     computed = []
 
     def job(number):
         mine = SharedFeatures(url, "key", server.url)
         files = FeatureFiles(tmp_path / str(number), "key", 1.0)
-        files.place.mkdir(parents=True)
-        if not mine.fetch_or_claim("train", files.place):
-            with mine.computing("train", files.place), files.writing("train", (2, 3), {"problems": {}}) as values:
+        files.path.mkdir(parents=True)
+        if not mine.fetch_or_claim("train", files.path):
+            with mine.computing("train", files.path), files.writing("train", (2, 3), {"problems": {}}) as values:
                 computed.append(number)
                 values[:] = number
 
@@ -70,34 +70,34 @@ def test_of_two_jobs_one_computes_and_the_other_waits(bucket, tmp_path, monkeypa
         assert np.all(FeatureFiles(tmp_path / str(number), "key", 1.0).open("train").values == computed[0])
 
 
-def test_features_that_lack_images_of_an_outage_are_not_shared(bucket, tmp_path):
+def test_features_of_an_outage_are_not_uploaded(bucket, tmp_path):
     url, server = bucket
     for number in (1, 2):
         job, files = SharedFeatures(url, "key", server.url), FeatureFiles(tmp_path / str(number), "key", 1.0)
-        assert not job.fetch_or_claim("train", files.place)
+        assert not job.fetch_or_claim("train", files.path)
         writing = files.writing("train", (2, 3), {"problems": {}})
-        with files.locked(), job.computing("train", files.place), writing as values:
+        with files.locked(), job.computing("train", files.path), writing as values:
             values[1] = number
-            files.use_once("train", values, {"0": "no answer"})
+            files.keep_in_memory("train", values, {"0": "no answer"})
         features = files.open("train")
         assert features.values.tolist() == [[0.0] * 3, [number] * 3] and features.problems == {0: "no answer"}
     assert not [path for path in (server.root / url.split("/")[2]).rglob("*") if path.is_file()]
 
 
-def test_the_claim_of_a_job_that_died_is_taken_over(bucket, tmp_path, monkeypatch, caplog):
+def test_stale_claim_is_taken_over(bucket, tmp_path, monkeypatch, caplog):
     url, server = bucket
     caplog.set_level("INFO")
-    assert not SharedFeatures(url, "key", server.url).fetch_or_claim("train", tmp_path)  # and is never heard of again
+    assert not SharedFeatures(url, "key", server.url).fetch_or_claim("train", tmp_path)  # and never renews its claim
     waiting = SharedFeatures(url, "key", server.url)
     assert not waiting._claim("train")
-    monkeypatch.setattr(shared, "STALE_S", 0.5)
+    monkeypatch.setattr(shared_store, "STALE_S", 0.5)
     assert not waiting.fetch_or_claim("train", tmp_path)
-    assert "has died: taking its place" in caplog.text
+    assert "stopped renewing its claim" in caplog.text
 
 
-def test_a_claim_is_kept_alive_and_ends_with_its_job(bucket, tmp_path, monkeypatch):
+def test_claim_is_renewed_and_deleted_with_its_job(bucket, tmp_path, monkeypatch):
     url, server = bucket
-    monkeypatch.setattr(shared, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(shared_store, "HEARTBEAT_S", 0.05)
     job, other = (SharedFeatures(url, "key", server.url) for _ in range(2))
     assert not job.fetch_or_claim("train", tmp_path)
     written = []
@@ -110,7 +110,7 @@ def test_a_claim_is_kept_alive_and_ends_with_its_job(bucket, tmp_path, monkeypat
     assert other._head("train", "claim") is None
 
 
-def test_mistakes_are_one_line(bucket, tmp_path):
+def test_wrong_url_or_bucket_is_a_user_error(bucket, tmp_path):
     _, server = bucket
     with pytest.raises(UserError, match=r"features.url=/tmp/x: give s3://BUCKET/PREFIX"):
         SharedFeatures("/tmp/x", "key", None)

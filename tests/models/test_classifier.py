@@ -1,7 +1,6 @@
-"""What a classifier trains, what it leaves alone, where its weights come from."""
+"""ImageClassifier: what it trains and freezes, its losses and metrics, its weights and checkpoints."""
 
 import copy
-import itertools
 import math
 
 import pytest
@@ -9,11 +8,13 @@ import pytorch_lightning as pl
 import safetensors.torch
 import timm
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from dogbreed import ImageClassifier
 from dogbreed.errors import UserError
-from dogbreed.models import backbones as backbone
+from dogbreed.models.heads import has_linear_head, split_parameters
+from dogbreed.models.tta import FlipTTA
 
 CLASSES = ["001.Pug", "002.French_bulldog", "003.Collie"]
 TINY = "test_resnet"
@@ -44,17 +45,17 @@ def moved(model, before):
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit", "test_efficientnet", "mobilenetv2_050"])
-def test_any_timm_model_gives_a_logit_a_class_and_trains_its_head_alone(name):
+def test_classifier_of_any_model_trains_its_head_alone(name):
     model = classifier(model=name, lr=0.1)
     size = model.data_config["input_size"][-1] if name == "test_vit" else 64
     assert model(torch.randn(2, 3, size, size)).shape == (2, 3)
-    body, head = backbone.split_parameters(model.net)
+    body, head = split_parameters(model.net)
     assert not any(p.requires_grad for p in body)
     assert head and all(p.requires_grad for p in head)
     assert len(body) + len(head) == len(list(model.net.parameters()))
 
 
-def test_a_frozen_backbone_does_not_move_not_even_its_batch_norms():
+def test_frozen_backbone_does_not_move_nor_do_its_norms():
     model = classifier(finetune="head", lr=0.1)
     before = copy.deepcopy(model.net.state_dict())
     fit(model)
@@ -71,20 +72,20 @@ def test_full_finetuning_moves_everything():
 
 
 @pytest.mark.parametrize(("settings", "most"), [({}, math.inf), ({"gradient_clip_val": 1e-4}, 1e-4)])
-def test_gradients_are_clipped_where_the_trainer_is_to(settings, most):
+def test_gradient_clip_val_bounds_the_gradients(settings, most):
     norms = []
 
-    class Noting(pl.Callback):
+    class GradientNorms(pl.Callback):
         def on_before_zero_grad(self, trainer, pl_module, optimizer):
             found = [p.grad.norm() for p in pl_module.parameters() if p.grad is not None]
             norms.extend([torch.stack(found).norm().item()] if found else [])
 
-    fit(classifier(), epochs=3, callbacks=[Noting()], **settings)
+    fit(classifier(), epochs=3, callbacks=[GradientNorms()], **settings)
     assert norms and 0 < max(norms) <= most * 1.001
     assert settings or min(norms) > 1e-3
 
 
-def test_gradual_unfreezes_at_its_epoch_with_a_smaller_rate_for_the_backbone():
+def test_gradual_unfreezes_the_backbone_with_a_smaller_lr():
     model = classifier(finetune="gradual", unfreeze_epoch=1, lr=0.1, backbone_lr_factor=0.01)
     before = copy.deepcopy(model.net.state_dict())
     fit(model, epochs=1)
@@ -95,7 +96,7 @@ def test_gradual_unfreezes_at_its_epoch_with_a_smaller_rate_for_the_backbone():
     assert rates == {"head": 0.1, "backbone": pytest.approx(0.001)}
 
 
-def test_gradual_unfreezes_stage_by_stage_batch_norms_too():
+def test_gradual_unfreezes_stage_by_stage_with_norms():
     model = classifier(finetune="gradual", unfreeze_epoch=1, unfreeze_every=1, lr=0.1, layer_decay=0.9)
     before = copy.deepcopy(model.net.state_dict())
     fit(model, epochs=2)
@@ -103,36 +104,45 @@ def test_gradual_unfreezes_stage_by_stage_batch_norms_too():
     assert {key for key in before if key.startswith("layer4")} <= moved(model, before)  # running statistics too
 
 
-class EndingAfter(pl.Callback):
+class StopAfterTwoEpochs(pl.Callback):
     def on_train_epoch_end(self, trainer, pl_module):
         trainer.should_stop = trainer.current_epoch == 1
 
 
-def test_a_training_that_something_else_ends_needs_no_number_of_epochs_but_a_schedule_does():
-    assert fit(classifier(), epochs=-1, callbacks=[EndingAfter()]).current_epoch == 2
+def test_fit_without_bound_works_unless_a_schedule_needs_it():
+    assert fit(classifier(), epochs=-1, callbacks=[StopAfterTwoEpochs()]).current_epoch == 2
     cosine = {"_target_": "dogbreed.models.schedules.cosine"}
     assert fit(classifier(scheduler=cosine), epochs=-1, max_steps=3).global_step == 3
     with pytest.raises(UserError, match="scheduler=cosine needs max_epochs or max_steps"):
         fit(classifier(scheduler=cosine), epochs=-1)
 
 
-def test_the_loss_is_smoothed_cross_entropy():
-    model = classifier(label_smoothing=0.1)
+def test_training_loss_is_smoothed_validation_loss_is_not():
+    model = classifier(label_smoothing=0.3, lr=0.0, weight_decay=0.0)
     logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
     logs = logits.log_softmax(dim=1)
-    by_hand = -(0.9 * logs[range(5), labels] + 0.1 * logs.mean(dim=1)).mean()
-    assert model.loss(logits, labels).item() == pytest.approx(by_hand.item(), rel=1e-6)
+    by_hand = -(0.7 * logs[range(5), labels] + 0.3 * logs.mean(dim=1)).mean()
+    assert model.train_loss(logits, labels).item() == pytest.approx(by_hand.item(), rel=1e-6)
+    trainer = fit(model)
+    (tested,) = trainer.test(model, batches(), verbose=False)
+    (validated,) = trainer.validate(model, batches(), verbose=False)
+    model.eval()
+    with torch.no_grad():
+        plain = torch.stack([nn.functional.cross_entropy(model(x), y) for x, y in batches()]).mean().item()
+    assert tested["test/loss"] == pytest.approx(plain, rel=1e-5)
+    assert validated["val/loss"] == pytest.approx(plain, rel=1e-5)
 
 
-def test_mixed_images_are_judged_by_mixed_smoothed_labels_and_counted_as_what_prevails():
+def test_mixed_images_have_mixed_smoothed_targets():
     torch.manual_seed(3)
     model = classifier(mixup=1.0, cutmix=1.0, label_smoothing=0.2, finetune="full").eval()
+    model.log = lambda *_, **__: None
     images, labels = torch.rand(6, 3, 32, 32), torch.tensor([0, 1, 2, 0, 1, 1])
     seen = []
-    model.mix.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model.mixup.register_forward_hook(lambda module, inputs, output: seen.append(output))
     shares = set()
     for _ in range(8):
-        loss = model._step("train", (images, labels))
+        loss = model.training_step((images, labels), 0)
         mixed, targets = seen[-1]
         logs = model(mixed).log_softmax(dim=1)
         by_hand = -((0.8 * targets + 0.2 / 3) * logs).sum(dim=1).mean()
@@ -142,27 +152,30 @@ def test_mixed_images_are_judged_by_mixed_smoothed_labels_and_counted_as_what_pr
         assert torch.allclose(targets.sum(dim=1), torch.ones(6)) and targets[0, 1].item() == pytest.approx(1 - share)
         assert mixed.mean().item() == pytest.approx(images.mean().item(), abs=0.02)
     assert len(shares) == 8
-    model.metrics.compute("train")
-    model._step("train", (images, labels))
+    counts = model.metrics["train_metrics"]
+    counts.reset()
+    model.training_step((images, labels), 0)
     mixed, targets = seen[-1]
     right = (model(mixed).argmax(dim=1) == targets.argmax(dim=1)).float().mean().item()
-    assert model.metrics.compute("train")["train/accuracy"].item() == pytest.approx(right)
-    model._step("val", (images, labels))
+    assert counts.compute()["accuracy"].item() == pytest.approx(right)
+    model.validation_step((images, labels), 0)
     assert len(seen) == 9  # only training images are mixed
 
 
-def test_both_sides_of_a_image_are_asked_outside_training_alone():
+def test_tta_averages_both_sides_in_eval_mode_alone():
     plain, both = classifier(), classifier(tta=True)
     both.load_state_dict(plain.state_dict())
     images = torch.rand(4, 3, 32, 32)
     mean = (plain.eval()(images) + plain(images.flip(-1))) / 2
     assert torch.equal(both.eval()(images), mean)
-    assert torch.equal(copy.deepcopy(both.net)(images), mean)  # copies answer likewise
+    assert torch.equal(both.net(images), plain(images)) and not both.net._forward_hooks  # the network itself is plain
+    assert torch.equal(FlipTTA(plain.net)(images), mean)
+    assert torch.equal(both.validation_step((images, torch.zeros(4).long()), 0)["logits"], mean)
     assert torch.equal(both.predict_step((images,), 0), mean.softmax(dim=1))
     assert torch.equal(both.train()(images), plain.train()(images))
 
 
-def test_the_network_is_compiled_in_place_when_a_training_begins_and_keeps_its_names(monkeypatch):
+def test_compile_happens_in_place_when_a_fit_begins(monkeypatch):
     compiled = []
     compile_it = lambda module: compiled.append(module)  # noqa: E731, PLW0108 - a builtin would not be bound
     monkeypatch.setattr(torch.nn.Module, "compile", compile_it)
@@ -173,7 +186,7 @@ def test_the_network_is_compiled_in_place_when_a_training_begins_and_keeps_its_n
     assert compiled == [model.net] and list(model.state_dict()) == names
 
 
-def test_the_metrics_of_a_test_are_those_counted_by_hand():
+def test_metrics_of_a_test_equal_manual_counts():
     model = classifier()
     trainer = fit(model, epochs=0)
     found = trainer.test(model, batches(), verbose=False)[0]
@@ -192,14 +205,64 @@ def test_the_metrics_of_a_test_are_those_counted_by_hand():
     )
 
 
-def test_a_batch_of_which_no_image_could_be_read_is_passed_over():
+def test_empty_batch_gives_a_zero_loss_and_counts_nothing():
     model = classifier(finetune="full")
     empty = (torch.empty(0, 3, 32, 32), torch.empty(0, dtype=torch.int64))
-    assert model.training_step(empty, 0) is None
-    assert model.validation_step(empty, 0) is None
+    loss = model.training_step(empty, 0)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(not parameter.grad.any() for parameter in model.parameters())  # DDP waits for each of them
+    assert model.validation_step(empty, 0)["logits"].shape == (0, 3)
+    assert model.metrics["val_metrics"].update_called and model.metrics["val_metrics"].present.sum() == 0
 
 
-def test_a_checkpoint_loads_by_its_path_alone_without_the_weights_it_began_with(tmp_path):
+class OwnStep(ImageClassifier):
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+
+def test_subclass_with_its_own_step_logs_no_training_metrics():
+    trainer = fit(OwnStep(TINY, CLASSES, weights="random"))
+    assert "val/loss" in trainer.callback_metrics and "train/loss" not in trainer.callback_metrics
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
+def test_head_dropout_is_active_while_the_head_is_trained(name):
+    model = classifier(model=name, model_kwargs={"drop_rate": 0.5}).train()
+    size = model.data_config["input_size"][-1]
+    images = torch.rand(2, 3, size, size)
+    assert not torch.equal(model(images), model(images))
+    assert torch.equal(model.eval()(images), model(images))
+    assert has_linear_head(model.net, size, size)
+
+
+def test_distilled_network_has_no_single_linear_head():
+    net = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3)
+    assert not has_linear_head(net, 224, 224)
+
+
+def test_fused_optimizer_with_clipping_in_mixed_precision_fits():
+    fused = {"_target_": "torch.optim.AdamW", "fused": True}
+    trainer = fit(classifier(optimizer=fused), precision="bf16-mixed", gradient_clip_val=1.0)
+    assert trainer.global_step == 2 and not trainer.optimizers[0].defaults["fused"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": {"_target_": "os.system"}}, "is no torch.optim.Optimizer"),
+        ({"optimizer": {"_target_": "torch.optim.Nosuch"}}, "cannot be imported"),
+        ({"optimizer": {"_target_": "torch.optim.LBFGS"}}, "optimizer=lbfgs fits a linear probe"),
+        ({"scheduler": {"_target_": "os.system"}}, "must be a function of step"),
+        ({"finetune": "linear_probe"}, "no training steps"),
+    ],
+)
+def test_fit_with_an_impossible_setting_is_a_user_error(settings, message):
+    with pytest.raises(UserError, match=message):
+        fit(classifier(**settings))
+
+
+def test_checkpoint_loads_without_hub_or_weights_file(tmp_path):
     weights = tmp_path / "start.safetensors"
     safetensors.torch.save_file(timm.create_model(TINY).state_dict(), str(weights))
     model = classifier(weights=str(weights), lr=0.05)
@@ -210,10 +273,11 @@ def test_a_checkpoint_loads_by_its_path_alone_without_the_weights_it_began_with(
     assert loaded.classes == CLASSES
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(loaded.eval()(images), model.eval()(images))
+    assert loaded.hparams["weights"] == str(weights)  # the weights that the training started from
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_weights_from_a_file_all_but_a_head_of_another_size(tmp_path, suffix, caplog):
+def test_weights_file_fills_all_but_a_head_of_another_size(tmp_path, suffix, caplog):
     source = timm.create_model(TINY, num_classes=1000).state_dict()
     path = tmp_path / f"weights{suffix}"
     safetensors.torch.save_file(source, str(path)) if suffix == ".safetensors" else torch.save(source, path)
@@ -226,11 +290,11 @@ def test_weights_from_a_file_all_but_a_head_of_another_size(tmp_path, suffix, ca
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext"])
-def test_a_new_head_on_pretrained_features_starts_without_an_opinion(tmp_path, name):
+def test_new_head_on_pretrained_features_starts_uniform(tmp_path, name):
     torch.save(timm.create_model(name, num_classes=1000).state_dict(), tmp_path / "w.pth")
     model = classifier(model=name, weights=str(tmp_path / "w.pth")).eval()
     with torch.no_grad():
-        losses = [model.loss(model(images), labels).item() for images, labels in batches()]
+        losses = [model.train_loss(model(images), labels).item() for images, labels in batches()]
     assert losses == pytest.approx([math.log(3)] * len(losses), abs=0.2)
 
 
@@ -239,13 +303,13 @@ class Bomb:
         return (exec, ("raise SystemExit('pickle was executed')",))
 
 
-def test_a_weights_file_is_never_executed(tmp_path):
+def test_weights_file_is_never_unpickled(tmp_path):
     torch.save({"conv1.weight": Bomb()}, tmp_path / "bomb.pth")
     with pytest.raises(UserError, match="cannot be read as weights"):
         classifier(weights=str(tmp_path / "bomb.pth"))
 
 
-def test_weights_that_are_not_there_or_not_this_networks(tmp_path, monkeypatch):
+def test_weights_that_do_not_fit_are_a_user_error(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no such file"):
         classifier(weights=str(tmp_path / "nowhere.pth"))
     torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "other.pth")
@@ -256,7 +320,7 @@ def test_weights_that_are_not_there_or_not_this_networks(tmp_path, monkeypatch):
         classifier(weights=str(tmp_path / "text.pth"))
 
 
-def test_without_a_way_to_the_hub_the_error_says_what_to_type(monkeypatch):
+def test_unreachable_hub_is_a_user_error(monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("no route to host")
 
@@ -274,14 +338,14 @@ def test_without_a_way_to_the_hub_the_error_says_what_to_type(monkeypatch):
         ({"model_kwargs": {"nosuch": 1}}, "nosuch"),
     ],
 )
-def test_mistakes_are_named(kwargs, message):
+def test_wrong_arguments_are_a_user_error(kwargs, message):
     with pytest.raises(UserError, match=message):
         classifier(**kwargs)
     with pytest.raises(UserError, match="two classes"):
         ImageClassifier(TINY, ["alone"], weights="random")
 
 
-def test_optimizer_and_schedule_come_from_the_config():
+def test_optimizer_and_scheduler_come_from_the_settings():
     model = classifier(
         lr=0.2, weight_decay=0.3, optimizer={"_target_": "torch.optim.SGD", "momentum": 0.8},
         scheduler={"_target_": "dogbreed.models.schedules.cosine", "warmup": 0.5},
@@ -293,29 +357,7 @@ def test_optimizer_and_schedule_come_from_the_config():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
 
 
-def test_a_constant_rate_is_no_schedule_and_stays_what_it_is():
+def test_constant_schedule_makes_no_scheduler():
     trainer = fit(classifier(lr=0.2, scheduler={"_target_": "dogbreed.models.schedules.constant"}), epochs=2)
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.2
     assert not trainer.lr_scheduler_configs
-
-
-def test_gradients_are_dropped_between_steps_of_all_groups():
-    model = classifier(finetune="full")
-    trainer = fit(model, epochs=1)
-    for parameter in model.net.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    model.optimizer_zero_grad(0, 0, trainer.optimizers[0])
-    assert [name for name, parameter in model.net.named_parameters() if parameter.grad is not None] == []
-
-
-def test_schedules_are_pure_functions_of_the_step():
-    from dogbreed.models.schedules import constant, cosine, step
-
-    rates = [cosine(i, 100, 10, warmup=0.1, floor=0.1) for i in range(101)]
-    assert max(rates) == pytest.approx(1.0) and rates.index(max(rates)) == 10
-    assert all(b > a for a, b in itertools.pairwise(rates[:11]))
-    assert all(b < a for a, b in itertools.pairwise(rates[10:]))
-    assert rates[-1] == pytest.approx(0.1)
-    assert [step(i, 60, 10, every_epochs=2, factor=0.5) for i in (0, 19, 20, 59)] == [1, 1, 0.5, 0.25]
-    assert constant(5, 10, 2) == 1
-    assert not any(math.isnan(rate) for rate in rates)

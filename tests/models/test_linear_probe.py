@@ -1,4 +1,4 @@
-"""The head at its optimum: the one that mathematics knows, whatever the seed and the batches."""
+"""The linear probe: the optimum that mathematics defines, whatever the seed and the batches."""
 
 import math
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from dogbreed.cli.config import compose, resolve_defaults
 from dogbreed.errors import UserError
-from dogbreed.models.linear_probe import LEFT_OUT, rows_of, solve
+from dogbreed.models.linear_probe import IGNORED, Head, matching_rows, solve
 from dogbreed.run.train import train
 
 DEMO = "demo://?classes=3&train=12&valid=6&test=6&size=32"
@@ -22,18 +22,18 @@ TINY = [
     "debugger=off",
     "data.augment=false",
 ]
-LBFGS = [*TINY, "finetune=head", "optimizer=lbfgs"]
+PROBE = [*TINY, "finetune=linear_probe"]
 
 
 @pytest.fixture
 def problem():
-    """Returns features (200, 30) with the offset that those behind a ReLU have, and labels of 5 classes."""
+    """Returns features (200, 30) with an offset, as after a ReLU, and labels of 5 classes."""
     rng = np.random.default_rng(0)
     return (3 + rng.standard_normal((200, 30))).astype(np.float32), rng.integers(0, 5, 200)
 
 
 @pytest.mark.parametrize(("weight_decay", "smoothing"), [(1e-3, 0.0), (0.1, 0.1)])
-def test_nothing_is_below_the_optimum(problem, weight_decay, smoothing):
+def test_solve_reaches_the_minimum_of_the_objective(problem, weight_decay, smoothing):
     features, labels = problem
     settings = {"weight_decay": weight_decay, "label_smoothing": smoothing}
     weight, bias = (part.double().requires_grad_() for part in solve([features], [labels], 5, **settings))
@@ -42,20 +42,20 @@ def test_nothing_is_below_the_optimum(problem, weight_decay, smoothing):
     objective = loss + weight_decay / 2 * weight.square().sum()
     objective.backward()
     assert bias.grad.abs().max() < 1e-4
-    # The objective is convex, and in the weights strongly so: no head is further below this one.
+    # The objective is convex, and strongly convex in the weights, which bounds the distance to its minimum.
     assert weight.grad.square().sum() / (2 * weight_decay) < 1e-4 * objective
 
 
-def test_views_count_together_and_what_is_left_out_does_not(problem):
+def test_solve_counts_all_views_and_excludes_ignored_rows(problem):
     features, labels = problem
     expected = solve([features], [labels], 5, weight_decay=0.01)
-    nothing = np.zeros((3, 30), dtype=np.float32), np.full(3, LEFT_OUT)
-    views = [features[:50], np.concatenate([features[50:], nothing[0]])]
-    found = solve(views, [labels[:50], np.concatenate([labels[50:], nothing[1]])], 5, weight_decay=0.01)
+    ignored = np.zeros((3, 30), dtype=np.float32), np.full(3, IGNORED)
+    views = [features[:50], np.concatenate([features[50:], ignored[0]])]
+    found = solve(views, [labels[:50], np.concatenate([labels[50:], ignored[1]])], 5, weight_decay=0.01)
     assert all(torch.allclose(*pair, atol=1e-3) for pair in zip(found, expected, strict=True))
 
 
-def test_it_is_scikit_learns_logistic_regression(problem):
+def test_solve_equals_scikit_learn(problem):
     linear_model = pytest.importorskip("sklearn.linear_model")
     features, labels = problem
     weight, bias = solve([features], [labels], 5, weight_decay=0.01)
@@ -66,10 +66,22 @@ def test_it_is_scikit_learns_logistic_regression(problem):
     np.testing.assert_allclose(probabilities, theirs.predict_proba(features), atol=1e-3)
 
 
-def run(tmp_path, monkeypatch, *typed, base=LBFGS):
+def test_solve_balanced_equals_repeating_the_small_class(problem):
+    features, _ = problem
+    labels = (np.arange(200) >= 150).astype(np.int64)  # 150 images and 50
+    balanced = solve([features], [labels], 2, weight_decay=0.01, balanced=True)
+    plain = solve([features], [labels], 2, weight_decay=0.01)
+    rows = np.concatenate([np.arange(150), *[np.arange(150, 200)] * 3])
+    repeated = solve([features[rows]], [labels[rows]], 2, weight_decay=0.01)
+    assert torch.allclose(balanced.weight, repeated.weight, atol=1e-3)
+    assert not torch.allclose(balanced.weight, plain.weight, atol=1e-2)
+
+
+def run(tmp_path, monkeypatch, *overrides, base=PROBE):
     monkeypatch.setenv("DOGBREED_FEATURES", str(tmp_path / "features"))
     output = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
-    return train(resolve_defaults(compose("train", [*base, "model.weights=random", f"output_dir={output}", *typed])))
+    given = [*base, "model.weights=random", f"output_dir={output}", *overrides]
+    return train(resolve_defaults(compose("train", given)))
 
 
 def weights(results):
@@ -77,59 +89,80 @@ def weights(results):
     return {name: value for name, value in state.items() if name.startswith("net.")}
 
 
-def test_a_solved_head_needs_no_rate_and_no_step_goes_below_its_loss(tmp_path, monkeypatch):
+def test_probe_depends_on_no_step_and_beats_training_by_steps(tmp_path, monkeypatch):
     solved = run(tmp_path, monkeypatch)
     assert list(solved["epochs"]) == [0]
-    other = run(tmp_path, monkeypatch, "batch_size=7", "lr=1e3", "trainer.max_epochs=2")
+    assert set(solved["epochs"][0]) == {
+        f"{stage}/{kind}"
+        for stage, kinds in {"train": ("loss", "accuracy"), "val": ("loss", "accuracy", "top5_accuracy", "f1")}.items()
+        for kind in kinds
+    }
+    other = run(tmp_path, monkeypatch, "batch_size=7", "lr=1e3", "optimizer=lbfgs", "finetune=linear_probe")
     first, second = weights(solved), weights(other)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert other["epochs"][0]["val/loss"] == pytest.approx(solved["epochs"][0]["val/loss"], rel=1e-5)
-    stepped = run(
-        tmp_path, monkeypatch, "optimizer=adam", "weight_decay=0.01", "head_start=null", "epochs=10", "lr=0.01"
-    )
+    stepped = run(tmp_path, monkeypatch, "finetune=head", "optimizer=adam", "epochs=10", "lr=0.01")
     assert solved["epochs"][0]["train/loss"] < stepped["epochs"][9]["train/loss"]
 
 
-def test_fine_tuning_begins_at_the_solved_head(tmp_path, monkeypatch, caplog):
+def test_probe_of_unbalanced_data_honours_balanced(tmp_path, monkeypatch, write_images):
+    images = write_images(tmp_path / "images", {"train/a": 12, "train/b": 3, "valid/a": 3, "valid/b": 3})
+    folder = ["data=folder", f"data.url={images}", "weight_decay=1"]
+    plain, balanced = (run(tmp_path, monkeypatch, *folder, f"data.balanced={value}") for value in ("false", "true"))
+    assert not torch.allclose(weights(plain)["net.fc.bias"], weights(balanced)["net.fc.bias"], atol=1e-2)
+
+
+def test_fine_tuning_starts_from_the_solved_head(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     still = ["head_start=solved", "lr=0", "epochs=1", "freeze_norms=true", "data.augment=true"]
     solved, full = run(tmp_path, monkeypatch), run(tmp_path, monkeypatch, *still, "finetune=full", base=TINY)
     assert full["epochs"][0]["val/loss"] == pytest.approx(solved["epochs"][0]["val/loss"], rel=1e-4)
     for name, value in weights(solved).items():
         assert torch.allclose(value.float(), weights(full)[name].float(), atol=1e-4), name  # norms did not move either
-    assert caplog.text.count("the head is solved") == 2
+    assert caplog.text.count("linear probe solved") == 2
     moved = run(tmp_path, monkeypatch, *still, "lr=1e-3", "finetune=gradual", "unfreeze_epoch=0", base=TINY)
     assert math.isfinite(moved["epochs"][0]["train/loss"])
+    last = tmp_path / "run1" / "checkpoints" / "last.ckpt"
+    resumed = run(tmp_path, monkeypatch, *still, "epochs=2", "finetune=full", f"resume_from={last}", base=TINY)
+    assert list(resumed["epochs"]) == [0, 1] and caplog.text.count("linear probe solved") == 3  # not solved again
 
 
-def test_the_head_stays_near_the_pretrained_rows_that_fit(problem, tmp_path, monkeypatch):
+def test_pretrained_start_stays_near_the_matching_rows(problem, tmp_path, monkeypatch):
     features, labels = problem
     known = solve([features], [labels], 5, weight_decay=0.01)
     order = torch.tensor([3, 0, 4, 1, 2])
-    shuffled = known[0][order], known[1][order]
-    assert torch.equal(rows_of(shuffled, features, labels, 5)[0], known[0])
-    near = solve([features], [labels], 5, weight_decay=1e4, near=known)
-    assert torch.allclose(near[0], known[0], atol=1e-3)
+    shuffled = Head(known.weight[order], known.bias[order])
+    assert torch.equal(matching_rows(shuffled, features, labels, 5).weight, known.weight)
+    near = solve([features], [labels], 5, weight_decay=1e4, prior=known)
+    assert torch.allclose(near.weight, known.weight, atol=1e-3)
     source = timm.create_model("test_resnet", num_classes=1000).state_dict()
     torch.save(source, tmp_path / "w.pth")
-    typed = ["head_start=pretrained", f"model.weights={tmp_path}/w.pth", "weight_decay=1e4", "tta=true"]
-    head = weights(run(tmp_path, monkeypatch, *typed))["net.fc.weight"]
+    given = ["head_start=pretrained", f"model.weights={tmp_path}/w.pth", "weight_decay=1e4", "tta=true"]
+    head = weights(run(tmp_path, monkeypatch, *given))["net.fc.weight"]
     assert torch.cdist(head, source["fc.weight"]).min(dim=1).values.max() < 1e-3
-    best = run(tmp_path, monkeypatch, "experiment=best", typed[1], base=TINY)
+    best = run(tmp_path, monkeypatch, "experiment=best", given[1], base=TINY)
     assert list(best["epochs"]) == [0] and math.isfinite(best["epochs"][0]["val/loss"])
 
 
+def test_probe_of_a_nonlinear_head_is_a_user_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("dogbreed.features.cache.has_linear_head", lambda *_: False)
+    with pytest.raises(
+        UserError, match=r"finetune=linear_probe is not available: the head .* more than one linear layer"
+    ):
+        run(tmp_path, monkeypatch)
+
+
 @pytest.mark.parametrize(
-    ("typed", "message"),
+    ("overrides", "message"),
     [
-        (["features=off"], "need kept features"),
-        (["data.augment=true"], "head_start=solved cannot be had: data.augment=true"),
-        (["weight_decay=0"], "an optimum only with a weight_decay above 0"),
-        (["model.name=test_convnext", "+model.kwargs.drop_rate=0.5"], "more than one linear layer"),
-        (["finetune=full"], "optimizer=lbfgs"),
-        (["head_start=pretrained"], "model.weights=random hold no linear classifier"),
+        (["features=off"], "finetune=linear_probe needs cached features: omit features=off"),
+        (["data.augment=true"], "finetune=linear_probe is not available: data.augment=true"),
+        (["weight_decay=0"], "needs a weight_decay above 0"),
+        (["optimizer=lbfgs", "finetune=full"], "optimizer=lbfgs"),
+        (["head_start=pretrained"], "model.weights=random contain no linear classifier"),
+        (["+trainer.fast_dev_run=true"], "single batch"),
     ],
 )
-def test_what_can_not_be_solved_is_one_line(tmp_path, monkeypatch, typed, message):
+def test_probe_that_is_impossible_is_a_user_error(tmp_path, monkeypatch, overrides, message):
     with pytest.raises(UserError, match=message):
-        run(tmp_path, monkeypatch, *typed)
+        run(tmp_path, monkeypatch, *overrides)

@@ -1,4 +1,4 @@
-"""Several processes that train one model: what they share, also after the backbone is unfrozen, and what a step is."""
+"""Several processes that train one model, and how batch sizes and learning rates make a step."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import torch
 from dogbreed import ImageClassifier, ImageDataModule
 from dogbreed.cli.config import compose, resolve_defaults
 from dogbreed.errors import UserError
-from dogbreed.run.distributed import SyncNorms, accumulation, scaled_lr
+from dogbreed.run.distributed import TimmSyncBatchNorm, accumulation, scaled_lr
 from dogbreed.run.train import train
 from dogbreed.train import main
 from tests.paths import ROOT
@@ -23,11 +23,12 @@ GRADUAL = """
 import logging, sys
 import pytorch_lightning as pl, torch
 from dogbreed import ImageClassifier, ImageDataModule
-from dogbreed.features import FeatureCache
+from dogbreed.data.transforms import InputSpec
+from dogbreed.features import FeatureCache, FeatureDataModule
 
-said = logging.getLogger("dogbreed.features")
-said.setLevel(logging.INFO)
-said.addHandler(logging.StreamHandler())
+logger = logging.getLogger("dogbreed.features")
+logger.setLevel(logging.INFO)
+logger.addHandler(logging.StreamHandler())
 pl.seed_everything(0, verbose=False)
 data = ImageDataModule("demo://?classes=2&train=16&valid=4&test=4&size=32", batch_size=4)
 model = ImageClassifier("test_resnet", data.classes, weights="random", finetune="gradual", lr=0.01)
@@ -40,9 +41,10 @@ torch.save([before, dict(model.named_parameters())], f"{sys.argv[1]}/{trainer.gl
 pl.seed_everything(0, verbose=False)
 data = ImageDataModule("demo://?classes=2&train=16&valid=4&test=4&size=32", batch_size=4, augment=False)
 model = ImageClassifier("test_resnet", data.classes, weights="random", lr=0.01)
-keep = FeatureCache(f"{sys.argv[1]}/features")
-trainer = pl.Trainer(max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", callbacks=[keep], **kept)
-trainer.fit(model, data)
+data.input_spec = InputSpec.from_data_config(model.data_config, data.image_size)
+features = FeatureCache(f"{sys.argv[1]}/features").load(model, data)
+trainer = pl.Trainer(max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", **kept)
+trainer.fit(model, FeatureDataModule(data, features))
 if trainer.is_global_zero:
     torch.save([model.net.get_classifier().state_dict(), trainer.callback_metrics], f"{sys.argv[1]}/head.pt")
 
@@ -57,7 +59,7 @@ STEPS = [
 ]  # fmt: skip
 
 
-def test_processes_share_what_they_learn_and_their_features_and_make_the_steps_of_one_that_adds_up(tmp_path):
+def test_two_processes_equal_one_that_accumulates(tmp_path):
     script = tmp_path / "gradual.py"
     script.write_text(GRADUAL)
     done = subprocess.run(
@@ -67,9 +69,9 @@ def test_processes_share_what_they_learn_and_their_features_and_make_the_steps_o
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     (before, first), (_, second) = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in "01")
-    assert not [name for name in first if torch.equal(before[name], first[name])]  # the backbone learned too
+    assert not [name for name in first if torch.equal(before[name], first[name])]  # the backbone was trained too
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert done.stderr.count("a step: 8 images (batch_size 4, processes 2, batches each 1), lr 0.1") == 1
+    assert done.stderr.count("optimizer step: 8 images (batch_size 4, processes 2, accumulated batches 1), lr 0.1") == 1
 
     results = train(resolve_defaults(compose("train", [*STEPS, f"output_dir={tmp_path}/one"])))
     one, two = (torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("one", "two"))
@@ -79,7 +81,7 @@ def test_processes_share_what_they_learn_and_their_features_and_make_the_steps_o
     theirs = json.loads((tmp_path / "two" / "results.json").read_text())
     assert theirs["epochs"]["1"] == pytest.approx(results["epochs"][1], rel=1e-3)
 
-    assert done.stderr.count("computing the features") == 3  # of train, valid and test, by one for both
+    assert done.stderr.count("computing the features") == 3  # train, valid and test, once for both processes
     assert done.stderr.count("features of 48 images in") == 2
     pl.seed_everything(0, verbose=False)
     data = ImageDataModule("demo://?classes=2&train=16&valid=4&test=4&size=32", batch_size=8, augment=False)
@@ -93,33 +95,33 @@ def test_processes_share_what_they_learn_and_their_features_and_make_the_steps_o
         assert metrics[name].item() == pytest.approx(trainer.callback_metrics[name].item(), rel=1e-3)
 
 
-def test_a_step_that_can_not_be_made_of_whole_batches_is_refused_with_one_that_can(tmp_path):
+def test_effective_batch_size_must_be_a_multiple(tmp_path):
     assert [accumulation(256, 32, 2), accumulation(32, 32, 1)] == [4, 1]
     with pytest.raises(UserError, match=r"effective_batch_size=100 is no multiple .* type effective_batch_size=96"):
         accumulation(100, 16, 2)
     with pytest.raises(UserError, match="type effective_batch_size=64"):
         accumulation(8, 32, 2)
-    with pytest.raises(UserError, match="say the same: give one of them"):
+    with pytest.raises(UserError, match="exclude each other: set one"):
         main([*STEPS, "trainer.devices=1", "+trainer.accumulate_grad_batches=2", f"output_dir={tmp_path}"])
 
 
-def test_the_learning_rate_is_that_of_256_images_scaled():
+def test_scaled_lr_refers_to_256_images():
     assert [scaled_lr(0.1, rule, 1024) for rule in ("none", "sqrt", "linear")] == pytest.approx([0.1, 0.2, 0.4])
     assert scaled_lr(0.1, "linear", 64) == pytest.approx(0.025)
 
 
-def test_norms_over_all_processes_keep_the_activations_in_them():
+def test_sync_batch_norms_keep_timms_activations():
     net = timm.create_model("mobilenetv2_050", num_classes=3).eval()
     images = torch.randn(2, 3, 32, 32)
     before, names = net(images), list(net.state_dict())
-    shared = SyncNorms().apply(net)
+    shared = TimmSyncBatchNorm().apply(net)
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in shared.modules())
-    assert torch.equal(SyncNorms().revert(shared)(images), before) and list(shared.state_dict()) == names
+    assert torch.equal(TimmSyncBatchNorm().revert(shared)(images), before) and list(shared.state_dict()) == names
 
 
-@pytest.mark.parametrize("strategy", [SimpleNamespace(_ddp_kwargs={}), SimpleNamespace()])
-def test_a_strategy_that_would_not_share_it_is_refused(strategy):
+@pytest.mark.parametrize("wrapped", [SimpleNamespace(find_unused_parameters=False), SimpleNamespace()])
+def test_gradual_under_a_strategy_without_its_gradients_fails(wrapped):
     model = ImageClassifier("test_resnet", ["a", "b"], weights="random", finetune="gradual")
-    model.trainer = SimpleNamespace(world_size=2, strategy=strategy)
+    model.trainer = SimpleNamespace(world_size=2, model=wrapped)
     with pytest.raises(UserError, match=r"needs trainer\.strategy=ddp_find_unused_parameters_true"):
-        model.setup("fit")
+        model.on_train_start()

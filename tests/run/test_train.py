@@ -1,4 +1,4 @@
-"""One training from the command line's overrides to the files it leaves."""
+"""One training, from its overrides to the files it writes."""
 
 import asyncio
 import csv
@@ -36,7 +36,7 @@ def without_times(results):
     return {key: value for key, value in results.items() if key not in ("seconds", "name", "checkpoint")}
 
 
-def test_what_a_training_leaves(tmp_path, capsys):
+def test_train_writes_metrics_checkpoints_and_results(tmp_path, capsys):
     results = run(tmp_path, "epochs=2", "name='the [/first]'")
     printed = capsys.readouterr().out
     lines = [read_metrics(line) for line in printed.splitlines() if line.startswith("metrics ")]
@@ -64,7 +64,7 @@ def test_what_a_training_leaves(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("goal", ["minimize", "maximize"])
-def test_the_weights_of_the_best_epoch_are_tested_and_left_also_where_it_is_the_last(tmp_path, goal):
+def test_train_tests_and_exports_the_best_epoch(tmp_path, goal):
     settings = [
         "epochs=2",
         "lr=0.001",
@@ -84,14 +84,14 @@ def test_the_weights_of_the_best_epoch_are_tested_and_left_also_where_it_is_the_
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["best.ckpt"]
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
+def test_train_is_reproducible_by_seed(tmp_path):
     first, second = (without_times(run(tmp_path / name, "epochs=1")) for name in ("a", "b"))
     assert first == second
     assert without_times(run(tmp_path / "c", "epochs=1", "seed=1"))["epochs"] != first["epochs"]
 
 
 @pytest.mark.parametrize("folder", ["begun", "resumed"])
-def test_a_resumed_training_goes_on_and_tells_as_if_it_had_never_stopped(tmp_path, folder):
+def test_resumed_training_equals_an_uninterrupted_one(tmp_path, folder):
     falling = ["scheduler=none", "lr=0.03", "objective.metric=train/loss", "objective.goal=maximize"]
     straight = run(tmp_path / "straight", "epochs=3", *falling)
     run(tmp_path / "begun", "epochs=1", *falling)
@@ -105,7 +105,7 @@ def test_a_resumed_training_goes_on_and_tells_as_if_it_had_never_stopped(tmp_pat
     assert card["metrics"] == pytest.approx(expected["metrics"], rel=1e-5)
 
 
-def test_a_best_model_that_is_gone_is_said_and_no_longer_the_best(tmp_path, caplog):
+def test_resume_without_the_best_checkpoint_starts_comparing(tmp_path, caplog):
     falling = ["scheduler=none", "lr=0.03", "objective.metric=train/loss", "objective.goal=maximize"]
     run(tmp_path, "epochs=1", *falling)
     best = tmp_path / "checkpoints" / "best.ckpt"
@@ -117,7 +117,7 @@ def test_a_best_model_that_is_gone_is_said_and_no_longer_the_best(tmp_path, capl
     assert best.is_file()
 
 
-def test_sigterm_stops_cleanly_with_a_checkpoint_to_go_on_from(tmp_path):
+def test_sigterm_stops_with_a_checkpoint_to_resume_from(tmp_path):
     command = [sys.executable, "-m", "dogbreed.train", *TINY, "epochs=500", f"output_dir={tmp_path}", "scheduler=none"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
@@ -138,7 +138,7 @@ def test_sigterm_stops_cleanly_with_a_checkpoint_to_go_on_from(tmp_path):
     assert max(results["epochs"]) == state["epoch"] + 1
 
 
-def test_an_epoch_without_validation_does_not_tell_figures_of_an_earlier_one(tmp_path, monkeypatch, capsys):
+def test_epoch_without_validation_has_no_validation_metrics(tmp_path, monkeypatch, capsys):
     results = run(tmp_path, "epochs=3", "+trainer.check_val_every_n_epoch=2")
     assert ["val/loss" in metrics for metrics in results["epochs"].values()] == [False, True, False]
     step = ImageClassifier.training_step
@@ -154,7 +154,7 @@ def test_an_epoch_without_validation_does_not_tell_figures_of_an_earlier_one(tmp
     assert ["val/loss" in metrics for metrics in results["epochs"].values()] == [True, False]
 
 
-def test_without_images_to_validate_on_there_is_a_model_by_another_objective_or_an_error_at_once(tmp_path):
+def test_empty_validation_split_needs_another_objective(tmp_path):
     none = [*TINY, "data.url='demo://?classes=3&train=12&valid=0&test=6&size=32'", "data.valid_fraction=0", "epochs=2"]
     none.append(f"output_dir={tmp_path}")
     with pytest.raises(UserError, match=r"objective.metric=val/accuracy needs images in valid.*data.valid_fraction="):
@@ -165,13 +165,13 @@ def test_without_images_to_validate_on_there_is_a_model_by_another_objective_or_
     assert (tmp_path / "model" / "model.json").is_file() and results["best"].keys() == {"train/loss", "train/accuracy"}
 
 
-def test_trainer_debug_runs_a_batch_of_everything(tmp_path, capsys):
+def test_trainer_debug_runs_one_batch_of_each_stage(tmp_path, capsys):
     results = train(resolve_defaults(compose("train", [*TINY[:-1], "trainer=debug", f"output_dir={tmp_path}"])))
     assert results["test"]["test/loss"] > 0
     assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
-def test_unreadable_images_are_left_out_and_named(tmp_path, demo_folder, caplog):
+def test_unreadable_images_are_skipped_and_listed(tmp_path, demo_folder, caplog):
     first = sorted((demo_folder / "train").rglob("*.jpg"))[0]
     first.write_text("not an image")
     results = run(tmp_path / "out", "data=folder", f"data.url={demo_folder}", "model.weights=random", "epochs=1")
@@ -193,7 +193,7 @@ def demo_folder(tmp_path):
     return tmp_path / "images"
 
 
-def test_own_images_are_never_trained_from_random_weights_unasked(tmp_path, demo_folder, monkeypatch):
+def test_own_images_need_pretrained_weights_by_default(tmp_path, demo_folder, monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("no route to host")
 
@@ -202,7 +202,7 @@ def test_own_images_are_never_trained_from_random_weights_unasked(tmp_path, demo
         run(tmp_path / "out", "data=folder", f"data.url={demo_folder}")
 
 
-def test_a_class_folder_whose_name_is_no_text_costs_no_training(tmp_path, write_images, capsys):
+def test_class_folder_with_an_undecodable_name_is_trained(tmp_path, write_images, capsys):
     images = write_images(tmp_path / "images", {"train/a": 12, "train/b": 4, "valid/a": 4, "valid/b": 4})
     for split in ("train", "valid"):
         (images / split / "b").rename(images / split / os.fsdecode(b"\xe9pagneul"))
@@ -214,7 +214,7 @@ def test_a_class_folder_whose_name_is_no_text_costs_no_training(tmp_path, write_
     assert (out / "model" / "model.json").is_file() and "?pagneul" in (out / "report.html").read_text()
 
 
-def test_a_fault_in_the_report_costs_no_training(tmp_path, monkeypatch, caplog, capsys):
+def test_error_in_the_report_does_not_fail_the_training(tmp_path, monkeypatch, caplog, capsys):
     monkeypatch.setattr("dogbreed.run.train.write_report", lambda *of, **settings: 1 / 0)
     results = run(tmp_path, "epochs=1")
     assert json.loads((tmp_path / "results.json").read_text())["best"] == results["best"]
@@ -222,24 +222,61 @@ def test_a_fault_in_the_report_costs_no_training(tmp_path, monkeypatch, caplog, 
     assert "there is no report: ZeroDivisionError" in caplog.text and "test_resnet on demo" in capsys.readouterr().out
 
 
-def test_a_diverged_training_is_ended_and_says_why(tmp_path, caplog):
+def test_diverged_training_stops_with_a_hint(tmp_path, caplog):
     results = run(tmp_path, "epochs=30", "lr=1e20", "optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false")
     assert "diverged" in caplog.text
     assert len(results["epochs"]) < 30
+    saved = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
+    assert None in [value for epoch in saved["epochs"].values() for value in epoch.values()]
 
 
-def test_an_output_folder_that_can_not_be_written_is_one_line(tmp_path):
+class Seen(pl.Callback):
+    epochs = 0
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        Seen.epochs += 1
+
+
+def test_user_callbacks_and_loggers_are_added_to_ours(tmp_path):
+    callback, early = "{_target_: tests.run.test_train.Seen}", "pytorch_lightning.callbacks.EarlyStopping"
+    stopping = f"{{_target_: {early}, monitor: train/loss, patience: 1, min_delta: 1000}}"
+    logger = f"{{_target_: pytorch_lightning.loggers.CSVLogger, save_dir: {tmp_path}/own}}"
+    Seen.epochs = 0
+    results = run(tmp_path, "epochs=9", f"+trainer.callbacks=[{callback},{stopping}]", f"+trainer.logger={logger}")
+    assert len(results["epochs"]) == 2 == Seen.epochs
+    assert (tmp_path / "metrics.csv").is_file() and list((tmp_path / "own").rglob("metrics.csv"))
+    assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_training_that_ends_before_validation_is_validated(tmp_path):
+    results = run(tmp_path, "epochs=3", "+trainer.max_steps=3")
+    assert set(results["epochs"][0]) == set(METRICS) and results["best_epoch"] == 0
+    assert (tmp_path / "model" / "model.json").is_file()
+
+
+@pytest.mark.parametrize("kind", ["best", "damaged", "other"])
+def test_resume_from_an_unsuitable_checkpoint_is_a_user_error(tmp_path, kind):
+    run(tmp_path, "epochs=1")
+    path = tmp_path / "checkpoints" / ("best.ckpt" if kind == "best" else "last.ckpt")
+    if kind == "damaged":
+        path.write_bytes(path.read_bytes()[:1000])
+    other = ["model.name=test_vit"] if kind == "other" else []
+    with pytest.raises(UserError, match=r"is no checkpoint that this model can resume from .*model\.weights="):
+        run(tmp_path / "again", "epochs=2", f"resume_from={path}", *other)
+
+
+def test_unwritable_output_folder_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         run(tmp_path / "file" / "out")
 
 
-def test_a_checkpoint_that_is_not_there(tmp_path):
+def test_resume_from_a_missing_checkpoint_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="resume_from=/no/such"):
         run(tmp_path, "resume_from=/no/such")
 
 
-def test_a_mistake_on_the_command_line_is_one_line_and_status_2():
+def test_wrong_argument_is_one_line_and_status_2():
     done = subprocess.run(
         [sys.executable, "-m", "dogbreed.train", "model=resnet43"], capture_output=True, text=True, check=False
     )

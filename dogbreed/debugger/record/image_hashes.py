@@ -37,7 +37,7 @@ def difference_hashes(images: Tensor) -> list[int]:
 
 
 class ImageHasher(Recorder):
-    """Hashes the images of all splits after a fit, through the data module's own loaders.
+    """Hashes the images of all splits after a fit, or after `Trainer.validate`, through the data module's own loaders.
 
     Args:
         folder: The run's folder.
@@ -51,6 +51,15 @@ class ImageHasher(Recorder):
     @safe_hook
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes `debug/images.json`; does nothing for a data module without `loader(split)`."""
+        self._hash_splits(trainer)
+
+    @safe_hook
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes `debug/images.json` after a validation outside a fit."""
+        if trainer.state.fn == "validate":
+            self._hash_splits(trainer)
+
+    def _hash_splits(self, trainer: pl.Trainer) -> None:
         data: Any = getattr(trainer, "datamodule", None)
         if not trainer.is_global_zero or not callable(getattr(data, "loader", None)):
             return

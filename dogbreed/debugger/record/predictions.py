@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +49,8 @@ class _Rows(NamedTuple):
 class PredictionRecorder(Recorder):
     """Records the probabilities of the latest validation and of the test, and thumbnails of the worst test mistakes.
 
-    It reads the network's output with a forward hook, so it works with any LightningModule. Batches must be
+    It reads `logits` from the dict that `validation_step` and `test_step` return, or else the network's output with a
+    forward hook, so it works with any LightningModule. Batches must be
     `(images, labels[, indices])` with class numbers of shape (B,); others are ignored after one log line.
 
     Args:
@@ -77,7 +78,7 @@ class PredictionRecorder(Recorder):
     ) -> None:
         """Records a batch of the first data loader."""
         if self._handle is not None and not any(numbers[1:]):  # (batch_idx, dataloader_idx)
-            self._record(batch, pl_module, with_images=False)
+            self._record(batch, outputs, pl_module, with_images=False)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the predictions."""
@@ -95,7 +96,7 @@ class PredictionRecorder(Recorder):
     ) -> None:
         """Records a batch of the first data loader and thumbnails of its mistakes."""
         if self._handle is not None and not any(numbers[1:]):  # (batch_idx, dataloader_idx)
-            self._record(batch, pl_module, with_images=True)
+            self._record(batch, outputs, pl_module, with_images=True)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes predictions and thumbnails."""
@@ -124,8 +125,10 @@ class PredictionRecorder(Recorder):
         self._handle = self._logits = None
 
     @torch.no_grad()
-    def _record(self, batch: Any, pl_module: pl.LightningModule, with_images: bool) -> None:
+    def _record(self, batch: Any, outputs: Any, pl_module: pl.LightningModule, with_images: bool) -> None:
         logits, self._logits = self._logits, None
+        if isinstance(outputs, Mapping) and "logits" in outputs:
+            logits = logits_of(outputs["logits"])
         problem = _problem(logits, batch)
         if problem or logits is None:
             if problem and not self._ignores:

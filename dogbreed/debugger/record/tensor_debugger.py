@@ -46,7 +46,7 @@ class TensorDebugger(Recorder):
         activations: Whether activation layers are recorded.
         stop_on: Names of rules that end the training as soon as they find an issue. The records are then kept in
             memory too.
-        rules: Rules and settings, see `rules.evaluate.configured_rules`.
+        rules: Rules and settings, see `rules.base.configured_rules`.
 
     Attributes:
         stopped_by: Name of the rule that ended the training, "" if none did.
@@ -216,7 +216,11 @@ class TensorDebugger(Recorder):
 
     @safe_hook
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts counting active nodes, except in the sanity check."""
+        """Starts counting active nodes, except in the sanity check; outside a fit, records the run's settings."""
+        if self._stats is None and trainer.state.fn == "validate" and trainer.is_global_zero:
+            root = root_module(pl_module)
+            self.settings = {**describe_run(trainer, pl_module, root), "rules": self.rules, "stop_on": self.stop_on}
+            self._records.write_settings(self.settings)
         if self._stats is not None and not trainer.sanity_checking:
             self._add_event("validation_start", trainer)
             self._stats.activations.watch("eval", describe_inputs=False)

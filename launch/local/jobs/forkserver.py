@@ -31,7 +31,7 @@ POLL_S = 0.02
 IMPORTS = (
     "torch.utils.serialization", "torch.utils.tensorboard", "torchvision.transforms.v2",
     "dogbreed.debugger.callbacks", "dogbreed.debugger.report.report",
-    "dogbreed.debugger.rules.evaluate", "dogbreed.features.dataset",
+    "dogbreed.debugger.rules.evaluate", "dogbreed.features.datamodule",
     "dogbreed.run.train", "launch.container.entry", "rich._emoji_codes",
 )  # fmt: skip
 

@@ -207,10 +207,3 @@ def test_reductions_are_read_too(tmp_path: Path):
 def test_unknown_collection_says_which_there_are(tmp_path: Path):
     with pytest.raises(UserError, match="gradients"):
         train(tmp_path, TinyModel(network(2)), SMALL, 1, config(collections=["gradient"]))
-
-
-def test_compiled_network_saves_gradients(tmp_path: Path):
-    model = TinyModel(network(2))
-    model.net = torch.compile(model.net, backend="eager")  # type: ignore[assignment]
-    train(tmp_path, model, SMALL, 1, config(), test=False)
-    assert "gradient/Sequential_0.weight" in saved(tmp_path / "debug-output").tensor_names(collection="gradients")

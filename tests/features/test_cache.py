@@ -1,4 +1,4 @@
-"""Features kept for a frozen backbone: the numbers of a training without, and never those of something else."""
+"""Cached features give the metrics of a training without them, and are never those of another backbone or image."""
 
 import copy
 import io
@@ -17,11 +17,13 @@ import torch
 
 from dogbreed import ImageClassifier, ImageDataModule
 from dogbreed.cli.config import compose, resolve_defaults
+from dogbreed.data.transforms import InputSpec
 from dogbreed.errors import UserError
-from dogbreed.features import FeatureCache
-from dogbreed.features import callback as keep
+from dogbreed.features import FeatureCache, FeatureDataModule, NotCacheableError
+from dogbreed.features.extract import FeatureExtractor
+from dogbreed.models.linear_probe import fit_linear_probe
 from dogbreed.run.train import train
-from dogbreed.storage import retry as patience
+from dogbreed.storage import retry
 from dogbreed.storage.base import BusyError
 from dogbreed.storage.demo import DemoStore
 
@@ -32,23 +34,23 @@ HEAD = [*TINY, "data.augment=false"]
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Trains with features kept below tmp_path; returns results, and which parts were computed."""
+    """Returns a function that trains with a cache below tmp_path, and returns results and names of computed views."""
     monkeypatch.setenv("DOGBREED_FEATURES", str(tmp_path / "features"))
     computed = []
-    compute = keep.Computer.compute
+    extract = FeatureExtractor.extract
 
-    def note(self, part, *rest):
-        computed.append(part.name)
-        compute(self, part, *rest)
+    def note(self, view, *rest):
+        computed.append(view.name)
+        extract(self, view, *rest)
 
-    monkeypatch.setattr(keep.Computer, "compute", note)
+    monkeypatch.setattr(FeatureExtractor, "extract", note)
 
     def run(*overrides, url=DEMO, base=HEAD):
         computed.clear()
         output = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
         kind = "demo" if url.startswith("demo") else "folder"
-        typed = [*base, f"data={kind}", f"data.url='{url}'", f"output_dir={output}", *overrides]
-        return train(resolve_defaults(compose("train", typed))), list(computed)
+        given = [*base, f"data={kind}", f"data.url='{url}'", f"output_dir={output}", *overrides]
+        return train(resolve_defaults(compose("train", given))), list(computed)
 
     return run
 
@@ -60,7 +62,7 @@ def numbers(results):
 ALL = ["train", "valid", "test"]
 
 
-def test_the_numbers_are_those_of_a_training_without_and_the_second_training_computes_nothing(run, tmp_path, caplog):
+def test_cache_equals_images_and_is_computed_once(run, tmp_path, caplog):
     caplog.set_level("INFO")
     plain, computed = run("features=off")
     assert computed == []
@@ -76,26 +78,7 @@ def test_the_numbers_are_those_of_a_training_without_and_the_second_training_com
     assert "features of 72 images" in caplog.text and "features=off" in caplog.text
 
 
-@pytest.mark.parametrize(("small", "threads"), [(keep._SMALL, 1), (0, 2)])
-def test_a_small_head_is_trained_by_one_thread_which_torch_forgets_again(run, monkeypatch, small, threads):
-    monkeypatch.setattr(keep, "_SMALL", small)
-    seen = []
-    step = ImageClassifier.training_step
-    monkeypatch.setattr(ImageClassifier, "training_step", lambda *of: seen.append(torch.get_num_threads()) or step(*of))
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        run()
-        assert set(seen) == {threads} and torch.get_num_threads() == 2
-        monkeypatch.setattr(ImageClassifier, "training_step", lambda *of: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run()
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_what_is_left_is_the_whole_network_and_the_whole_report(run, tmp_path):
+def test_cached_run_saves_the_whole_network_and_report(run, tmp_path):
     results, _ = run("lr=1e-6")
     plain, _ = run("features=off", "lr=1e-6")
     model = ImageClassifier.load_from_checkpoint(results["checkpoint"]).eval()
@@ -114,15 +97,16 @@ def test_what_is_left_is_the_whole_network_and_the_whole_report(run, tmp_path):
         assert mine["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-3)
 
 
-def test_dropout_before_the_head_draws_the_same_and_both_sides_of_a_image_are_asked(run):
-    plain, _ = run("features=off", "+model.kwargs.drop_rate=0.3", "tta=true")
-    kept, computed = run("+model.kwargs.drop_rate=0.3", "tta=true")
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
+def test_cache_keeps_head_dropout_and_tta(run, name):
+    plain, _ = run("features=off", "+model.kwargs.drop_rate=0.3", "tta=true", f"model.name={name}")
+    kept, computed = run("+model.kwargs.drop_rate=0.3", "tta=true", f"model.name={name}")
     assert computed == ["train", "valid-both-sides", "test-both-sides"]
     assert kept["epochs"][1] == pytest.approx(plain["epochs"][1], rel=1e-5)
     assert kept["test"] == pytest.approx(plain["test"], rel=1e-5)
 
 
-def test_as_many_views_as_epochs_are_the_training_without(run):
+def test_cache_with_a_view_per_epoch_equals_augmented_images(run):
     plain, _ = run("features=off", "data.augment=true")
     kept, computed = run("features.views=2", "data.augment=true")
     assert computed == ["train-7-0.08-0-0", "train-7-0.08-0-1", "valid", "test"]
@@ -135,23 +119,29 @@ def test_as_many_views_as_epochs_are_the_training_without(run):
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["data.augment=true"], "data.augment=true shows other crops each time"),
+        (["data.augment=true"], "data.augment=true shows other crops in each epoch"),
         (["finetune=full"], "finetune=full trains it"),
         (["finetune=gradual"], "finetune=gradual trains it"),
         (["trainer.precision=64-true"], "trainer.precision=64-true"),
-        (["model.name=test_convnext", "+model.kwargs.drop_rate=0.5"], "more than one linear layer"),
+        (["mixup=0.2"], "mixup and cutmix mix images"),
     ],
 )
-def test_nothing_is_kept_where_it_would_change_the_training(run, tmp_path, caplog, overrides, reason):
+def test_cache_that_would_change_the_training_is_not_used(run, tmp_path, caplog, overrides, reason):
     caplog.set_level("INFO")
     run(*overrides, "epochs=1", "debugger=off")
-    assert f"the backbone runs in every epoch: {reason}" in caplog.text or reason in caplog.text
+    assert f"the backbone runs in every epoch: {reason}" in caplog.text
     assert not (tmp_path / "features").exists()
 
 
 def classifier(data, seed=1, **settings):
     pl.seed_everything(seed, verbose=False)
-    return ImageClassifier("test_resnet", data.classes, **{"weights": "random", "lr": 0.05, **settings})
+    model = ImageClassifier("test_resnet", data.classes, **{"weights": "random", "lr": 0.05, **settings})
+    data.input_spec = InputSpec.from_data_config(model.data_config, data.image_size)
+    return model
+
+
+def images(url=DEMO):
+    return ImageDataModule(url, augment=False)
 
 
 def trainer(*callbacks):
@@ -161,55 +151,59 @@ def trainer(*callbacks):
     )  # fmt: skip
 
 
-def fitted(data, folder, **settings):
-    model = classifier(data, **settings)
-    trainer(FeatureCache(folder)).fit(model, data)
-    return model
+def cached(folder, model, data):
+    return FeatureDataModule(data, FeatureCache(folder).load(model, data))
 
 
-def kept(folder):
+def stored(folder):
     return {path.relative_to(folder): np.load(path) for path in folder.glob("*/*.npy")}
 
 
+OTHER = DEMO.replace("12", "9")
+
+
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_model_that_ran_on_features_makes_the_same_of_other_images_as_a_new_one(tmp_path, monkeypatch, compiled):
+def test_load_after_a_fit_computes_the_same_features(tmp_path, monkeypatch, compiled):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    first, second = (ImageDataModule(url, augment=False) for url in (DEMO, DEMO.replace("12", "9")))
-    model = fitted(first, tmp_path / "used", compile=compiled)
-    trainer(FeatureCache(tmp_path / "used")).fit(model, second)
-    fitted(second, tmp_path / "new")
-    used, new = kept(tmp_path / "used"), kept(tmp_path / "new")
+    first, second = images(), images(OTHER)
+    model = classifier(first, compile=compiled)
+    trainer().fit(model, cached(tmp_path / "used", model, first))
+    classifier(second)
+    FeatureCache(tmp_path / "used").load(model, second)
+    FeatureCache(tmp_path / "new").load(classifier(second), second)
+    used, new = stored(tmp_path / "used"), stored(tmp_path / "new")
     assert len(new) == 3 and new.keys() <= used.keys()
     assert all(np.array_equal(used[name], values) for name, values in new.items())
 
 
-def test_a_copy_of_a_model_that_ran_on_features_is_a_model_of_its_own_and_can_be_written(tmp_path):
-    data = ImageDataModule(DEMO, augment=False)
-    model = fitted(data, tmp_path).eval()
-    copied, images = copy.deepcopy(model), torch.randn(2, 3, 32, 32)
-    file = io.BytesIO()
+def test_model_trained_on_features_runs_on_images_unchanged(tmp_path):
+    data = images()
+    model = classifier(data)
+    forward = type(model.net).forward
+    trainer().fit(model, cached(tmp_path, model, data))
+    assert model.net.forward.__func__ is forward and not model.net._forward_hooks  # nothing is patched
+    batch, file = torch.randn(2, 3, 32, 32), io.BytesIO()
+    copied = copy.deepcopy(model.eval())
     torch.save(model, file)
     with torch.no_grad():
-        expected = model(images)
+        expected = model(batch)
         for parameter in model.parameters():
             parameter.zero_()
-        assert torch.equal(copied(images), expected)
-        assert torch.equal(torch.load(io.BytesIO(file.getvalue()), weights_only=False)(images), expected)
+        assert torch.equal(copied(batch), expected)
+        assert torch.equal(torch.load(io.BytesIO(file.getvalue()), weights_only=False)(batch), expected)
 
 
-def test_data_give_features_to_none_but_the_model_whose_they_are(tmp_path):
-    data = ImageDataModule(DEMO, augment=False)
-    first = classifier(data)
-    own = trainer(FeatureCache(tmp_path))
-    own.fit(first, data)
-    expected = own.test(first, data, verbose=False)
-    fitted(data, tmp_path, seed=2)
-    assert own.test(first, data, verbose=False) == expected
-    (plain,) = trainer().test(first, data, verbose=False)
-    assert plain == pytest.approx(expected[0], rel=1e-5)
-    trainer().fit(classifier(data, finetune="full"), data)
+def test_images_and_features_of_one_data_module_are_independent(tmp_path):
+    data = images()
+    model = classifier(data)
+    features = cached(tmp_path, model, data)
+    own = trainer()
+    own.fit(model, features)
+    (expected,) = own.test(model, features, verbose=False)
+    (plain,) = trainer().test(model, data, verbose=False)
+    assert plain == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ZeroDivisionError):
-        trainer(FeatureCache(tmp_path), Failing()).fit(first, data)
+        trainer(Failing()).fit(model, features)
     trainer().fit(classifier(data, finetune="full"), data)
 
 
@@ -218,75 +212,103 @@ class Failing(pl.Callback):
         raise ZeroDivisionError
 
 
-def test_a_callback_makes_the_features_of_each_model_and_data_that_its_trainer_is_given(tmp_path):
-    first, second = (ImageDataModule(url, augment=False) for url in (DEMO, DEMO.replace("12", "9")))
-    model = classifier(first)
-    once = trainer(FeatureCache(tmp_path))
-    for data in (first, second):
-        once.test(model, data, verbose=False)
-    assert sorted(map(len, (values for name, values in kept(tmp_path).items() if name.stem == "train"))) == [27, 36]
-    (again,), (plain,) = (t.test(classifier(first, lr=1), second, verbose=False) for t in (once, trainer()))
-    assert again == pytest.approx(plain, rel=1e-5)
+def test_test_on_other_data_never_changes_the_head(tmp_path):
+    data, other = images(), images(OTHER)
+    model = classifier(data, finetune="linear_probe", weight_decay=0.01)
+    features = FeatureCache(tmp_path).load(model, data)
+    fit_linear_probe(model, [view.values for view in features["train"]], [data.splits["train"].labels])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    classifier(other)
+    (found,) = trainer().test(model, cached(tmp_path, model, other), verbose=False)
+    trainer().validate(model, FeatureDataModule(data, features), verbose=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    (plain,) = trainer().test(model, other, verbose=False)
+    assert found == pytest.approx(plain, rel=1e-5)
 
 
-def test_a_checkpoint_with_another_backbone_is_tested_and_gone_on_from_as_what_it_is(tmp_path):
-    data = ImageDataModule(DEMO, augment=False)
-    plain, keeping = trainer(), trainer(FeatureCache(tmp_path))
-    file = tmp_path / "other.ckpt"
-    plain.fit(classifier(data), data)
-    plain.save_checkpoint(file)
-    (expected,) = plain.test(plain.model, data, verbose=False)
-    model = classifier(data, seed=2)
-    for _ in range(2):  # with features of the model's own backbone, and after they were found to be of no use
-        (found,) = keeping.test(model, data, ckpt_path=file, verbose=False)
-        assert found == pytest.approx(expected, rel=1e-5)
-    for resumed in (plain, keeping):
-        resumed.fit_loop.max_epochs = 2
-        resumed.fit(classifier(data, seed=3), data, ckpt_path=file)
-    for name, value in plain.callback_metrics.items():
-        assert float(keeping.callback_metrics[name]) == pytest.approx(float(value), rel=1e-5), name
+def test_test_after_full_fine_tuning_keeps_the_tuned_head(tmp_path):
+    data = images()
+    model = classifier(data, finetune="full", head_start="solved", weight_decay=0.01)
+    with pytest.raises(UserError, match="head_start=solved needs fit_linear_probe"):
+        trainer().fit(model, data)
+    features = FeatureCache(tmp_path).load(model, data)
+    assert list(features) == ["train"]
+    fit_linear_probe(model, [view.values for view in features["train"]], [data.splits["train"].labels])
+    trainer().fit(model, data)
+    tuned = model.net.fc.weight.clone()
+    trainer().test(model, data, verbose=False)
+    assert torch.equal(model.net.fc.weight, tuned)
 
 
-def test_views_that_can_not_be_had_are_an_error(run):
-    with pytest.raises(UserError, match=r"features.views=2 cannot be had: data.augment=false"):
+def test_resume_with_another_backbone_uses_that_backbone(run, tmp_path):
+    straight, _ = run("features=off", "scheduler=none", "debugger=off", "epochs=2", "seed=1")
+    run("features=off", "scheduler=none", "debugger=off", "epochs=1", "seed=1")
+    last = tmp_path / "run1" / "checkpoints" / "last.ckpt"
+    resumed, _ = run("scheduler=none", "debugger=off", "epochs=2", "data.seed=1", "seed=2", f"resume_from={last}")
+    assert resumed["epochs"][1] == pytest.approx(straight["epochs"][1], rel=1e-5)
+
+
+def test_feature_loader_resumes_in_mid_epoch(tmp_path):
+    data = images()
+    model = classifier(data)
+    features = cached(tmp_path, model, data)
+    whole = list(features.train_dataloader())
+    loader = iter(features.train_dataloader())
+    next(loader)
+    state = features.state_dict()
+    again = cached(tmp_path, model, data)
+    again.load_state_dict(state)
+    rest = list(again.train_dataloader())
+    assert len(rest) == len(whole) - 1
+    assert all(torch.equal(a.features, b.features) for a, b in zip(rest, whole[1:], strict=True))
+
+
+def test_load_says_why_features_are_not_cacheable(tmp_path):
+    data = ImageDataModule(DEMO)
+    with pytest.raises(NotCacheableError, match=r"data.augment=true"):
+        FeatureCache(tmp_path).load(classifier(data), data)
+
+
+def test_views_that_are_not_available_are_a_user_error(run):
+    with pytest.raises(UserError, match=r"features.views=2 is not available: data.augment=false"):
         run("features.views=2")
     with pytest.raises(UserError, match=r"features\.views=-1"):
         run("features.views=-1")
 
 
-def test_whatever_changes_is_computed_anew(run, tmp_path, write_images):
-    images = write_images(tmp_path / "images", {f"{s}/{c}": 3 for s in ("train", "valid", "test") for c in ("a", "b")})
+def test_cache_key_changes_with_everything_that_matters(run, tmp_path, write_images):
+    folder = write_images(tmp_path / "images", {f"{s}/{c}": 3 for s in ("train", "valid", "test") for c in ("a", "b")})
     cheap = ["epochs=1", "debugger=off", "model.weights=random"]
-    url = str(images)
+    url = str(folder)
     assert run(*cheap, url=url)[1] == ALL
     assert run(*cheap, "lr=0.01", url=url)[1] == []
-    shutil.copyfile(images / "train/b/000.jpg", images / "train/a/000.jpg")
-    os.utime(images / "train/a/000.jpg", (1, 1))
+    shutil.copyfile(folder / "train/b/000.jpg", folder / "train/a/000.jpg")
+    os.utime(folder / "train/a/000.jpg", (1, 1))
     assert run(*cheap, url=url)[1] == ALL  # an image
-    assert run(*cheap, "seed=8", url=url)[1] == ALL  # weights: random ones are other ones
+    assert run(*cheap, "seed=8", url=url)[1] == ALL  # random weights
     assert run(*cheap, "data.image_size=64", url=url)[1] == ALL  # the transform
     assert run(*cheap, "trainer.precision=bf16-mixed", url=url)[1] == ALL
     assert run(*cheap, url=url)[1] == []
     for path in (tmp_path / "features").glob("*/train.npy"):
-        path.write_bytes(path.read_bytes()[:-8])  # cut short
+        path.write_bytes(path.read_bytes()[:-8])  # truncated
     assert run(*cheap, url=url)[1] == ["train"]
 
 
-def test_unreadable_images_are_left_out_of_kept_features_too(run, tmp_path, write_images):
-    images = write_images(tmp_path / "images", {f"{s}/{c}": 3 for s in ("train", "valid", "test") for c in ("a", "b")})
-    (images / "train/a/001.jpg").write_bytes(b"no image")
+def test_cache_skips_unreadable_images(run, tmp_path, write_images):
+    folder = write_images(tmp_path / "images", {f"{s}/{c}": 3 for s in ("train", "valid", "test") for c in ("a", "b")})
+    (folder / "train/a/001.jpg").write_bytes(b"no image")
     cheap = ["epochs=1", "debugger=off", "model.weights=random"]
-    plain, _ = run("features=off", *cheap, url=str(images))
+    plain, _ = run("features=off", *cheap, url=str(folder))
     for computed in (ALL, []):
-        kept, made = run(*cheap, url=str(images))
+        kept, made = run(*cheap, url=str(folder))
         assert made == computed
         assert list(kept["bad_images"]) == ["train/a/001.jpg"]
         assert kept["epochs"][0] == pytest.approx(plain["epochs"][0], rel=1e-5)
     with pytest.raises(UserError, match=r"001\.jpg"):
-        run(*cheap, "data.bad_images=raise", url=str(images))
+        run(*cheap, "data.bad_images=raise", url=str(folder))
 
 
-def test_a_image_that_was_missed_in_an_outage_is_there_for_the_next_training(run, monkeypatch, caplog):
+def test_cache_of_an_outage_is_not_kept(run, monkeypatch, caplog):
     fetch = DemoStore.fetch
 
     async def fetch_some(store, key):
@@ -295,26 +317,26 @@ def test_a_image_that_was_missed_in_an_outage_is_there_for_the_next_training(run
         return await fetch(store, key)
 
     cheap = ["epochs=1", "debugger=off"]
-    monkeypatch.setattr(patience, "GIVE_UP_S", 1e-9)
+    monkeypatch.setattr(retry, "GIVE_UP_S", 1e-9)
     monkeypatch.setattr(DemoStore, "fetch", fetch_some)
     plain, _ = run("features=off", *cheap)
     missing, _ = run(*cheap)
     assert len(plain["bad_images"]) == 6 and missing["bad_images"].keys() == plain["bad_images"].keys()
     assert missing["epochs"][0] == pytest.approx(plain["epochs"][0], rel=1e-5)
-    assert "features of train are not kept" in caplog.text
+    assert "features of train are not cached" in caplog.text
     monkeypatch.setattr(DemoStore, "fetch", fetch)
     whole, computed = run(*cheap)
     assert computed == ["train", "test"] and whole["bad_images"] == {}
     assert run(*cheap)[1] == []
 
 
-def test_a_split_without_images_has_no_features(run, tmp_path, write_images):
-    images = write_images(tmp_path / "images", {"a": 5, "b": 5})
-    typed = ["model.weights=random", "debugger=off", "epochs=1", "data.test_fraction=0", "data.valid_fraction=0.2"]
-    assert run(*typed, url=str(images))[1] == ["train", "valid"]
+def test_cache_of_an_empty_split_has_no_features(run, tmp_path, write_images):
+    folder = write_images(tmp_path / "images", {"a": 5, "b": 5})
+    given = ["model.weights=random", "debugger=off", "epochs=1", "data.test_fraction=0", "data.valid_fraction=0.2"]
+    assert run(*given, url=str(folder))[1] == ["train", "valid"]
 
 
-def test_a_resumed_training_may_turn_to_kept_features(run, tmp_path):
+def test_resume_of_a_run_on_images_may_use_features(run, tmp_path):
     straight, _ = run("features=off", "scheduler=none", "debugger=off", "epochs=3")
     run("features=off", "scheduler=none", "debugger=off", "epochs=1")
     resumed, _ = run("scheduler=none", "debugger=off", "epochs=3", f"resume_from={tmp_path}/run1/checkpoints/last.ckpt")
@@ -325,19 +347,19 @@ def test_a_resumed_training_may_turn_to_kept_features(run, tmp_path):
 def _one_of_several(output, folder, computed, slow):
     os.environ["DOGBREED_FEATURES"] = str(folder)
     torch.set_num_threads(1)
-    compute = keep.Computer.compute
+    extract = FeatureExtractor.extract
 
-    def note(self, part, *rest):
+    def note(self, view, *rest):
         with computed.open("a") as file:
-            file.write(f"{part.name}\n")
+            file.write(f"{view.name}\n")
         time.sleep(slow)
-        compute(self, part, *rest)
+        extract(self, view, *rest)
 
-    keep.Computer.compute = note
+    FeatureExtractor.extract = note
     train(resolve_defaults(compose("train", [*HEAD, f"data.url='{DEMO}'", "debugger=off", f"output_dir={output}"])))
 
 
-def test_of_several_trainings_one_computes_and_its_death_is_survived(tmp_path):
+def test_cache_survives_the_death_of_the_computing_process(tmp_path):
     """The first is killed while it computes; of two that wait, one computes and the other reads."""
     spawn = multiprocessing.get_context("fork")
     computed = tmp_path / "computed"
@@ -363,16 +385,16 @@ def test_of_several_trainings_one_computes_and_its_death_is_survived(tmp_path):
     assert second["epochs"] == third["epochs"]
 
 
-def test_the_folder_is_bounded(run, tmp_path, caplog):
+def test_cache_deletes_the_least_recently_used(run, tmp_path, caplog):
     caplog.set_level("INFO")
     cheap = ["epochs=1", "debugger=off"]
     run(*cheap)
     run(*cheap, "seed=8", "features.max_gb=1e-6")
-    assert "deleting features that were not used for longest" in caplog.text
+    assert "deleting the least recently used features" in caplog.text
     assert len(list((tmp_path / "features").glob("*/train.npy"))) == 1
 
 
-def test_a_folder_that_can_not_be_written_is_one_line(run, tmp_path):
+def test_cache_in_an_unwritable_folder_is_a_user_error(run, tmp_path):
     (tmp_path / "features").write_text("")
     with pytest.raises(UserError, match=r"features.folder=.* cannot be written .*features=off"):
         run("debugger=off")

@@ -1,0 +1,60 @@
+"""Which parts of a network are trained: freezing, gradual unfreezing, and train or eval mode of its modules."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from dogbreed.models.heads import set_head_train_mode, split_parameters
+from dogbreed.models.param_groups import layer_depths
+
+FROZEN = ("head", "linear_probe")
+"""Values of `finetune` that never train the backbone."""
+
+
+def unfreeze(net: nn.Module, num_stages: float) -> None:
+    """Makes the head of `net` and the `num_stages` stages next to it trainable, and freezes the rest.
+
+    Args:
+        net: A timm network.
+        num_stages: 0: the head alone; `math.inf`: everything. Modules beside the head, such as the last norm, belong to
+            the first stage.
+    """
+    _, head = split_parameters(net)
+    heads, depths = set(map(id, head)), layer_depths(net, stages=True)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(id(parameter) in heads or max(1, depths[name]) <= num_stages)
+
+
+def num_unfrozen_stages(epoch: int, first_epoch: int, every_epochs: int) -> float:
+    """Returns how many stages of the backbone are trained in `epoch`, `math.inf` for all.
+
+    Args:
+        epoch: Counted from 0.
+        first_epoch: Epoch in which the stage next to the head joins.
+        every_epochs: Epochs until the next stage joins; 0: all stages join at once.
+    """
+    if epoch < first_epoch:
+        return 0
+    return (epoch - first_epoch) // every_epochs + 1 if every_epochs else math.inf
+
+
+def set_train_modes(net: nn.Module) -> None:
+    """Puts the trainable modules and the head of `net` in train mode, and the frozen rest in eval mode."""
+    set_head_train_mode(net)
+    for module in net.modules():
+        parameters = list(module.parameters())
+        if parameters and all(parameter.requires_grad for parameter in parameters):
+            module.train()
+
+
+def freeze_norms(net: nn.Module) -> None:
+    """Puts the batch norms of `net` in eval mode; their scale and shift stay trainable.
+
+    Small batches then neither replace nor move the pretrained statistics. Weights with folded batch norms need this to
+    start from the accuracy of the pretrained network.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
