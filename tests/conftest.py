@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ import pytest
 from tests.paths import SHARED
 from tests.s3_server import S3Server
 
+pytest_plugins = ["tests.skips"]
+
 hypothesis.settings.register_profile("calm", deadline=None)  # a machine may have other things to do
 hypothesis.settings.load_profile("calm")
 
@@ -35,6 +38,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def _fresh_default_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """boto3 caches the first default session: a test must not see the profile and region of another one."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _restore_torch_threads() -> Iterator[None]:
+    """Sums depend on the number of threads: a module that changes it must not change the numbers of the next."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ALLOWED = {
-    "root may read every folder": "CI runs as root; a developer's machine runs this test",
+    "root may look into every folder": "CI runs as root; a developer's machine runs this test",
 }
 """Reasons that may appear in CI, and why."""
 
