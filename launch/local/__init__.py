@@ -1,10 +1,10 @@
-"""SageMaker on this machine: the same requests, answered by processes and plain files instead of the cloud.
+"""SageMaker on this machine: the same requests, answered with processes and plain files.
 
     client = local_client(Path("outputs"))
     client.create_hyper_parameter_tuning_job(...)
 
-`service` answers the operations, `tuner` runs a tuning job, `jobs` a training job, `host` an endpoint, each as a
-process of its own.
+`api` answers the operations. Each job and each endpoint has a supervisor process: `jobs` runs training jobs, `tuning`
+tuning jobs, `hosting` endpoints. They share nothing but the folders of `job_store`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # the supervisor processes stay small: they need no botocore
+def __getattr__(name: str) -> Any:  # lazily: supervisor processes need no botocore
     if name not in _MODULES:
         raise AttributeError(f"module 'launch.local' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

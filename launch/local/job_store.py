@@ -1,9 +1,8 @@
-"""A job's folder: what is in it and who holds it.
+"""The folder of a job or an endpoint: its files, its lock and its recorded state.
 
-A folder is made once (`mkdir` decides between two creators) and its lock is held from then until the supervisor process
-ends, however it ends: the kernel lets go of an `flock` with the process. So a free lock under an unfinished job means
-that its supervisor died, without any guess about process ids. Whoever holds the lock writes `state.json`; anybody may
-write `stop.json`, which asks the holder to stop the job.
+`mkdir` decides between two creators of one name. A supervisor process holds the folder's lock for as long as it runs;
+the kernel releases an `flock` when its holder ends, however it ends. A free lock beside an unfinished state therefore
+means that the supervisor died. Only the holder writes `state.json`; any process may write `stop.json`, a stop request.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ import fcntl
 import json
 import os
 import shutil
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import signal
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from dogbreed.system.atomic import atomic_write
 
 REQUEST = "request.json"
 STATE = "state.json"
@@ -29,21 +29,24 @@ LOG = "log.txt"
 TUNER_LOG = "tuner.log"
 LOCK = ".lock"
 
+ACCOUNT = "000000000000"
+TRAINING = "training-job"
+TUNING = "hyper-parameter-tuning-job"
+FINAL = frozenset({"Completed", "Failed", "Stopped"})
+"""Statuses of a job that never change again."""
+START_TOLERANCE_S = 5.0
+"""Largest difference between a process's start time and the recorded one."""
+
 Json = dict[str, Any]
 
 
 def write_json(path: Path, content: Json) -> None:
-    """Writes `content` so that a reader sees the old file or the new one, never half of it."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.new")
-    try:
-        scratch.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    """Writes `content` atomically."""
+    atomic_write(path, lambda part: part.write_text(json.dumps(content, indent=1), encoding="utf-8"))
 
 
 def read_json(path: Path) -> Json:
-    """Returns the object in `path`, or {} where the file is missing, unreadable or no JSON object."""
+    """Returns the object in `path`, or {} if the file is missing, unreadable or not a JSON object."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -51,78 +54,51 @@ def read_json(path: Path) -> Json:
     return content if isinstance(content, dict) else {}
 
 
-def make_folder(folder: Path, request: Json, state: Json, log: str) -> int:
-    """Makes a job's folder and returns the descriptor that holds its lock; to be handed to the supervisor.
+def create_folder(folder: Path, request: Json, state: Json, log: str) -> int:
+    """Creates a job's folder and returns the descriptor that holds its lock, to be passed to the supervisor.
 
     Args:
-        folder: where; its parent is made too.
-        request: the request of the job.
-        state: what is known of it at the start.
-        log: `LOG` for a training job, `TUNER_LOG` for a tuning job; it tells the two apart.
+        folder: Path of the new folder; missing parents are created.
+        request: The API request that creates the job.
+        state: Initial state.
+        log: `LOG` for a training job or an endpoint, `TUNER_LOG` for a tuning job.
 
     Raises:
-        FileExistsError: the name is taken.
-        OSError: the folder cannot be written.
+        FileExistsError: The name is taken.
+        OSError: The folder cannot be written; nothing is left of it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir()
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        (folder / log).touch()
-        write_json(folder / STATE, state)
-        write_json(folder / REQUEST, request)  # last: a folder counts as a job from here on
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (folder / log).touch()
+            write_json(folder / STATE, state)
+            write_json(folder / REQUEST, request)  # last: this file makes the folder a job
+        except BaseException:
+            os.close(lock)
+            raise
     except BaseException:
-        os.close(lock)
-        shutil.rmtree(folder, ignore_errors=True)  # a full disk: the name stays free for another try
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     return lock
 
 
-def start_supervisor(module: str, folder: Path, lock: int, log: str, *given: int) -> subprocess.Popen[bytes]:
-    """Starts `python -m module FOLDER LOCK GIVEN` in a session of its own and hands it the folder's lock.
-
-    A session of its own: Ctrl-C and a closed terminal do not reach it. With the lock go other `given` descriptors.
-    """
-    try:
-        with (folder / log).open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, "-m", module, str(folder), str(lock), *map(str, given)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=[lock, *given],
-                start_new_session=True,
-                env=with_launch_on_path(os.environ),
-            )
-    finally:
-        os.close(lock)
-
-
-def redirect(log: Path) -> None:
-    """Has this process, just forked, write to the end of `log`, and read nothing."""
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
-        os.dup2(source, target)
-
-
-def with_launch_on_path(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns the environment in which Python finds this very `launch`, from any folder."""
-    home = str(Path(__file__).resolve().parents[2])
-    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
-    return {**environment, "PYTHONPATH": os.pathsep.join([home, *(path for path in paths if path not in {"", home})])}
-
-
 @contextmanager
-def unheld(folder: Path) -> Iterator[bool]:
-    """Yields whether no process holds the folder's lock; if so, it is held meanwhile."""
+def lock_if_free(folder: Path) -> Iterator[bool]:
+    """Yields whether no process holds the folder's lock; if so, holds it inside the `with` block."""
+    mode = fcntl.LOCK_EX
     try:
-        lock = os.open(folder / LOCK, os.O_RDONLY)
+        try:
+            lock = os.open(folder / LOCK, os.O_RDWR)  # NFS grants an exclusive lock only to a writable descriptor
+        except PermissionError:  # another user's job: a shared lock conflicts with its holder's too
+            lock, mode = os.open(folder / LOCK, os.O_RDONLY), fcntl.LOCK_SH
     except FileNotFoundError:
         yield True
         return
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, mode | fcntl.LOCK_NB)
         free = True
     except BlockingIOError:
         free = False
@@ -130,3 +106,149 @@ def unheld(folder: Path) -> Iterator[bool]:
         yield free
     finally:
         os.close(lock)
+
+
+def job_arn(kind: str, name: str) -> str:
+    """Returns the ARN of a resource on this machine, of kind `TRAINING`, `TUNING`, `endpoint`, `model`, ..."""
+    return f"arn:aws:sagemaker:local:{ACCOUNT}:{kind}/{name}"
+
+
+def new_state(kind: str, name: str, command: Sequence[str], stop_grace_s: float, **more: Any) -> Json:
+    """Returns the initial state of a job.
+
+    Args:
+        kind: `TRAINING` or `TUNING`.
+        name: Name of the job.
+        command: Command line of its training processes.
+        stop_grace_s: Seconds between SIGTERM and SIGKILL.
+        more: Further entries.
+    """
+    now = time.time()
+    return {
+        "name": name,
+        "arn": job_arn(kind, name),
+        "status": "InProgress",
+        "secondary": "Starting",
+        "created": now,
+        "modified": now,
+        "command": list(command),
+        "stop_grace_s": stop_grace_s,
+        **more,
+    }
+
+
+def is_tuning(folder: Path) -> bool:
+    """Returns whether the folder belongs to a tuning job, even if its JSON files are unreadable."""
+    return (folder / TUNER_LOG).exists()
+
+
+def is_job(folder: Path) -> bool:
+    """Returns whether the folder holds a job that this user may read."""
+    try:
+        return (folder / REQUEST).exists()
+    except OSError:
+        return False
+
+
+_final_states: dict[tuple[str, int, int], Json] = {}
+"""States of ended jobs, which do not change, by folder, inode and modification time of state.json."""
+
+
+def read_state(folder: Path) -> Json:
+    """Returns the state of a job, with defaults for missing entries; records Failed if its supervisor died."""
+    key = None
+    with suppress(OSError):
+        file = (folder / STATE).stat()
+        key = str(folder), file.st_ino, file.st_mtime_ns
+        if key in _final_states:
+            return dict(_final_states[key])
+    created = folder.stat().st_mtime
+    state = {
+        "name": folder.name,
+        "arn": job_arn(TUNING if is_tuning(folder) else TRAINING, folder.name),
+        "status": "InProgress",
+        "secondary": "Starting",
+        "created": created,
+        "modified": created,
+        **read_supervised(folder, FINAL, lambda state: _lost(folder, state)),
+    }
+    if state["status"] not in FINAL and (folder / STOP).exists():
+        state.update(status="Stopping", secondary="Stopping")
+    if is_tuning(folder.parent):
+        state["tuning_arn"] = job_arn(TUNING, folder.parent.name)
+    if key and state["status"] in FINAL and state.get("stopped_by") != "lost":
+        _final_states[key] = dict(state)
+    return state
+
+
+def read_supervised(folder: Path, final: Collection[str], lost: Callable[[Json], Json]) -> Json:
+    """Returns the content of state.json, after recording the loss of a supervisor that died before a final status.
+
+    Args:
+        folder: Folder of a job or an endpoint.
+        final: Statuses that a supervisor records last.
+        lost: Returns the state to record if the supervisor died, given the last one; ends what it left running.
+    """
+    state = read_json(folder / STATE)
+    if state.get("status") in final:
+        return state
+    with lock_if_free(folder) as orphaned:
+        if not orphaned:
+            return state
+        state = read_json(folder / STATE)  # it may have recorded its end just before it released the lock
+        if state.get("status") in final or not (folder / REQUEST).exists():
+            return state
+        state = lost(state)
+        with suppress(OSError):  # another user's folder is read-only
+            write_json(folder / STATE, state)
+    return state
+
+
+def _lost(folder: Path, state: Json) -> Json:
+    """Returns the state of a job whose supervisor died, and kills its training process."""
+    kill_stray(state)
+    log = folder / (TUNER_LOG if is_tuning(folder) else LOG)
+    reason = f"InternalServerError: the supervisor process died (killed, or the machine stopped); see {log}"
+    if not state:
+        reason = f"InternalServerError: {folder / STATE} cannot be read"
+    times = [file.stat().st_mtime for name in (STATE, LOG, TUNER_LOG) if (file := folder / name).exists()]
+    ended = max(times, default=time.time())
+    return {
+        **state,
+        "status": "Failed",
+        "secondary": "Failed",
+        "stopped_by": "lost",
+        "failure": reason,
+        "ended": ended,
+        "modified": ended,
+    }
+
+
+def kill_stray(state: Json) -> None:
+    """Kills the process group recorded in `state` unless its process id now belongs to another process."""
+    pid, started = state.get("pid"), state.get("started")
+    if not pid or not started:
+        return
+    import psutil
+
+    with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+        if abs(psutil.Process(pid).create_time() - started) < START_TOLERANCE_S:
+            os.killpg(pid, signal.SIGKILL)
+
+
+def request_stop(folder: Path, kind: str, reason: str) -> None:
+    """Asks the supervisor of `folder` to stop the job; of several requests the first one counts.
+
+    Args:
+        folder: Folder of the job.
+        kind: `user`, `early_stopping`, `sweep_completed` or `sweep_stopped`.
+        reason: One sentence for the status message.
+    """
+    path = folder / STOP
+    with suppress(FileExistsError), path.open("x", encoding="utf-8") as file:  # "x": atomic, the first writer wins
+        try:
+            json.dump({"kind": kind, "reason": reason}, file)
+            file.flush()
+        except OSError:  # a full disk: leave no empty request that would block the next one
+            path.unlink(missing_ok=True)
+            raise

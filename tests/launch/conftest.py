@@ -11,7 +11,7 @@ from launch.backends.aws import session
 from launch.backends.aws.backend import AwsBackend
 from launch.backends.local import LocalBackend
 from launch.local import LocalSageMaker, local_client
-from launch.local.server import make_server
+from launch.local.api.http import Server
 from tests.launch.cloud import BUCKET, STAND_IN, Faulty
 from tests.launch.local_jobs import SERVE, end_endpoints, state_of
 from tests.launch.served import train
@@ -50,9 +50,10 @@ def aws(credentials, moto_url, monkeypatch, tmp_path):
 
     urllib.request.urlopen(urllib.request.Request(f"{moto_url}/moto-api/reset", method="POST")).read()
     service = Faulty(LocalSageMaker(tmp_path / "cloud", STAND_IN, stop_grace_s=2))
-    server = make_server(service)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    service.url = f"http://127.0.0.1:{server.server_address[1]}"
+    server = Server(service)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    service.url = server.url
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto_url)
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", service.url)
     monkeypatch.setattr(AwsBackend, "poll_s", 0.2)
@@ -61,8 +62,8 @@ def aws(credentials, moto_url, monkeypatch, tmp_path):
     service.s3.create_bucket(Bucket=BUCKET)
     service.keys = lambda: [o["Key"] for o in service.s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
     yield service
-    server.shutdown()
-    server.server_close()
+    server.should_exit = True
+    thread.join()
 
 
 @pytest.fixture

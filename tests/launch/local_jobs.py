@@ -14,8 +14,7 @@ import psutil
 
 from dogbreed.callbacks.metric_line import metric_regex
 from launch.local import local_client
-from launch.local.job_state import TRAINING, TUNING, new_state
-from launch.local.job_store import LOG, TUNER_LOG, make_folder
+from launch.local.job_store import LOG, TRAINING, TUNER_LOG, TUNING, create_folder, new_state
 from launch.spec.service_model import check_shape
 
 PROGRAM = (sys.executable, str(Path(__file__).with_name("local_program.py")))
@@ -100,14 +99,14 @@ def put_training(folder, status="Completed", created=NOON, tuned=None, objective
         state |= {"tuned": tuned, "tuning_job": folder.parent.name}
     if objective is not None:
         state["metrics"] = {"val/accuracy": [objective, created]}
-    os.close(make_folder(folder, training_request(folder.name), state, LOG))
+    os.close(create_folder(folder, training_request(folder.name), state, LOG))
 
 
 def put_tuning(folder, status="Completed", created=NOON, objectives=()):
     """Leaves the folder of a tuning job that has ended, with a training job for each of `objectives`."""
     state = new_state(TUNING, folder.name, ["true"], 1.0)
     state |= {"status": status, "created": created, "modified": created, "ended": created}
-    os.close(make_folder(folder, tuning_request(folder.name), state, TUNER_LOG))
+    os.close(create_folder(folder, tuning_request(folder.name), state, TUNER_LOG))
     for number, objective in enumerate(objectives, start=1):
         trial = folder / f"{folder.name}-{number:03d}-0000000{number}"
         put_training(trial, "Failed" if objective is None else "Completed", created, {"lr": str(number)}, objective)

@@ -87,7 +87,7 @@ def test_deploy_existing_name_updates_model(dogs, capsys):
     train("worse", broken=True)
     assert deploy.main(["from_training=worse", "name=dogs"]) == 1
     printed = capsys.readouterr().out
-    assert "endpoint dogs is InService: the update failed, what was in service goes on" in printed
+    assert "endpoint dogs is InService: the update failed, the endpoint is unchanged" in printed
     assert deploy.main(["from_training=better", "name=dogs", "instance.count=2"]) == 0
     for kind in ("_models", "_configs"):  # unused resources are deleted
         assert len(list(Path("outputs/endpoints", kind).glob("dogs-*"))) == 1
@@ -99,7 +99,7 @@ def test_deploy_broken_model_shows_log_then_recreates(capsys):
     assert deploy.main(["from_training=worse", "name=pets"]) == 1
     printed = capsys.readouterr().out
     assert "  model.safetensors: the header is no JSON\n" in printed
-    assert "endpoint pets is Failed: the server ended before it could answer: exit code 1" in printed
+    assert "endpoint pets is Failed: the server ended before it was ready: exit code 1" in printed
     with pytest.raises(UserError, match=r"endpoint pets is Failed and does not answer \(the server ended before"):
         predict.main(["pets", "outputs"])
     assert endpoints.main([]) == 0

@@ -1,9 +1,8 @@
-"""LocalSageMaker behind a boto3 client: methods, arguments, paginators, waiters and exceptions are boto3's own."""
+"""LocalSageMaker behind a boto3 client, with boto3's own methods, paginators, waiters and exceptions."""
 
 from __future__ import annotations
 
 import os
-import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,54 +12,46 @@ import boto3
 import botocore.session
 
 from launch.local.api.errors import ServiceError
-from launch.local.api.operations import SERVE, STOP_GRACE_S, LocalSageMaker
+from launch.local.api.operations import SERVE, STOP_GRACE_S, TRAIN, LocalSageMaker
+from launch.local.job_store import Json
 from launch.spec.service_model import model_loader
 
 _PARAMETERS = "local_parameters"
 _NO_ACCOUNT = {"region_name": "local", "aws_access_key_id": "local", "aws_secret_access_key": "local"}
-"""boto3 insists on a region and keys; nothing is signed for anybody here."""
+"""boto3 requires a region and keys, although no request is sent."""
 _NO_FILES = {"config_file": (None, None, os.devnull, None), "credentials_file": (None, None, os.devnull, None)}
-
-Json = dict[str, Any]
 
 
 class _Http(NamedTuple):
-    """As much of an HTTP response as botocore looks at."""
+    """The part of an HTTP response that botocore reads."""
 
     status_code: int
 
 
 def plain_client(service: str, **options: Any) -> Any:
-    """Returns boto3's client of a SageMaker `service`, for requests that never leave this machine.
+    """Returns a boto3 client for requests that never leave this machine.
 
-    It is the same whatever this machine's AWS settings say: no variable and no file of theirs is looked at.
+    It ignores the user's AWS settings, both environment variables and files.
 
     Args:
-        service: by boto3's name.
-        options: further arguments of boto3's `client`.
+        service: boto3's name of the service: `sagemaker` or `sagemaker-runtime`.
+        options: Further arguments of boto3's `client`.
     """
-    known = botocore.session.Session.SESSION_VARIABLES
-    unset = {name: (None, None, default, convert) for name, (_, _, default, convert) in known.items()}
+    variables = botocore.session.Session.SESSION_VARIABLES
+    unset = {name: (None, None, default, convert) for name, (_, _, default, convert) in variables.items()}
     session = botocore.session.Session(session_vars=unset | _NO_FILES)
     session.register_component("data_loader", model_loader())
-    place = _NO_ACCOUNT | {"endpoint_url": "http://this-machine"}
-    return boto3.Session(botocore_session=session).client(service, **place, **options)
+    options = _NO_ACCOUNT | {"endpoint_url": "http://this-machine"} | options
+    return boto3.Session(botocore_session=session).client(service, **options)
 
 
 def local_client(
     root: Path,
-    command: Sequence[str] = (sys.executable, "-m", "launch.container.entry"),
+    command: Sequence[str] = TRAIN,
     stop_grace_s: float = STOP_GRACE_S,
     serve: Sequence[str] = SERVE,
 ) -> Any:
-    """Returns a boto3 SageMaker client whose requests are answered on this machine; it needs no account or network.
-
-    Args:
-        root: the folder that holds a folder for each job.
-        command: what a training job runs, under the container contract.
-        stop_grace_s: seconds a job has between SIGTERM and SIGKILL.
-        serve: what an endpoint runs: it serves the folder that --model-dir names.
-    """
+    """Returns a boto3 SageMaker client that needs no account and no network; the arguments are `LocalSageMaker`'s."""
     service = LocalSageMaker(root, command, stop_grace_s, serve)
     client = plain_client("sagemaker")
 
@@ -73,13 +64,13 @@ def local_client(
         except ServiceError as error:
             return _Http(400), _with_metadata({"Error": {"Code": error.code, "Message": str(error)}}, 400)
 
-    # The parameters as the user gave them, before botocore turns them into the body of a request ...
+    # Keep the parameters before botocore serializes them.
     client.meta.events.register_last("before-parameter-build.sagemaker", keep_parameters)
-    # ... and what is returned here is taken for the parsed answer: nothing is sent.
+    # botocore takes the return value of this handler for the parsed response and sends nothing.
     client.meta.events.register("before-call.sagemaker", answer)
     return client
 
 
-def _with_metadata(answer: Json, status: int) -> Json:
+def _with_metadata(response: Json, status: int) -> Json:
     metadata = {"RequestId": str(uuid.uuid4()), "HTTPStatusCode": status, "HTTPHeaders": {}, "RetryAttempts": 0}
-    return {**answer, "ResponseMetadata": metadata}
+    return {**response, "ResponseMetadata": metadata}

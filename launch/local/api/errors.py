@@ -1,14 +1,14 @@
-"""The errors that the API answers with."""
+"""Errors of the API."""
 
 from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """An error answered as AWS answers it.
+    """An error response of an API operation.
 
     Args:
-        code: AWS's, such as ResourceNotFound.
-        message: one line for the user.
+        code: AWS's error code, such as ResourceNotFound.
+        message: One line for the user.
     """
 
     def __init__(self, code: str, message: str):
@@ -17,6 +17,6 @@ class ServiceError(Exception):
 
 
 def invalid(*problems: str) -> ServiceError:
-    """Returns AWS's answer to a request it refuses for `problems`."""
+    """Returns the error by which AWS rejects a request because of `problems`."""
     count = f"{len(problems)} validation error{'s' if len(problems) > 1 else ''} detected"
     return ServiceError("ValidationException", f"{count}: {'; '.join(problems)}")

@@ -1,22 +1,15 @@
-"""What the API says of a job: its state and request in the shapes of the describe and list operations. Pure."""
+"""Responses of the describe and list operations, from the states and requests of jobs."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
 
-from launch.local.tuning.trials import (
-    OBJECTIVE_HYPERPARAMETER,
-    best_of,
-    count_statuses,
-    final_objective,
-    objective_status,
-)
+from launch.local.job_store import Json
+from launch.local.tuning.objective import best_job, count_statuses, final_objective, objective_status
+from launch.spec.contract import TUNING_METRIC
 
-Json = dict[str, Any]
-
-_TRAINING_ECHO = (
+_ECHOED_FIELDS = (
     "AlgorithmSpecification",
     "RoleArn",
     "InputDataConfig",
@@ -39,7 +32,7 @@ _TRAINING_ECHO = (
     "HyperParameters",
     "OutputDataConfig",
 )
-"""What describe_training_job repeats from the request."""
+"""Fields of the request that describe_training_job returns."""
 _MAX_RUNTIME = {"MaxRuntimeInSeconds": 86_400}
 _UNREADABLE: Json = {
     "HyperParameterTuningJobConfig": {
@@ -54,23 +47,23 @@ _UNREADABLE: Json = {
         "StoppingCondition": _MAX_RUNTIME,
     },
 }
-"""Stands for a request that cannot be read, so that one broken folder does not break whoever lists them all."""
+"""Stands for an unreadable request, so that one broken folder does not break the list of all jobs."""
 
 
 def timestamp(seconds: float) -> dt.datetime:
-    """Returns seconds since the epoch as the API gives times, to the millisecond."""
+    """Returns seconds since the epoch as a time of the API, rounded to milliseconds."""
     return dt.datetime.fromtimestamp(round(seconds, 3), dt.timezone.utc)
 
 
 def training_description(state: Json, request: Json, artifact_uri: str) -> Json:
-    """Returns the answer of describe_training_job.
+    """Returns the response of describe_training_job.
 
     Args:
-        state: of the job.
-        request: that made it; {} where it cannot be read.
-        artifact_uri: where its model.tar.gz lies or will lie.
+        state: State of the job.
+        request: Its CreateTrainingJob request; {} if unreadable.
+        artifact_uri: URI of its model.tar.gz, which may not exist yet.
     """
-    answer: Json = {
+    response: Json = {
         "TrainingJobName": state["name"],
         "TrainingJobArn": state["arn"],
         "ModelArtifacts": {"S3ModelArtifacts": artifact_uri},
@@ -82,16 +75,16 @@ def training_description(state: Json, request: Json, artifact_uri: str) -> Json:
             {"MetricName": name, "Value": value, "Timestamp": timestamp(time)}
             for name, (value, time) in state.get("metrics", {}).items()
         ],
-        **{field: request[field] for field in _TRAINING_ECHO if field in request},
+        **{field: request[field] for field in _ECHOED_FIELDS if field in request},
         **_times(state, "CreationTime", "TrainingStartTime", "TrainingEndTime", "LastModifiedTime"),
         **_failure(state),
     }
     if "tuning_arn" in state:
-        answer["TuningJobArn"] = state["tuning_arn"]
+        response["TuningJobArn"] = state["tuning_arn"]
     if "started" in state and "ended" in state:
         seconds = max(1, round(state["ended"] - state["started"]))
-        answer |= {"TrainingTimeInSeconds": seconds, "BillableTimeInSeconds": seconds}
-    return answer
+        response |= {"TrainingTimeInSeconds": seconds, "BillableTimeInSeconds": seconds}
+    return response
 
 
 def training_summary(state: Json) -> Json:
@@ -108,7 +101,7 @@ def training_summary(state: Json) -> Json:
 def trial_summary(state: Json, objective: Mapping[str, str]) -> Json:
     """Returns a training job's entry in its tuning job's list."""
     value = final_objective(state, objective)
-    answer = {
+    response = {
         "TrainingJobName": state["name"],
         "TrainingJobArn": state["arn"],
         "TuningJobName": state.get("tuning_job", ""),
@@ -119,26 +112,26 @@ def trial_summary(state: Json, objective: Mapping[str, str]) -> Json:
         **_failure(state),
     }
     if value is not None:
-        answer["FinalHyperParameterTuningJobObjectiveMetric"] = {**objective, "Value": value}
-    return answer
+        response["FinalHyperParameterTuningJobObjectiveMetric"] = {**objective, "Value": value}
+    return response
 
 
 def tuning_description(state: Json, request: Json, trials: list[Json], parents: list[Json]) -> Json:
-    """Returns the answer of describe_hyper_parameter_tuning_job.
+    """Returns the response of describe_hyper_parameter_tuning_job.
 
     Args:
-        state: of the tuning job.
-        request: that made it; {} where it cannot be read.
-        trials: the states of its training jobs.
-        parents: the states of the training jobs of its warm start's parents.
+        state: State of the tuning job.
+        request: Its request; {} if unreadable.
+        trials: States of its trials.
+        parents: States of the trials of its warm start's parents.
     """
     unreadable = not request
     request = request or _UNREADABLE
     config = request["HyperParameterTuningJobConfig"]
     objective = config["HyperParameterTuningJobObjective"]
     definition = request["TrainingJobDefinition"]
-    static = {**definition.get("StaticHyperParameters", {}), OBJECTIVE_HYPERPARAMETER: objective["MetricName"]}
-    answer: Json = {
+    static = {**definition.get("StaticHyperParameters", {}), TUNING_METRIC: objective["MetricName"]}
+    response: Json = {
         **_tuning_head(state, trials, objective),
         "HyperParameterTuningJobConfig": config,
         "TrainingJobDefinition": {**definition, "StaticHyperParameters": static},
@@ -148,13 +141,13 @@ def tuning_description(state: Json, request: Json, trials: list[Json], parents: 
         **({"FailureReason": "InternalServerError: its request.json cannot be read"} if unreadable else {}),
         **_failure(state),
     }
-    best = best_of(trials, objective)
+    best = best_job(trials, objective)
     if best:
-        answer["BestTrainingJob"] = trial_summary(best, objective)
-    overall = best_of([*parents, *trials], objective)
+        response["BestTrainingJob"] = trial_summary(best, objective)
+    overall = best_job([*parents, *trials], objective)
     if overall and request.get("WarmStartConfig", {}).get("WarmStartType") == "IdenticalDataAndAlgorithm":
-        answer["OverallBestTrainingJob"] = trial_summary(overall, objective)
-    return answer
+        response["OverallBestTrainingJob"] = trial_summary(overall, objective)
+    return response
 
 
 def tuning_summary(state: Json, request: Json, trials: list[Json]) -> Json:
@@ -177,7 +170,7 @@ def _tuning_head(state: Json, trials: list[Json], objective: Mapping[str, str]) 
 
 
 def _times(state: Json, created: str, started: str | None, ended: str, modified: str | None) -> Json:
-    """Returns those times of a job that are known, under the names an operation has for them."""
+    """Returns the known times of a job under the names that an operation gives them."""
     names = {"created": created, "started": started, "ended": ended, "modified": modified}
     return {name: timestamp(state[key]) for key, name in names.items() if name and key in state}
 
@@ -187,15 +180,15 @@ def _failure(state: Json) -> Json:
 
 
 def _transition(entry: Json) -> Json:
-    answer = {"Status": entry["status"], "StartTime": timestamp(entry["start"]), "StatusMessage": entry["message"]}
-    return answer | ({"EndTime": timestamp(entry["end"])} if "end" in entry else {})
+    response = {"Status": entry["status"], "StartTime": timestamp(entry["start"]), "StatusMessage": entry["message"]}
+    return response | ({"EndTime": timestamp(entry["end"])} if "end" in entry else {})
 
 
 def _completion(state: Json) -> Json:
-    answer: Json = {"NumberOfTrainingJobsObjectiveNotImproving": state.get("not_improving", 0)}
+    response: Json = {"NumberOfTrainingJobsObjectiveNotImproving": state.get("not_improving", 0)}
     if state.get("converged_at"):
-        answer["ConvergenceDetectedTime"] = timestamp(state["converged_at"])
-    return answer
+        response["ConvergenceDetectedTime"] = timestamp(state["converged_at"])
+    return response
 
 
 def _seconds(state: Json) -> int:

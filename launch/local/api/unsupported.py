@@ -1,25 +1,29 @@
-"""What AWS takes and this machine cannot do: said at once, and what to give instead."""
+"""Rejects requests that AWS accepts but this machine does not support, with what to use instead."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from launch.local.job_state import FINAL, is_job, is_tuning, look
+from launch.local.job_store import FINAL, Json, is_job, is_tuning, read_state
 from launch.local.jobs.container import local_path
 
-Json = dict[str, Any]
+AWS_ONLY_ENDPOINT_FIELDS = (
+    "DataCaptureConfig",
+    "AsyncInferenceConfig",
+    "ExplainerConfig",
+    "ShadowProductionVariants",
+)
 
 
-def refuse_training(request: Json, root: Path, prefix: str = "") -> Iterator[str]:
-    """Yields why a training job, or the definition of a tuning job, cannot run under `root`.
+def training_problems(request: Json, root: Path, prefix: str = "") -> Iterator[str]:
+    """Yields why a training job, or the definition in a tuning job, cannot run on this machine.
 
     Args:
-        request: of CreateTrainingJob, or a TrainingJobDefinition.
-        root: the folder that `s3://local` stands for.
-        prefix: the path of `request` within the whole request, with its dot.
+        request: A CreateTrainingJob request or a TrainingJobDefinition.
+        root: The folder `s3://local`.
+        prefix: Path of `request` in the whole request, with a trailing dot.
     """
     for index, channel in enumerate(request.get("InputDataConfig", [])):
         path = f"{prefix}InputDataConfig[{index}].DataSource"
@@ -36,31 +40,55 @@ def refuse_training(request: Json, root: Path, prefix: str = "") -> Iterator[str
         try:
             groups = re.compile(metric["Regex"]).groups
         except re.error as error:
-            yield f"{path}: {metric['Regex']!r} is no regular expression: {error}"
+            yield f"{path}: {metric['Regex']!r} is not a regular expression: {error}"
         else:
             if groups == 0:
                 yield f"{path}: {metric['Regex']!r} has no group; put the number in parentheses"
 
 
-def refuse_tuning(request: Json, root: Path) -> Iterator[str]:
-    """Yields why a tuning job cannot run under `root`."""
+def tuning_problems(request: Json, root: Path) -> Iterator[str]:
+    """Yields why a tuning job cannot run on this machine; `root` is the folder `s3://local`."""
     config = request["HyperParameterTuningJobConfig"]
-    unknown: list[str] = [field for field in ("Autotune", "TrainingJobDefinitions") if field in request]
+    unsupported: list[str] = [field for field in ("Autotune", "TrainingJobDefinitions") if field in request]
     if "AutoParameters" in config.get("ParameterRanges", {}):
-        unknown.append("HyperParameterTuningJobConfig.ParameterRanges.AutoParameters")
-    for field in unknown:
-        yield f"{field}: not done on this machine; give one TrainingJobDefinition and its ranges"
+        unsupported.append("HyperParameterTuningJobConfig.ParameterRanges.AutoParameters")
+    for field in unsupported:
+        yield f"{field}: not supported on this machine; give one TrainingJobDefinition and its ranges"
     if "HyperParameterTuningJobObjective" not in config:
-        yield "HyperParameterTuningJobConfig.HyperParameterTuningJobObjective: missing; say which metric is best how"
+        yield "HyperParameterTuningJobConfig.HyperParameterTuningJobObjective: missing; give a metric and its goal"
     for parent in request.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", []):
-        yield from _refuse_parent(root / parent["HyperParameterTuningJobName"])
+        yield from _parent_problems(root / parent["HyperParameterTuningJobName"])
     if "TrainingJobDefinition" in request:
-        yield from refuse_training(request["TrainingJobDefinition"], root, "TrainingJobDefinition.")
+        yield from training_problems(request["TrainingJobDefinition"], root, "TrainingJobDefinition.")
 
 
-def _refuse_parent(folder: Path) -> Iterator[str]:
+def _parent_problems(folder: Path) -> Iterator[str]:
     path = "WarmStartConfig.ParentHyperParameterTuningJobs"
     if not is_job(folder) or not is_tuning(folder):
         yield f"{path}: there is no tuning job {folder.name} under {folder.parent}"
-    elif (status := look(folder)["status"]) not in FINAL:
-        yield f"{path}: {folder.name} is in status {status}; stop it or wait for its end"
+    elif (status := read_state(folder)["status"]) not in FINAL:
+        yield f"{path}: {folder.name} is in status {status}; stop it or wait for it to end"
+
+
+def model_problems(request: Json, root: Path) -> Iterator[str]:
+    """Yields why a model cannot be served on this machine; `root` is the folder `s3://local`."""
+    container = request.get("PrimaryContainer", {})
+    folder = container.get("ModelDataSource", {}).get("S3DataSource", {}).get("S3Uri")
+    url = container.get("ModelDataUrl") or folder
+    if url is None:
+        yield "PrimaryContainer.ModelDataUrl: missing; give the URI of a training job's model.tar.gz"
+        return
+    target = local_path(url, root)
+    if target is None and folder:
+        yield f"PrimaryContainer.ModelDataSource: {url} is not copied to this machine; give a ModelDataUrl"
+    elif target is not None and not target.exists():
+        yield f"Could not access model data at {url}: {target} does not exist"
+
+
+def endpoint_config_problems(request: Json) -> Iterator[str]:
+    """Yields why an endpoint configuration cannot be served on this machine."""
+    for field in AWS_ONLY_ENDPOINT_FIELDS:
+        if field in request:
+            yield f"{field}: not supported on this machine; leave it out, or give backend=sagemaker"
+    if len(request["ProductionVariants"]) > 1:
+        yield "ProductionVariants: only one can be served on this machine; give one"

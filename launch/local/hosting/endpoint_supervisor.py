@@ -1,10 +1,10 @@
-"""One endpoint on this machine, watched from its creation to its deletion by a small process.
+"""The supervisor of one endpoint.
 
     python -m launch.local.hosting.endpoint_supervisor FOLDER LOCK
 
-`create_endpoint` starts it and goes its own way: it brings the model, starts the server, writes its port when it
-answers, changes to another configuration when asked to (the old server answers until the new one can, then finishes
-what it has), and ends the server and removes the folder when the endpoint is deleted.
+`create_endpoint` starts it detached. It unpacks the model, starts the server and records its port once it is ready. On
+request it changes to another configuration (the old server serves until the new one is ready, then finishes its open
+requests), and it ends the server and removes the folder when the endpoint is deleted.
 """
 
 from __future__ import annotations
@@ -16,88 +16,85 @@ import subprocess
 import tarfile
 import time
 import zlib
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from launch.local.api.errors import ServiceError
-from launch.local.hosting.endpoints import DESIRED, Hosting, remove_folder
-from launch.local.job_store import LOG, STOP, read_json, with_launch_on_path
+from launch.local.hosting.endpoints import DESIRED, config_records, model_records, remove_folder
+from launch.local.job_store import LOG, STOP, Json, read_json
 from launch.local.jobs.container import local_path
+from launch.local.jobs.process import (
+    MAX_REASON_CHARACTERS,
+    describe_exit,
+    kill_group,
+    signal_group,
+    start_process,
+    with_launch_on_path,
+)
 from launch.local.jobs.supervisor import Supervisor, supervise
-from launch.local.jobs.training_job import exit_words, kill_group, signal_group
 
 POLL_S = 0.05
-STARTUP_S = 600.0
-"""How long a server may take until it answers, where its configuration does not say."""
-
-Json = dict[str, Any]
+STARTUP_TIMEOUT_S = 600.0
+"""Seconds until a server must be ready, unless its configuration gives another limit."""
 
 
 class StartError(Exception):
-    """A server cannot be started, or ended before it could answer; the message is the reason."""
+    """A server cannot be started or ended before it was ready; the message is the reason."""
 
 
 class Server:
-    """The server of one endpoint configuration, started.
+    """A running server of one endpoint configuration.
 
     Args:
-        folder: of the endpoint.
-        config: name of the endpoint configuration.
-        hosting: knows the configuration and its model.
-        command: what serves a model folder.
+        folder: Folder of the endpoint.
+        config: Name of the endpoint configuration.
+        command: Command that serves a model folder.
 
     Raises:
-        StartError: the model cannot be had, or the command cannot be started.
+        StartError: The model is unavailable, or the command cannot be started.
     """
 
-    def __init__(self, folder: Path, config: str, hosting: Hosting, command: list[str]):
+    def __init__(self, folder: Path, config: str, command: list[str]):
         self.config = config
+        root = folder.parent.parent
         try:
-            self.variant = hosting.configs.request(config)["ProductionVariants"][0]
-            container = hosting.models.request(self.variant["ModelName"])["PrimaryContainer"]
+            self.variant = config_records(root).request(config)["ProductionVariants"][0]
+            container = model_records(root).request(self.variant["ModelName"])["PrimaryContainer"]
         except ServiceError as error:
             raise StartError(str(error)) from None
         home = folder / "models" / config
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
-        model = _bring_model(container, hosting.root, home)
+        model = _fetch_model(container, root, home)
         self._ready, self._log = home / "ready.json", folder / LOG
-        self._deadline = time.monotonic() + self.variant.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_S)
+        timeout_s = self.variant.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_TIMEOUT_S)
+        self._deadline = time.monotonic() + timeout_s
         started = time.time()
         options = ["--model-dir", str(model), "--port", "0", "--ready-file", str(self._ready)]
+        environment = with_launch_on_path(os.environ) | {"PYTHONUNBUFFERED": "1"} | container.get("Environment", {})
         try:
-            with self._log.open("ab") as log:
-                self.process = subprocess.Popen(
-                    [*command, *options],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    env=_environment(container.get("Environment", {})),
-                )
+            self.process = start_process([*command, *options], self._log, environment)
         except OSError as error:
             raise StartError(f"{command[0]} cannot be started: {error.strerror}") from None
         self.process_state = {"pid": self.process.pid, "started": started}
 
     def port(self) -> int | None:
-        """Returns where the server answers; None while it cannot yet.
+        """Returns the port of the server; None until it is ready.
 
         Raises:
-            StartError: it never will.
+            StartError: It ended, or the time for its start is over.
         """
         if ready := read_json(self._ready):
             return int(ready["port"])
         if self.process.poll() is not None:
-            raise StartError(f"the server ended before it could answer: {self.how_it_ended()}")
+            raise StartError(f"the server ended before it was ready: {self.describe_exit()}")
         if time.monotonic() > self._deadline:
-            raise StartError("the server did not answer in time (ContainerStartupHealthCheckTimeoutInSeconds)")
+            raise StartError("the server was not ready in time (ContainerStartupHealthCheckTimeoutInSeconds)")
         return None
 
-    def how_it_ended(self) -> str:
-        """Returns the exit status of the server in words, and its last word."""
-        return exit_words(self.process.returncode, self._log)
+    def describe_exit(self) -> str:
+        """Returns the exit status of the server and the last line of its log."""
+        return describe_exit(self.process.returncode, self._log)
 
     def stop(self, grace_s: float) -> None:
         """Ends the server: SIGTERM, and SIGKILL after `grace_s` seconds."""
@@ -108,16 +105,15 @@ class Server:
 
 
 class Endpoint(Supervisor):
-    """An endpoint in `folder`, whose lock this process holds."""
+    """Supervises an endpoint."""
 
-    def __init__(self, folder: Path):
-        super().__init__(folder)
-        self._hosting = Hosting(folder.parent.parent, self.state["command"], self.state["stop_grace_s"])
-        self._serving: Server | None = None
-        self._coming: Server | None = None
+    def __init__(self, folder: Path, lock: int):
+        super().__init__(folder, lock)
+        self._current: Server | None = None
+        self._next: Server | None = None
 
     def run(self) -> None:
-        """Serves until the endpoint is deleted or fails; whatever happens, no server outlives this call."""
+        """Serves until the endpoint is deleted or fails; no server outlives this call."""
         self._listen()
         try:
             self._start(self.state["config"])
@@ -125,25 +121,23 @@ class Endpoint(Supervisor):
                 self._check_folder()
                 self._step()
                 time.sleep(POLL_S)
-        except OSError as error:  # a full disk, a folder removed under the endpoint
+        except OSError as error:  # a full disk, or the folder was removed
             with suppress(OSError):
                 self._fail(str(error))
         finally:
-            for server in (self._serving, self._coming):
+            for server in (self._current, self._next):
                 if server is not None:
                     server.stop(self.state["stop_grace_s"])
         if (self.folder / STOP).exists():
             remove_folder(self.folder)
 
     def _step(self) -> None:
-        if self._told_to_end:
-            self._fail("its supervisor process was told to end (the machine was stopped?)")
-            return
-        if self._serving is not None and self._serving.process.poll() is not None:
-            self._fail(f"the server ended: {self._serving.how_it_ended()}")
-            return
-        if self._coming is not None:
-            self._look_at_coming(self._coming)
+        if self._terminated:
+            self._fail("the supervisor process received SIGTERM (the machine was stopped?)")
+        elif self._current is not None and self._current.process.poll() is not None:
+            self._fail(f"the server ended: {self._current.describe_exit()}")
+        elif self._next is not None:
+            self._poll_next(self._next)
         elif desired := read_json(self.folder / DESIRED).get("config"):
             self._save(status="Updating")
             (self.folder / DESIRED).unlink()
@@ -151,81 +145,85 @@ class Endpoint(Supervisor):
 
     def _start(self, config: str) -> None:
         try:
-            self._coming = Server(self.folder, config, self._hosting, self.state["command"])
+            self._next = Server(self.folder, config, self.state["command"])
         except StartError as error:
-            self._give_up(str(error))
+            self._reject(str(error))
             return
-        if self._serving is None:
-            self._save(**self._coming.process_state)
+        if self._current is None:
+            self._save(**self._next.process_state)
         else:
-            self._save(coming=self._coming.process_state)
+            self._save(next=self._next.process_state)
 
-    def _look_at_coming(self, coming: Server) -> None:
+    def _poll_next(self, server: Server) -> None:
+        """Puts the next server in service once it is ready, and ends the one before."""
         try:
-            port = coming.port()
+            port = server.port()
         except StartError as error:
-            coming.stop(0)
-            self._give_up(str(error))
+            server.stop(0)
+            self._reject(str(error))
             return
         if port is None:
             return
-        before, self._serving, self._coming = self._serving, coming, None
-        self.state.pop("failure", None)
-        what = {"config": coming.config, "variant": coming.variant["VariantName"], "port": port}
-        self.state.pop("coming", None)
-        self._save(status="InService", **what, **coming.process_state)
-        if before is not None:
-            before.stop(self.state["stop_grace_s"])
+        previous, self._current, self._next = self._current, server, None
+        for key in ("failure", "next"):
+            self.state.pop(key, None)
+        served = {"config": server.config, "variant": server.variant["VariantName"], "port": port}
+        self._save(status="InService", **served, **server.process_state)
+        if previous is not None:
+            previous.stop(self.state["stop_grace_s"])
+            self._remove_unused_models()
 
-    def _give_up(self, reason: str) -> None:
-        """Ends the endpoint where nothing answers; goes on with what does where an update fails, as AWS does."""
-        self._coming = None
-        self.state.pop("coming", None)
-        if self._serving is None:
+    def _reject(self, reason: str) -> None:
+        """Fails the endpoint if nothing is in service; otherwise keeps the current server, as AWS does."""
+        self._next = None
+        self.state.pop("next", None)
+        if self._current is None:
             self._fail(reason)
         else:
-            self._save(status="InService", failure=f"the update failed, what was in service goes on: {reason}")
+            self._save(status="InService", failure=f"the update failed, the endpoint is unchanged: {reason}")
+            self._remove_unused_models()
+
+    def _remove_unused_models(self) -> None:
+        for model in (self.folder / "models").iterdir():
+            if self._current is not None and model.name != self._current.config:
+                shutil.rmtree(model, ignore_errors=True)
 
     def _fail(self, reason: str) -> None:
         self.state.pop("port", None)
-        self._save(status="Failed", failure=reason[:1024])
+        self._save(status="Failed", failure=reason[:MAX_REASON_CHARACTERS])
 
 
-def _environment(own: Mapping[str, str]) -> dict[str, str]:
-    return {**with_launch_on_path(os.environ), "PYTHONUNBUFFERED": "1", **own}
-
-
-def _bring_model(container: Json, root: Path, home: Path) -> Path:
-    """Returns the folder of the model that a container is given: unpacked into `home`, or where it lies.
+def _fetch_model(container: Json, root: Path, folder: Path) -> Path:
+    """Returns the model folder of a container: its archive unpacked into `folder`, or a folder under `s3://local`.
 
     Raises:
-        StartError: it cannot be had or unpacked.
+        StartError: It is unavailable or cannot be unpacked.
     """
     url = container.get("ModelDataUrl")
     if url is None:
-        folder = local_path(container["ModelDataSource"]["S3DataSource"]["S3Uri"], root)
-        assert folder is not None  # refused when the model was made
-        return folder
-    archive = local_path(url, root) or _download(url, home / "model.tar.gz")
+        model = local_path(container["ModelDataSource"]["S3DataSource"]["S3Uri"], root)
+        assert model is not None  # checked when the model was created
+        return model
+    archive = local_path(url, root) or _download(url, folder / "model.tar.gz")
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(home / "model", filter="data")
+            tar.extractall(folder / "model", filter="data")
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise StartError(f"{url} cannot be unpacked: {error}") from None
-    return home / "model"
+    return folder / "model"
 
 
-def _download(url: str, place: Path) -> Path:
+def _download(url: str, path: Path) -> Path:
     import boto3
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, _, key = url.removeprefix("s3://").partition("/")
     try:
-        boto3.client("s3").download_file(bucket, key, str(place))
+        boto3.client("s3").download_file(bucket, key, str(path))
     except (BotoCoreError, ClientError, Boto3Error) as error:
         raise StartError(f"{url} cannot be downloaded: {error}") from None
-    return place
+    return path
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Requests to the endpoints of this machine: `invoke_endpoint` of a boto3 sagemaker-runtime client, and of others.
+"""Invocations of endpoints on this machine: a boto3 sagemaker-runtime client, and the HTTP request behind it.
 
     client = local_runtime(Path("outputs"))
     client.invoke_endpoint(EndpointName="dogs", ContentType="image/jpeg", Body=photo)["Body"].read()
 
-`forward` is SageMaker's part: it finds the endpoint's process by name, hands the request on, and wraps the refusals of
-the model's server as SageMaker does.
+`forward` plays SageMaker's part: it finds the endpoint's process by name, forwards the request and wraps errors of the
+model server as SageMaker does.
 """
 
 from __future__ import annotations
@@ -23,83 +23,76 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 
 from launch.local.api.boto_client import plain_client
-from launch.local.hosting.endpoints import FOLDER, look
-from launch.local.job_state import ACCOUNT
-from launch.local.job_store import LOG
+from launch.local.hosting.endpoints import FOLDER, read_endpoint
+from launch.local.job_store import ACCOUNT, LOG
 
 PATH = re.compile(r"/endpoints/([^/]+)/invocations")
 TIMEOUT_S = 60.0
-"""How long SageMaker waits for the answer of a container."""
-HANDED_ON = ("content-type", "accept")
-
-Json = dict[str, Any]
+"""Seconds that SageMaker waits for the response of a container."""
+FORWARDED_HEADERS = ("content-type", "accept")
 
 
 def local_runtime(root: Path) -> Any:
-    """Returns a boto3 sagemaker-runtime client whose requests go to the endpoints of this machine.
+    """Returns a boto3 sagemaker-runtime client of the endpoints on this machine.
 
     Args:
-        root: the folder that `local_client` was given.
+        root: The folder of jobs that `local_client` uses.
     """
     config = Config(retries={"mode": "standard", "total_max_attempts": 1})
     client = plain_client("sagemaker-runtime", config=config)
 
     def send(request: Any, **_: Any) -> Any:
-        answer = forward(root, request.url, request.headers, request.body)
-        return AWSResponse(request.url, answer.status, answer.headers, answer)
+        response = forward(root, request.url, request.headers, request.body)
+        return AWSResponse(request.url, response.status, response.headers, response)
 
     client.meta.events.register("before-send.sagemaker-runtime", send)
     return client
 
 
 def forward(root: Path, url: str, headers: Mapping[str, Any] | Message, body: bytes) -> urllib3.BaseHTTPResponse:
-    """Returns the answer to an HTTP request for `/endpoints/NAME/invocations`, its body not read yet.
+    """Forwards an HTTP request for `/endpoints/NAME/invocations`; returns the response with its body unread.
 
     Args:
-        root: the folder of the endpoints' jobs.
-        url: of the request; whatever stands before its path.
-        headers: of the request.
-        body: of the request.
+        root: The folder of jobs.
+        url: URL or path of the request.
+        headers: Headers of the request.
+        body: Body of the request.
     """
     path = PATH.search(url)
     folder = root / FOLDER / (path[1] if path else "")
-    sent = {name: _text(value) for name, value in headers.items() if name.lower() in HANDED_ON}
-    for _ in range(2):  # a server that has just been replaced closes the connections that were kept open to it
-        state = _state(folder)
+    sent = {name: _text(value) for name, value in headers.items() if name.lower() in FORWARDED_HEADERS}
+    for _ in range(2):  # an update closes the pooled connections to the previous server
+        try:
+            state = read_endpoint(folder)
+        except FileNotFoundError:
+            state = {}
         if "port" not in state:
             return _error(400, "ValidationError", f"Endpoint {folder.name} of account {ACCOUNT} not found.")
-        place = f"http://127.0.0.1:{state['port']}/invocations"
+        address = f"http://127.0.0.1:{state['port']}/invocations"
         try:
-            answer = _pool().request("POST", place, body=body, headers=sent, preload_content=False)
+            response = _pool().request("POST", address, body=body, headers=sent, preload_content=False)
         except urllib3.exceptions.ReadTimeoutError:
             reason = "Your invocation timed out while waiting for a response from container primary"
             return _model_error(0, reason, folder)
         except urllib3.exceptions.HTTPError as error:
-            lost = error
+            failure = error
             continue
-        if answer.status >= 300:
-            return _model_error(answer.status, answer.data.decode(errors="replace"), folder)
-        answer.headers["x-Amzn-Invoked-Production-Variant"] = state["variant"]
-        return answer
-    return _error(503, "ServiceUnavailable", f"the process of endpoint {folder.name} does not answer: {lost}")
-
-
-def _state(folder: Path) -> Json:
-    try:
-        return look(folder)
-    except FileNotFoundError:
-        return {}
+        if response.status >= 300:
+            return _model_error(response.status, response.data.decode(errors="replace"), folder)
+        response.headers["x-Amzn-Invoked-Production-Variant"] = state["variant"]
+        return response
+    return _error(503, "ServiceUnavailable", f"the process of endpoint {folder.name} does not respond: {failure}")
 
 
 @functools.cache
 def _pool() -> urllib3.PoolManager:
-    """Returns the connections to the endpoints, kept open between requests."""
+    """Returns the pool of connections to endpoints."""
     timeout = urllib3.Timeout(connect=5, read=TIMEOUT_S)
     return urllib3.PoolManager(maxsize=64, timeout=timeout, retries=False)
 
 
 def _model_error(status: int, message: str, folder: Path) -> urllib3.HTTPResponse:
-    """Returns what SageMaker answers where the model's own server answered with an error."""
+    """Returns SageMaker's response to an error of the model server."""
     side = "client" if 400 <= status < 500 else "server"
     return _error(
         424,

@@ -1,32 +1,50 @@
-"""The container contract of a training job on this machine: `/opt/ml` as a folder, and the `SM_*` variables.
+"""The container contract of a training job on this machine: `<job>/ml` for `/opt/ml`, and the `SM_*` variables.
 
-What SageMaker and its training toolkit put at fixed places of a container lies under `<job>/ml` here;
-`SAGEMAKER_BASE_DIR` names it, as the toolkit itself allows.
+The variable `SAGEMAKER_BASE_DIR`, which SageMaker's training toolkit reads too, holds the path of the folder.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dogbreed.system import cpu as cores
-from launch.local.job_store import with_launch_on_path, write_json
+from dogbreed.system import cpu
+from launch.local.job_store import Json, write_json
+from launch.local.jobs.process import with_launch_on_path
 
 HOST = "algo-1"
 LOCAL_BUCKET = "s3://local"
-"""The address of the root folder in requests; `s3://local/NAME` is the folder NAME in it."""
+"""URI of the root folder in requests; `s3://local/NAME` is the folder NAME in it."""
 
 _RESERVED = ("sagemaker_", "_tuning_objective_metric")
 _STALE = ("SM_", "SAGEMAKER_", "TRAINING_JOB_")
 
-Json = dict[str, Any]
+
+class Share(NamedTuple):
+    """The part of this machine that one of several parallel jobs may use."""
+
+    parallel: int = 1
+    """Number of jobs that run at the same time."""
+    slot: int = 0
+    """Index of this job among them."""
+
+    @property
+    def cpus(self) -> int:
+        """Number of CPU cores."""
+        return max(1, cpu.count() // self.parallel)
+
+    def devices(self, visible: list[str]) -> list[str]:
+        """Returns this job's part of the visible CUDA devices: an equal share, or one if there are too few."""
+        count = len(visible) // self.parallel
+        if count == 0:
+            return visible[self.slot % len(visible) :][:1] if visible else []
+        return visible[self.slot * count :][:count]
 
 
 def local_path(uri: str, root: Path) -> Path | None:
-    """Returns the path that an `s3://local/...` address stands for, or None where it lies outside the root folder."""
+    """Returns the path of a URI `s3://local/...`; None if it is outside the root folder."""
     if uri != LOCAL_BUCKET and not uri.startswith(f"{LOCAL_BUCKET}/"):
         return None
     path = (root / uri[len(LOCAL_BUCKET) :].lstrip("/")).resolve()
@@ -34,7 +52,7 @@ def local_path(uri: str, root: Path) -> Path | None:
 
 
 def prepare_ml(folder: Path, request: Json, root: Path) -> Path:
-    """Makes `<folder>/ml` as a container would find `/opt/ml` and returns it."""
+    """Creates `<folder>/ml` with the content that a container finds in `/opt/ml`, and returns its path."""
     ml = folder / "ml"
     for name in ("input/config", "input/data", "model", "checkpoints", "output/data"):
         (ml / name).mkdir(parents=True, exist_ok=True)
@@ -49,22 +67,25 @@ def prepare_ml(folder: Path, request: Json, root: Path) -> Path:
     return ml
 
 
-def job_environment(ml: Path, request: Json, arn: str, parallel: int) -> dict[str, str]:
-    """Returns the whole environment of the training process.
+def job_environment(ml: Path, request: Json, arn: str, share: Share) -> dict[str, str]:
+    """Returns all environment variables of the training process.
 
     Args:
-        ml: the job's `/opt/ml`.
-        request: the CreateTrainingJob request.
-        arn: the job's ARN.
-        parallel: how many jobs share this machine; its processors are divided among them.
+        ml: The job's `/opt/ml`.
+        request: The CreateTrainingJob request.
+        arn: ARN of the job.
+        share: The part of this machine that the job may use.
     """
-    cpus = max(1, cores.count() // parallel)
     inherited = with_launch_on_path({name: value for name, value in os.environ.items() if not name.startswith(_STALE)})
-    inherited.setdefault("OMP_NUM_THREADS", str(cpus))
-    contract = _contract(ml, request, cpus)
-    variables = {f"SM_{name.upper()}": _text(value) for name, value in contract.items()}
+    inherited.setdefault("OMP_NUM_THREADS", str(share.cpus))
+    visible = _visible_devices()
+    devices = share.devices(visible)
+    if devices != visible:
+        inherited["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    contract = _contract(ml, request, share.cpus, len(devices))
+    variables = {f"SM_{name.upper()}": _to_text(value) for name, value in contract.items()}
     for name, value in contract["hps"].items():
-        variables[f"SM_HP_{name.upper()}"] = _text(value)
+        variables[f"SM_HP_{name.upper()}"] = _to_text(value)
     for name, path in contract["channel_input_dirs"].items():
         variables[f"SM_CHANNEL_{name.upper()}"] = path
     return {
@@ -79,12 +100,12 @@ def job_environment(ml: Path, request: Json, arn: str, parallel: int) -> dict[st
     }
 
 
-def _contract(ml: Path, request: Json, cpus: int) -> Json:
-    """Returns the toolkit's description of the training environment, which it spreads over the `SM_*` variables."""
+def _contract(ml: Path, request: Json, cpus: int, gpus: int) -> Json:
+    """Returns the training environment as the toolkit describes it; each entry becomes an `SM_*` variable."""
     resources = _resource_config(request)
     channels = _input_data_config(request)
     hyperparameters = {
-        name: _decoded(value)
+        name: _from_text(value)
         for name, value in request.get("HyperParameters", {}).items()
         if not name.startswith(_RESERVED)
     }
@@ -101,7 +122,7 @@ def _contract(ml: Path, request: Json, cpus: int) -> Json:
         "job_name": request["TrainingJobName"],
         "model_dir": str(ml / "model"),
         "num_cpus": cpus,
-        "num_gpus": _count_gpus(),
+        "num_gpus": gpus,
         "output_data_dir": str(ml / "output" / "data"),
         "output_dir": str(ml / "output"),
         "resource_config": resources,
@@ -137,22 +158,21 @@ def _input_data_config(request: Json) -> Json:
     }
 
 
-def _decoded(text: str) -> Any:
-    """Returns a hyperparameter as the toolkit reads it: JSON where it is JSON, else the text itself."""
+def _from_text(text: str) -> Any:
+    """Returns a hyperparameter as the toolkit parses it: as JSON if that is possible, else the text itself."""
     try:
         return json.loads(text)
     except ValueError:
         return text
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-@functools.cache
-def _count_gpus() -> int:
-    """Returns the number of NVIDIA devices a job may see, without asking torch for it."""
+def _visible_devices() -> list[str]:
+    """Returns the CUDA devices that this process may use, as in CUDA_VISIBLE_DEVICES, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in {"", "-1"}])
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+        return [name for name in visible.split(",") if name.strip() not in {"", "-1"}]
+    return [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]

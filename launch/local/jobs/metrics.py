@@ -1,4 +1,4 @@
-"""Metrics as SageMaker takes them: regular expressions over the job's log, line by line as they come."""
+"""Metrics of a job, scraped from its log with regular expressions as SageMaker does."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 MAX_LINE_BYTES = 1 << 16
-"""A longer line is a progress bar without line ends; only its end is kept."""
+"""Of a longer line, a progress bar without line ends, only the end is kept."""
 
 Metric = dict[str, Any]
 
 
 class LineTail:
-    """Complete lines appended to a file since the last look."""
+    """Reads the complete lines that were appended to a file since the last read."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -25,7 +25,7 @@ class LineTail:
         self._rest = b""
 
     def read(self, last: bool = False) -> list[str]:
-        """Returns the new lines; with `last` also the one that has no line end."""
+        """Returns the new lines; if `last`, including one without a line end."""
         if self.path.exists():
             with self.path.open("rb") as file:
                 file.seek(self._offset)
@@ -41,12 +41,12 @@ class LineTail:
 
 
 class Scraper:
-    """The metrics of one job: read from its log, written to `metrics.jsonl`.
+    """Scrapes the metrics of one job from its log into `metrics.jsonl`.
 
     Args:
-        log: the job's log.
-        definitions: the request's MetricDefinitions; group 1 of each Regex is the number.
-        output: gets one line for each value, `{"name", "value", "time"}`, time in seconds since the epoch.
+        log: The job's log.
+        definitions: The request's MetricDefinitions; group 1 of each Regex is the value.
+        output: File to which `{"name", "value", "time"}` is appended per value; time in seconds since the epoch.
     """
 
     def __init__(self, log: Path, definitions: Iterable[Mapping[str, str]], output: Path):
@@ -55,22 +55,22 @@ class Scraper:
         self._output = output
 
     def read(self, last: bool = False) -> list[Metric]:
-        """Returns the metrics of the lines that came since the last call, having written them down."""
+        """Returns the metrics in the lines since the last call, after appending them to the output file."""
         now = time.time()
-        found = [
+        metrics = [
             {"name": name, "value": value, "time": now}
             for line in self._tail.read(last)
             for name, pattern in self._patterns
             if (value := _number(pattern.search(line))) is not None
         ]
-        if found:
+        if metrics:
             with self._output.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(metric) + "\n" for metric in found)
-        return found
+                file.writelines(json.dumps(metric) + "\n" for metric in metrics)
+        return metrics
 
 
 def _number(match: re.Match[str] | None) -> float | None:
-    """Returns the finite number in group 1, or None."""
+    """Returns the finite number in group 1; None if there is none."""
     if match is None or not match.re.groups or match[1] is None:
         return None
     try:
@@ -81,7 +81,7 @@ def _number(match: re.Match[str] | None) -> float | None:
 
 
 def parse_metrics(lines: Iterable[str]) -> list[Metric]:
-    """Returns the metrics in lines of `metrics.jsonl`; a line cut short by a full disk is left out."""
+    """Returns the metrics in lines of `metrics.jsonl`; skips lines that a full disk has truncated."""
     metrics = []
     for line in lines:
         try:

@@ -1,188 +1,139 @@
-"""Processes of jobs: forked by a warm server (`launch.local.jobs.forkserver`), or new ones.
+"""Processes of jobs: supervisors, and the training processes that they start and watch.
 
-`launch.tune` starts the server of its sweep before it makes the request, else the tuner does. The supervisor of a
-job asks it for the job's process, which lives under the same contract as one that was started anew: own session,
-environment, log, signals, exit status. Where the server has crashed, processes are started anew.
+The trials of a sweep are forks of a server process that has imported the training code once (the standard library's
+`multiprocessing.forkserver`), since importing it takes longer than training a head on cached features. Every other
+process is a new interpreter.
 """
 
 from __future__ import annotations
 
-import json
+import gc
+import multiprocessing
 import os
-import select
-import shutil
+import runpy
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing import forkserver, reduction
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-from launch.local.job_store import with_launch_on_path
-
-ENTRY = [sys.executable, "-m", "launch.container.entry"]
-"""The one command whose processes can be warm."""
-
-START_S = 60.0
-"""How long a job waits for a server that still imports: it would have to import the same itself."""
+MAX_REASON_CHARACTERS = 1024
+"""Length to which SageMaker cuts a FailureReason."""
 
 
 class Process(Protocol):
-    """What the watcher of a job uses of `subprocess.Popen`."""
+    """The part of `subprocess.Popen` that supervisors and the tuner use."""
 
     @property
     def pid(self) -> int:
-        """Of the process, and of its group."""
+        """Id of the process and of its process group."""
 
-    @property
-    def returncode(self) -> Any:
-        """Exit status, negative for a signal; None while the process runs."""
+    def poll(self) -> int | None:
+        """Returns the exit code, negative for a signal; None while the process runs."""
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Returns the exit status; raises `subprocess.TimeoutExpired` where there is none in time."""
+    def wait(self) -> int:
+        """Waits for the process to end and returns its exit code."""
 
 
-class WarmServer:
-    """The server of one sweep, seen from the tuner.
+class Fork:
+    """A `multiprocessing` process as a `Process`.
 
-    Attributes:
-        address: Where it is asked; None where the jobs cannot be warm.
-        pipe: Descriptor of what it reads; it ends once nobody holds this any more. None where there is no server.
+    `multiprocessing` waits for a pipe to close, which also happens when the process replaces itself by `exec`; `poll`
+    asks for the exit code instead.
     """
 
-    def __init__(self, address: str | None, pipe: int | None, process: subprocess.Popen[bytes] | None = None) -> None:
-        self.address = address
-        self.pipe = pipe
+    def __init__(self, process: BaseProcess):
+        process.start()
+        assert process.pid is not None
+        self.pid = process.pid
         self._process = process
 
-    @classmethod
-    def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> WarmServer:
-        """Starts the server.
+    def poll(self) -> int | None:
+        """Returns the exit code, negative for a signal; None while the process runs."""
+        return self._process.exitcode
 
-        Args:
-            command: What the sweep's jobs run.
-            environment: Variables that the request gives to its jobs.
-        """
-        if list(command) != ENTRY:
-            return cls(None, None)
-        # Not in the sweep's folder: the path of a socket may have 103 characters. Scratch folders have more at times.
-        place = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > 80 else None
-        address = str(Path(tempfile.mkdtemp(prefix="dogbreed-", dir=place)) / "warm")
-        with socket.socket(socket.AF_UNIX) as listener:  # from here on who asks is answered, or refused
-            listener.bind(address)
-            listener.listen(128)
-            process = subprocess.Popen(
-                [*ENTRY[:2], "launch.local.jobs.forkserver", str(listener.fileno())],
-                stdin=subprocess.PIPE,
-                pass_fds=[listener.fileno()],
-                start_new_session=True,
-                env=with_launch_on_path({**os.environ, **environment}),
-            )
-        assert process.stdin is not None
-        with process.stdin:
-            return cls(address, os.dup(process.stdin.fileno()), process)
-
-    def end(self) -> None:
-        """Ends the server that this process has started, in the middle of its imports too."""
-        assert self.address is not None and self._process is not None
-        self._process.kill()
-        self._process.wait()
-        shutil.rmtree(Path(self.address).parent, ignore_errors=True)
-        self.close()
-
-    def close(self) -> None:
-        """Lets go of the server, which ends then; jobs that still run are left to their watchers."""
-        if self.pipe is not None:
-            os.close(self.pipe)
+    def wait(self) -> int:
+        """Waits for the process to end and returns its exit code."""
+        self._process.join()
+        return int(self._process.exitcode or 0)
 
 
-_ahead: list[WarmServer] = []
-
-
-@contextmanager
-def server_ahead(wanted: bool) -> Iterator[None]:
-    """Starts the server of the sweep that will be asked for inside: its imports take longer than all until then.
+class Descriptor:
+    """An open file descriptor that can be passed to a process of the fork server.
 
     Args:
-        wanted: False: none is started.
-    """
-    if wanted:
-        _ahead.append(WarmServer.start(ENTRY, {}))
-    try:
-        yield
-    finally:
-        end_ahead()
-
-
-def end_ahead() -> None:
-    """Ends the server that was started ahead, if no sweep has taken it."""
-    while _ahead:
-        _ahead.pop().end()
-
-
-def take_ahead(command: Sequence[str], environment: Mapping[str, str]) -> WarmServer:
-    """Returns the server that was started ahead, once, if it suits these jobs (arguments as of `WarmServer.start`).
-
-    Where there is none, what is returned has no address and no pipe. One that does not suit is ended.
-    """
-    if _ahead and list(command) == ENTRY and not environment:
-        return _ahead.pop()
-    end_ahead()
-    return WarmServer(None, None)
-
-
-class WarmProcess:
-    """A job's process, seen from its watcher; raises `OSError` or `ValueError` where the server does not answer.
-
-    Args:
-        address: Of the server.
-        job: Environment, log and working folder.
+        number: The descriptor; another number for the same open file in the receiving process.
     """
 
-    def __init__(self, address: str, job: Mapping[str, Any]) -> None:
-        self.returncode: int | None = None
-        self._connection = socket.socket(socket.AF_UNIX)
-        try:
-            self._connection.settimeout(START_S)
-            self._connection.connect(address)
-            self._connection.sendall(json.dumps(job).encode() + b"\n")
-            self._answers = self._connection.makefile("rb")
-            self.pid = int(self._answers.readline())
-        except BaseException:
-            self._connection.close()
-            raise
+    def __init__(self, number: int):
+        self.number = number
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Returns the exit status, negative for a signal.
+    def __getstate__(self) -> Any:
+        return reduction.DupFd(self.number)
 
-        Raises:
-            subprocess.TimeoutExpired: there is none in time.
-        """
-        if self.returncode is None:
-            if not select.select([self._connection], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired(ENTRY, timeout or 0)
-            answer = self._answers.readline()
-            if not answer:  # the server is gone, and nobody else would learn how the process ends
-                with suppress(ProcessLookupError):
-                    os.killpg(self.pid, signal.SIGKILL)
-            self.returncode = int(answer or -signal.SIGKILL)
-            self._connection.close()
-        return self.returncode
+    def __setstate__(self, duplicate: Any) -> None:
+        self.number = duplicate.detach()
 
 
-def start_process(address: str | None, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Process:
-    """Starts a job's process in a session of its own: warm if the server at `address` answers, else anew.
+def start_fork_server(modules: Sequence[str]) -> None:
+    """Starts this process's fork server, which imports `modules` in the background; it ends with its last user."""
+    forkserver.set_forkserver_preload(list(modules))
+    forkserver.ensure_running()
+
+
+def fork_from_server(target: Callable[..., None], *args: Any) -> Process:
+    """Calls `target(*args)` in a fork of the fork server, once that has imported its modules.
 
     Raises:
-        OSError: the command cannot be started.
+        OSError, EOFError: The server crashed.
     """
-    if address is not None:
-        job = {"environment": dict(environment), "log": str(log.absolute()), "folder": str(Path.cwd())}
-        with suppress(OSError, ValueError):
-            return WarmProcess(address, job)
+    return Fork(multiprocessing.get_context("forkserver").Process(target=target, args=args))
+
+
+def fork_module(module: str, log: Path, environment: Mapping[str, str], private: int) -> Process:
+    """Runs `python -m module` in a fork of this process, in a process group of its own.
+
+    Args:
+        module: Name of the module.
+        log: File to which standard output and error are appended.
+        environment: All environment variables of the process.
+        private: Descriptor of this process that the fork must not keep open.
+    """
+    context = multiprocessing.get_context("fork")
+    gc.freeze()  # the fork need not traverse, and thereby copy, the objects that it shares with this process
+    # The fork must not lose a SIGTERM to the handler that it inherits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        process = Fork(context.Process(target=_run_module, args=(module, log, dict(environment), private)))
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    with suppress(ProcessLookupError, PermissionError):
+        os.setpgid(process.pid, process.pid)  # here too, so that the group exists when this function returns
+    return process
+
+
+def _run_module(module: str, log: Path, environment: Mapping[str, str], private: int) -> None:
+    os.setpgid(0, 0)
+    os.close(private)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    redirect_output(log)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [module]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def start_process(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Starts `command` in a session of its own; its output is appended to `log`, its input is empty.
+
+    Raises:
+        OSError: The command cannot be started.
+    """
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -192,3 +143,62 @@ def start_process(address: str | None, command: Sequence[str], log: Path, enviro
             start_new_session=True,
             env=environment,
         )
+
+
+def start_supervisor(module: str, folder: Path, lock: int, log: str) -> subprocess.Popen[bytes]:
+    """Starts `python -m module FOLDER LOCK` and passes it the folder's lock.
+
+    It has a session of its own, so Ctrl-C and a closed terminal do not reach it.
+    """
+    try:
+        with (folder / log).open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, str(folder), str(lock)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[lock],
+                start_new_session=True,
+                env=with_launch_on_path(os.environ),
+            )
+    finally:
+        os.close(lock)
+
+
+def redirect_output(log: Path) -> None:
+    """Appends the standard output and error of this process to `log`, line by line, and empties its input."""
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
+        os.dup2(source, target)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def with_launch_on_path(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment in which Python finds this copy of `launch` from any folder."""
+    home = str(Path(__file__).resolve().parents[3])
+    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+    return {**environment, "PYTHONPATH": os.pathsep.join([home, *(path for path in paths if path not in {"", home})])}
+
+
+def signal_group(process: Process, number: int) -> None:
+    """Sends a signal to the process and its descendants in its group."""
+    with suppress(ProcessLookupError, PermissionError):  # macOS answers EPERM for a group of zombies
+        os.killpg(process.pid, number)
+
+
+def kill_group(process: Process) -> None:
+    """Kills the process and its descendants in its group, as the end of a container does."""
+    signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def describe_exit(exit_code: int, log: Path) -> str:
+    """Returns how a process ended and the last line of its log, for messages."""
+    end = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+    if exit_code in {-signal.SIGKILL, 128 + signal.SIGKILL}:
+        end += " (by a user, or by the system because memory ran out)"
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4 * MAX_REASON_CHARACTERS))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f"{end}; last line of the log: {last}" if last else end

@@ -1,54 +1,63 @@
-"""One training job on this machine, watched from its start to its end by a small process.
+"""The supervisor of one training job.
 
     python -m launch.local.jobs.training_job FOLDER LOCK
 
-`create_training_job` and the tuner start it and go their own ways: it runs the job's command, scrapes its log, keeps
-its time limit, stops it when asked (or when the tuner that owns it is gone), packs the model and writes the last word.
+`create_training_job` and the tuner start it detached. It runs the job's command, scrapes metrics from its log,
+enforces its time limit, stops it on request or when its tuning job is gone, packs the model and records the final
+status.
 """
 
 from __future__ import annotations
 
-import os
+import gzip
 import signal
-import subprocess
+import sys
 import tarfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from launch.local.job_store import LOG, METRICS, STOP, read_json, unheld
-from launch.local.jobs.container import job_environment, prepare_ml
+from launch.local.job_store import FINAL, LOG, METRICS, STOP, lock_if_free, read_json
+from launch.local.jobs.container import Share, job_environment, prepare_ml
 from launch.local.jobs.metrics import Scraper
-from launch.local.jobs.process import Process, start_process
+from launch.local.jobs.process import (
+    MAX_REASON_CHARACTERS,
+    Process,
+    describe_exit,
+    fork_module,
+    kill_group,
+    signal_group,
+    start_process,
+)
 from launch.local.jobs.supervisor import Supervisor, supervise
 
-POLL_S = 0.1
+POLL_S = 0.05
 DEFAULT_MAX_RUNTIME_S = 86_400
-MAX_REASON_CHARACTERS = 1024
-
-Json = dict[str, Any]
 
 
 class Stop(NamedTuple):
     """Why a job is being stopped."""
 
     kind: str
-    because: str
+    reason: str
 
 
 class TrainingJob(Supervisor):
-    """A training job in `folder`, whose lock this process holds."""
+    """Supervises a training job."""
 
-    def __init__(self, folder: Path):
-        super().__init__(folder)
+    forks = False
+    """Whether a command `python -m MODULE` runs in a fork of this process, which has imported the training code."""
+
+    def __init__(self, folder: Path, lock: int):
+        super().__init__(folder, lock)
         self.stop: Stop | None = None
         self._kill_at = 0.0
         definitions = self.request["AlgorithmSpecification"].get("MetricDefinitions", [])
         self._scraper = Scraper(folder / LOG, definitions, folder / METRICS)
 
     def run(self) -> None:
-        """Runs the job to its end; whatever happens, its process does not outlive this call."""
+        """Runs the job to its end; its process never outlives this call."""
         self._listen()
         try:
             process = self._start()
@@ -56,27 +65,31 @@ class TrainingJob(Supervisor):
                 try:
                     self._watch(process)
                 finally:
-                    kill_group(process)  # at once: once the model is packed, its number may be another process's
+                    kill_group(process)  # at once: after packing the model the process id may have been reused
                 self._scrape(last=True)
-                self._finish(process.returncode)
-        except OSError as error:  # a full disk, a folder removed under the job
+                self._finish(process.wait())
+        except OSError as error:  # a full disk, or the folder was removed
             self._end("Failed", "Failed", f"InternalServerError: {error}")
 
     def _start(self) -> Process | None:
-        """Starts the command in a process group of its own; None where it cannot be started."""
+        """Starts the command; returns None if that fails."""
         self._enter("InProgress", "Starting", "Preparing the folder of the job")
         owner = self._owner()
         root = owner.parent if owner else self.folder.parent
         ml = prepare_ml(self.folder, self.request, root)
-        environment = job_environment(ml, self.request, self.state["arn"], self.state.get("parallel", 1))
-        environment.setdefault("DOGBREED_FEATURES", str(root / ".features"))  # one place for all jobs
-        command = self.state["command"]
+        share = Share(self.state.get("parallel", 1), self.state.get("slot", 0))
+        environment = job_environment(ml, self.request, self.state["arn"], share)
+        environment.setdefault("DOGBREED_FEATURES", str(root / ".features"))  # shared by all jobs
+        command, log = self.state["command"], self.folder / LOG
         try:
-            process = start_process(self.state.get("warm"), command, self.folder / LOG, environment)
+            if self.forks and command[:2] == [sys.executable, "-m"] and len(command) == 3:
+                process = fork_module(command[2], log, environment, private=self._lock)
+            else:
+                process = start_process(command, log, environment)
         except OSError as error:
             self._end("Failed", "Failed", f"AlgorithmError: {command[0]} cannot be started: {error.strerror}")
             return None
-        self.state |= {"pid": process.pid, "started": time.time()}  # together: without both no one else can end it
+        self.state |= {"pid": process.pid, "started": time.time()}  # kill_stray needs both
         try:
             self._enter("InProgress", "Training", "Training is in progress")
         except OSError:
@@ -85,13 +98,11 @@ class TrainingJob(Supervisor):
         return process
 
     def _watch(self, process: Process) -> None:
-        """Returns when the process has ended; scrapes and looks for reasons to stop it meanwhile."""
+        """Scrapes metrics and handles stop requests until the process has ended."""
         condition = self.request.get("StoppingCondition", {})
         deadline = time.monotonic() + condition.get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_S)
-        while True:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(POLL_S)
-                return
+        while process.poll() is None:
+            time.sleep(POLL_S)
             self._scrape()
             if self.stop is None:
                 self.stop = self._reason_to_stop(deadline)
@@ -102,50 +113,48 @@ class TrainingJob(Supervisor):
 
     def _reason_to_stop(self, deadline: float) -> Stop | None:
         self._check_folder()
-        asked = read_json(self.folder / STOP)
-        if asked:
-            return Stop(asked["kind"], asked["because"])
-        if self._told_to_end:
-            return Stop("terminated", "Its supervisor process was told to end")
+        if request := read_json(self.folder / STOP):
+            return Stop(request["kind"], request["reason"])
+        if self._terminated:
+            return Stop("terminated", "The supervisor process received SIGTERM")
         if time.monotonic() > deadline:
             return Stop("max_runtime", "The job ran longer than MaxRuntimeInSeconds")
         owner = self._owner()
         if owner is not None:
-            with unheld(owner) as orphaned:
+            with lock_if_free(owner) as orphaned:
                 if orphaned:
-                    return Stop("sweep_stopped", "The tuning job that started it is gone")
+                    return Stop("sweep_stopped", "The tuning job that started this job is gone")
         return None
 
     def _begin_to_stop(self, process: Process) -> None:
         assert self.stop is not None
         self.state["stopped_by"] = self.stop.kind
-        self._enter("Stopping", "Stopping", self.stop.because)
+        self._enter("Stopping", "Stopping", self.stop.reason)
         self._kill_at = time.monotonic() + self.state["stop_grace_s"]
         signal_group(process, signal.SIGTERM)
 
     def _scrape(self, last: bool = False) -> None:
-        found = self._scraper.read(last)
-        for metric in found:
+        metrics = self._scraper.read(last)
+        for metric in metrics:
             self.state.setdefault("metrics", {})[metric["name"]] = [metric["value"], metric["time"]]
-        if found:
+        if metrics:
             self._save()
 
     def _finish(self, exit_code: int) -> None:
-        """Packs the model and writes how the job ended; a job that was stopped keeps what it saved until then."""
+        """Packs the model, also that of a stopped job, and records the final status."""
         output = self.folder / "ml" / "output"
-        if self.stop is None and exit_code == 0:
-            (output / "success").touch()
         if self.stop is None and exit_code != 0:
             self._end("Failed", "Failed", _failure_reason(output / "failure", exit_code, self.folder / LOG))
             return
         if self.stop is None:
+            (output / "success").touch()
             self._enter("InProgress", "Uploading", "Packing the model")
         pack_model(self.folder / "ml" / "model", self.folder / "output" / "model.tar.gz")
         if self.stop is None:
             self._end("Completed", "Completed", "")
         else:
             secondary = "MaxRuntimeExceeded" if self.stop.kind == "max_runtime" else "Stopped"
-            self._end("Stopped", secondary, self.stop.because)
+            self._end("Stopped", secondary, self.stop.reason)
 
     def _end(self, status: str, secondary: str, message: str) -> None:
         if status == "Failed":
@@ -154,67 +163,49 @@ class TrainingJob(Supervisor):
         self._enter(status, secondary, message)
 
     def _enter(self, status: str, secondary: str, message: str) -> None:
+        """Records a new status and the transition to it."""
         now = time.time()
         transitions = self.state.setdefault("transitions", [])
         if transitions:
             transitions[-1]["end"] = now
         transitions.append({"status": secondary, "start": now, "message": message})
-        if status in {"Completed", "Failed", "Stopped"}:
+        if status in FINAL:
             transitions[-1]["end"] = now
         self._save(status=status, secondary=secondary)
 
     def _owner(self) -> Path | None:
-        """Returns the folder of the tuning job that started this one, if one did."""
+        """Returns the folder of the tuning job that started this one; None if none did."""
         return self.folder.parent if "tuning_job" in self.state else None
 
 
-def pack_model(model: Path, archive: Path) -> None:
-    """Writes what lies in `model` as a gzipped tar, as SageMaker uploads it.
+class Trial(TrainingJob):
+    """Supervises a training job of a sweep, in a fork of the tuner's fork server."""
 
-    Stored, not compressed: weights are noise to gzip, which makes them 7 % smaller for a second per 60 MB.
+    forks = True
+
+
+def pack_model(model: Path, archive: Path) -> None:
+    """Writes the content of the folder `model` to `archive`, a .tar.gz as SageMaker uploads it.
+
+    It is stored, not compressed, since weights hardly shrink. The same files give the same bytes.
     """
     archive.parent.mkdir(exist_ok=True)
-    with tarfile.open(archive, "w:gz", compresslevel=0) as tar:
+    with (
+        archive.open("wb") as raw,
+        gzip.GzipFile("", "wb", compresslevel=0, fileobj=raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as tar,
+    ):
         for path in sorted(model.iterdir()):
             tar.add(path, arcname=path.name)
 
 
 def _failure_reason(failure: Path, exit_code: int, log: Path) -> str:
-    """Returns why the job failed: what it wrote itself, else its exit code and the last line of its log."""
+    """Returns the reason that the job wrote to output/failure, or else how its process ended."""
     with suppress(OSError):
         written = failure.read_text(encoding="utf-8", errors="replace").strip()
         if written:
             return f"AlgorithmError: {written}"
-    return f"AlgorithmError: {exit_words(exit_code, log)}"
-
-
-def exit_words(exit_code: int, log: Path) -> str:
-    """Returns how a process ended, and the last line of its log."""
-    end = f"killed by signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
-    if exit_code in {-signal.SIGKILL, 128 + signal.SIGKILL}:
-        end += " (by hand, or by the system for want of memory)"
-    return f"{end}{_last_line(log)}"
-
-
-def _last_line(log: Path) -> str:
-    """Returns `; last line of the log: ...`, or nothing where the log is empty."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 4 * MAX_REASON_CHARACTERS))
-        lines = file.read().decode("utf-8", "replace").splitlines()
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return f"; last line of the log: {last}" if last else ""
-
-
-def signal_group(process: Process, number: int) -> None:
-    """Sends a signal to the process and all it started."""
-    with suppress(ProcessLookupError, PermissionError):  # macOS answers EPERM for a group of zombies
-        os.killpg(process.pid, number)
-
-
-def kill_group(process: Process) -> None:
-    """Kills the process and all it started, as the end of a container does."""
-    signal_group(process, signal.SIGKILL)
-    process.wait()
+    return f"AlgorithmError: {describe_exit(exit_code, log)}"
 
 
 if __name__ == "__main__":

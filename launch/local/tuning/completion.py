@@ -1,4 +1,4 @@
-"""When a tuning job is done before its last training job: AMT's completion criteria, and its two early failures."""
+"""When a tuning job ends before its last training job: AMT's completion criteria and its two early failures."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from collections.abc import Mapping
 from typing import Any
 
 ATTEMPTS_WITHOUT_SUCCESS = 5
-"""AMT gives a tuning job up when none of the first jobs succeeded."""
+"""AMT fails a tuning job if none of the first jobs succeeds."""
 CONVERGENCE_PATIENCE_JOBS = 10
 CONVERGENCE_MARGIN = 0.01
-"""AMT calls it converged when improvements are 1 % or less; over how many jobs, it does not say."""
+"""AMT detects convergence if improvements are 1 % or less; it does not document over how many jobs."""
 
 
 class Completion:
-    """Counts the ended jobs of a tuning job and says when to stop starting others.
+    """Counts the ended jobs of a tuning job and decides whether it ends early.
 
     Args:
-        config: the request's HyperParameterTuningJobConfig.
+        config: The request's HyperParameterTuningJobConfig.
+
+    Attributes:
+        not_improving: Jobs that ended since the best objective improved, AMT's
+            NumberOfTrainingJobsObjectiveNotImproving.
+        converged_at: Time of convergence in seconds since the epoch; None before.
     """
 
     def __init__(self, config: Mapping[str, Any]):
@@ -28,23 +33,21 @@ class Completion:
         self._patience = float("inf") if patience is None else patience
         self._may_converge = criteria.get("ConvergenceDetected", {}).get("CompleteOnConvergence") == "Enabled"
         self._best: float | None = None
-        self._landmark: float | None = None
-        self._since_landmark = 0
+        self._reference: float | None = None
+        self._since_reference = 0
         self.not_improving = 0
-        """Ended jobs since the best objective last improved: AMT's NumberOfTrainingJobsObjectiveNotImproving."""
         self.converged_at: float | None = None
-        """When convergence was seen, seconds since the epoch."""
-        self.failed = 0
-        self.without_objective = 0
-        self.judged = 0
+        self._failed = 0
+        self._without_objective = 0
+        self._with_objective = 0
 
     def add(self, status: str, value: float | None) -> None:
-        """Takes an ended job: its status, and its final objective if it has one."""
+        """Counts an ended job, given its status and its final objective, if it has one."""
         if value is None:
-            self.failed += status == "Failed"
-            self.without_objective += status != "Failed"
+            self._failed += status == "Failed"
+            self._without_objective += status != "Failed"
         else:
-            self.judged += 1
+            self._with_objective += 1
         self._compare(value)
 
     def _compare(self, value: float | None) -> None:
@@ -54,36 +57,36 @@ class Completion:
         else:
             self.not_improving += 1
         if loss is not None and (
-            self._landmark is None or loss < self._landmark - CONVERGENCE_MARGIN * abs(self._landmark)
+            self._reference is None or loss < self._reference - CONVERGENCE_MARGIN * abs(self._reference)
         ):
-            self._landmark, self._since_landmark = loss, 0
+            self._reference, self._since_reference = loss, 0
         else:
-            self._since_landmark += 1
-            if self._since_landmark == CONVERGENCE_PATIENCE_JOBS:
+            self._since_reference += 1
+            if self._since_reference == CONVERGENCE_PATIENCE_JOBS:
                 self.converged_at = time.time()
 
-    def reached(self) -> str | None:
-        """Returns which criterion is met, None while none is."""
+    def reached_criterion(self) -> str | None:
+        """Returns the completion criterion that is met, as text; None if none is."""
         if self._best is None:
             return None
         if self._target is not None and self._best <= self._sign * self._target:
             return f"an objective of {self._sign * self._best:g} reaches the target {self._target:g}"
         if self.not_improving >= self._patience:
             return f"the best objective did not improve in {self.not_improving} training jobs"
-        if self._may_converge and self._since_landmark >= CONVERGENCE_PATIENCE_JOBS:
-            return f"converged: no improvement over 1 % in {self._since_landmark} training jobs"
+        if self._may_converge and self._since_reference >= CONVERGENCE_PATIENCE_JOBS:
+            return f"converged: no improvement over 1 % in {self._since_reference} training jobs"
         return None
 
-    def hopeless(self, ended: bool) -> str | None:
-        """Returns why the tuning job fails, None where it does not.
+    def failure_reason(self, ended: bool) -> str | None:
+        """Returns why the tuning job fails; None if it does not.
 
         Args:
-            ended: whether no job will follow; before that AMT waits for five attempts.
+            ended: Whether no other job will follow; otherwise AMT waits for five attempts.
         """
-        attempts = self.failed + self.without_objective
-        if self.judged or attempts < (1 if ended else ATTEMPTS_WITHOUT_SUCCESS):
+        attempts = self._failed + self._without_objective
+        if self._with_objective or attempts < (1 if ended else ATTEMPTS_WITHOUT_SUCCESS):
             return None
-        if self.without_objective:
+        if self._without_objective:
             return (
                 f"No objective metrics found after running {attempts} training jobs. Please ensure that the algorithm "
                 "is emitting the objective metric as defined by the regular expression provided."

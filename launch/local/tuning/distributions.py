@@ -1,20 +1,20 @@
-"""The `ParameterRanges` of a request as Optuna distributions, and points as the strings a job gets.
+"""The `ParameterRanges` of a request as Optuna distributions, and their values as the text that a job gets.
 
-A point is `{name: text}`: integers as `16`, floats by `repr`, categories as they were written.
+A point is `{name: text}`: an integer as `16`, a float as `repr` writes it, a category unchanged.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 AUTO_LOG_RATIO = 100.0
-"""`Auto` searches on a logarithmic scale where the range spans at least this factor."""
+"""`Auto` scaling is logarithmic if the upper bound is at least this many times the lower one."""
 
 Point = dict[str, str]
 
@@ -26,16 +26,16 @@ class Parameter:
     name: str
     distribution: BaseDistribution
     reverse: bool = False
-    """Whether Optuna sees 1 - x: on a logarithmic scale that is AMT's ReverseLogarithmic."""
+    """Whether Optuna searches 1 - x; on a logarithmic scale that is AMT's ReverseLogarithmic."""
 
     def text(self, value: Any) -> str:
-        """Returns Optuna's value as the string that the job gets."""
+        """Returns Optuna's value as the text that the job gets."""
         if self.reverse:
             return repr(1.0 - value)
         return repr(value) if isinstance(self.distribution, FloatDistribution) else str(value)
 
     def value(self, text: str) -> Any:
-        """Returns Optuna's value of a job's string, or None where it lies outside the range."""
+        """Returns the value that Optuna has for a job's text; None if it is outside the range."""
         if isinstance(self.distribution, CategoricalDistribution):
             return text if text in self.distribution.choices else None
         assert isinstance(self.distribution, (IntDistribution, FloatDistribution))
@@ -44,18 +44,18 @@ class Parameter:
         except ValueError:
             return None
         inside = min(max(number, self.distribution.low), self.distribution.high)
-        if not math.isclose(inside, number, rel_tol=1e-9):  # 1 - (1 - x) may miss x by a last digit
+        if not math.isclose(inside, number, rel_tol=1e-9):  # 1 - (1 - x) can differ from x in the last digit
             return None
         if isinstance(self.distribution, FloatDistribution):
             return inside
         return int(number) if number.is_integer() else None
 
-    def values(self) -> list[Any] | None:
-        """Returns every value of a finite parameter in order, None for a continuous one."""
+    def values(self) -> Sequence[Any] | None:
+        """Returns every value of a finite parameter in order; None for a continuous one."""
         if isinstance(self.distribution, CategoricalDistribution):
-            return list(self.distribution.choices)
+            return self.distribution.choices
         if isinstance(self.distribution, IntDistribution):
-            return list(range(self.distribution.low, self.distribution.high + 1))
+            return range(self.distribution.low, self.distribution.high + 1)
         return None
 
 
@@ -72,22 +72,21 @@ class Space:
 
     @property
     def size(self) -> float:
-        """The number of points, infinite where a parameter is continuous."""
-        counts = [len(values) if (values := p.values()) is not None else math.inf for p in self.parameters]
-        return math.prod(counts)
+        """The number of points; infinite if a parameter is continuous."""
+        return math.prod(math.inf if (values := p.values()) is None else len(values) for p in self.parameters)
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """Yields every point of a finite space as Optuna's values, the last parameter changing fastest."""
+        """Yields every point of a finite space as Optuna's values; the last parameter changes fastest."""
         axes = [parameter.values() or [] for parameter in self.parameters]
         for combination in itertools.product(*axes):
             yield {p.name: value for p, value in zip(self.parameters, combination, strict=True)}
 
     def texts(self, values: Mapping[str, Any]) -> Point:
-        """Returns Optuna's values as the strings of a job."""
+        """Returns Optuna's values as the texts of a job."""
         return {parameter.name: parameter.text(values[parameter.name]) for parameter in self.parameters}
 
     def parse(self, point: Mapping[str, str]) -> dict[str, Any] | None:
-        """Returns the strings of an earlier job as Optuna's values, None where it lies outside this space."""
+        """Returns the texts of an earlier job as Optuna's values; None if the point is outside this space."""
         values = {p.name: p.value(point[p.name]) for p in self.parameters if p.name in point}
         complete = len(values) == len(self.parameters) and None not in values.values()
         return values if complete else None

@@ -1,7 +1,9 @@
-"""The rules by which a tuning job stops a training job early, as Optuna's pruners.
+"""The early stopping rules of a tuning job as Optuna pruners.
 
-Both look at nothing but the objective after each epoch of the jobs so far, so a resumed tuning job, which is given the
-learning curves of the one before, goes on as that would have.
+Both depend only on the objective after each epoch, so a resumed tuning job, which knows the learning curves of its
+parent, continues as the parent would have. Optuna's own pruners do not fit: `SuccessiveHalvingPruner` keeps its rungs
+in private attributes of trials that it has judged itself, so it ignores the curves of a parent; `MedianPruner`
+compares the best value so far with other trials at one step, whereas AMT compares with their running averages.
 """
 
 from __future__ import annotations
@@ -12,17 +14,19 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 MIN_PREVIOUS_JOBS = 3
-"""Early stopping compares with the median of at least this many completed jobs."""
+"""Number of completed jobs that early stopping needs before it compares with their median."""
 
 REDUCTION_FACTOR = 3
-"""Hyperband lets one in this many jobs go on at each of its steps, and waits as many times longer for the next."""
+"""At each rung, Hyperband continues one in this many jobs; the next rung is this many times later."""
 
 
-class MedianOfRunningAverages(optuna.pruners.BasePruner):
-    """AMT's early stopping: stop a job whose objective is worse than the median of the others' running averages.
+class RunningAverageMedianPruner(optuna.pruners.BasePruner):
+    """AMT's early stopping rule.
 
-    Compared at the same epoch with completed jobs. A job that has trained as long as the longest of them is left to
-    end by itself: nothing would be saved.
+    Stops a job if its objective is worse than the median of the running averages that completed jobs had at the same
+    epoch, unless it has already trained as long as the longest of them.
+
+    Source: https://docs.aws.amazon.com/sagemaker/latest/dg/automatic-model-tuning-early-stopping.html
     """
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -30,40 +34,41 @@ class MedianOfRunningAverages(optuna.pruners.BasePruner):
         step = trial.last_step
         if step is None:
             return False
-        completed = [
+        curves = [
             values
             for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             if (values := list(other.intermediate_values.values()))
         ]
-        longest = max(map(len, completed), default=0)
-        averages = [statistics.fmean(values[:step]) for values in completed if len(values) >= step]
+        longest = max(map(len, curves), default=0)
+        averages = [statistics.fmean(values[:step]) for values in curves if len(values) >= step]
         if len(averages) < MIN_PREVIOUS_JOBS or step >= longest:
             return False
         return _better(study, statistics.median(averages), trial.intermediate_values[step])
 
 
-class SuccessiveHalving(optuna.pruners.BasePruner):
-    """Hyperband's steps, asynchronous: at epochs 1, 3, 9... the best third of all jobs that came so far goes on.
+class AshaPruner(optuna.pruners.BasePruner):
+    """Asynchronous successive halving with a single bracket: at epochs 1, 3, 9, ... the best third continues.
 
-    This is ASHA (Li et al., MLSys 2020) with its most eager bracket alone: the jobs of a sweep are too few to be shared
-    among brackets. Nothing waits: a job is compared with those that were there before it, so the first goes on to its
-    end.
+    Several brackets would need more jobs than a sweep has. A job is compared only with those that reached the rung
+    before it, so no job waits for another and the first one always runs to its end.
+
+    Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020.
 
     Args:
-        low: epochs of the first step.
-        high: most reports of a job; one that is but one away from that is left to end, since nothing would be saved.
+        min_epochs: Epochs until the first rung.
+        max_epochs: Largest number of reports of a job. There is no rung at the last two: stopping would save nothing.
     """
 
-    def __init__(self, low: int, high: int):
-        self._steps = set()
-        while low < high - 1:
-            self._steps.add(low)
-            low *= REDUCTION_FACTOR
+    def __init__(self, min_epochs: int, max_epochs: int):
+        self._rungs = set()
+        while min_epochs < max_epochs - 1:
+            self._rungs.add(min_epochs)
+            min_epochs *= REDUCTION_FACTOR
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Returns whether to stop `trial` at its latest report."""
         step = trial.last_step
-        if step not in self._steps:
+        if step not in self._rungs:
             return False
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         others = [t for t in study.get_trials(deepcopy=False, states=states) if t.number != trial.number]

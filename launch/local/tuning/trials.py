@@ -1,26 +1,33 @@
-"""The training jobs of a tuning job: their requests, their folders, and what AMT counts of them."""
+"""The training jobs of a tuning job: their names, folders and requests, and how they are started."""
 
 from __future__ import annotations
 
-import re
+import os
 import secrets
 import subprocess
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launch.local.job_state import FINAL, TRAINING, is_job, look, new_state
-from launch.local.job_store import LOG, REQUEST, make_folder, read_json, start_supervisor
-from launch.local.jobs.supervisor import fork_supervisor
-from launch.local.jobs.training_job import TrainingJob
+from launch.local.job_store import (
+    LOG,
+    REQUEST,
+    TRAINING,
+    Json,
+    create_folder,
+    is_job,
+    new_state,
+    read_json,
+    read_state,
+)
+from launch.local.jobs.process import Descriptor, Process, fork_from_server, start_supervisor
+from launch.local.jobs.supervisor import supervise_fork
+from launch.local.jobs.training_job import Trial
+from launch.spec.contract import TUNING_METRIC
+from launch.spec.naming import sweep_of, trial_name
 
-OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"
-"""The hyperparameter by which AMT tells a job what it is judged by."""
-INTERRUPTED = frozenset({"sweep_stopped", "terminated", "lost"})
-"""Kinds of stop that say nothing about the point: a resumed tuning job tries it again."""
+SUPERVISOR = "launch.local.jobs.training_job"
 
-_TRIAL_NAME = re.compile(r"(.+)-\d{3,}-[0-9a-f]{8}")
 _SHARED_FIELDS = (
     "AlgorithmSpecification",
     "RoleArn",
@@ -36,26 +43,34 @@ _SHARED_FIELDS = (
     "RetryStrategy",
     "Environment",
 )
-"""What CreateTrainingJob and a tuning job's definition have in common."""
-
-Json = dict[str, Any]
+"""Fields that CreateTrainingJob and the definition in a tuning job have in common."""
 
 
 def training_folder(root: Path, name: str) -> Path:
-    """Returns where the training job `name` lies: under its tuning job where its name is that of a trial."""
-    trial = _TRIAL_NAME.fullmatch(name)
-    if trial and is_job(root / trial[1] / name):
-        return root / trial[1] / name
-    return root / name
+    """Returns the folder of the training job `name`, which is inside its tuning job's if it is a trial."""
+    sweep = sweep_of(name)
+    trial = root / (sweep or name) / name
+    return trial if sweep and is_job(trial) else root / name
 
 
 def trial_folders(tuning: Path) -> list[Path]:
-    """Returns the folders of a tuning job's training jobs, in the order they were started."""
+    """Returns the folders of a tuning job's trials in the order in which they were started."""
     return sorted(folder for folder in tuning.glob(f"{tuning.name}-*") if is_job(folder))
 
 
+def trial_states(tuning: Path) -> list[Json]:
+    """Returns the state of each trial of a tuning job."""
+    return [read_state(folder) for folder in trial_folders(tuning)]
+
+
 def trial_request(tuning: Mapping[str, Any], name: str, point: Mapping[str, str]) -> Json:
-    """Returns the CreateTrainingJob request of the training job `name` that tries `point`."""
+    """Returns the CreateTrainingJob request of a trial.
+
+    Args:
+        tuning: The request of its tuning job.
+        name: Name of the trial.
+        point: The values of the searched hyperparameters.
+    """
     definition = tuning["TrainingJobDefinition"]
     objective = tuning["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]["MetricName"]
     request = {field: definition[field] for field in _SHARED_FIELDS if field in definition}
@@ -65,97 +80,69 @@ def trial_request(tuning: Mapping[str, Any], name: str, point: Mapping[str, str]
     static = definition.get("StaticHyperParameters", {})
     return {
         "TrainingJobName": name,
-        "HyperParameters": {**static, **point, OBJECTIVE_HYPERPARAMETER: objective},
+        "HyperParameters": {**static, **point, TUNING_METRIC: objective},
         **request,
     }
 
 
 def start_training(folder: Path, request: Json, state: Json) -> subprocess.Popen[bytes]:
-    """Makes the folder of a training job and starts the process that runs it.
+    """Creates the folder of a training job and starts its supervisor.
 
     Raises:
-        FileExistsError: the name is taken.
-        OSError: the folder cannot be written.
+        FileExistsError: The name is taken.
+        OSError: The folder cannot be written.
     """
-    lock = make_folder(folder, request, state, LOG)
-    return start_supervisor("launch.local.jobs.training_job", folder, lock, LOG)
+    lock = create_folder(folder, request, state, LOG)
+    return start_supervisor(SUPERVISOR, folder, lock, LOG)
 
 
 def start_trial(
-    tuning: Path, request: Mapping[str, Any], number: int, point: Mapping[str, str], state: Json
-) -> tuple[Path, int]:
-    """Starts the training job `number` (from 1) of a tuning job in a fork of this process; returns folder and pid."""
-    name = f"{tuning.name}-{number:03d}-{secrets.token_hex(4)}"
+    tuning: Path, request: Mapping[str, Any], state: Json, *, number: int, slot: int, point: Mapping[str, str]
+) -> tuple[Path, Process]:
+    """Starts a trial of a tuning job; returns its folder and its supervisor.
+
+    Args:
+        tuning: Folder of the tuning job.
+        request: Its request.
+        state: Its state.
+        number: Number of the trial, from 1.
+        slot: Index of the trial among those that run at the same time.
+        point: The values of the searched hyperparameters.
+    """
+    name = trial_name(tuning.name, number, secrets.token_hex(4))
     folder = tuning / name
-    own = new_state(
+    trial = new_state(
         TRAINING,
         name,
         state["command"],
         state["stop_grace_s"],
         tuning_job=tuning.name,
         tuned=dict(point),
-        warm=state.get("warm"),
         parallel=request["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxParallelTrainingJobs"],
+        slot=slot,
     )
-    lock = make_folder(folder, trial_request(request, name, point), own, LOG)
-    return folder, fork_supervisor(TrainingJob, folder, lock, LOG)
-
-
-def final_objective(state: Mapping[str, Any], objective: Mapping[str, str]) -> float | None:
-    """Returns the last value of the objective of an ended job; None while it runs, and where it failed."""
-    if state.get("status") not in {"Completed", "Stopped"}:
-        return None
-    value = state.get("metrics", {}).get(objective["MetricName"])
-    return None if value is None else float(value[0])
-
-
-def objective_status(state: Mapping[str, Any], objective: Mapping[str, str]) -> str:
-    """Returns AMT's ObjectiveStatus of a training job."""
-    if state.get("status") not in FINAL:
-        return "Pending"
-    return "Failed" if final_objective(state, objective) is None else "Succeeded"
-
-
-def count_statuses(states: list[Json], objective: Mapping[str, str]) -> tuple[Json, Json]:
-    """Returns the TrainingJobStatusCounters and ObjectiveStatusCounters of training jobs."""
-    status = Counter(state.get("status", "InProgress") for state in states)
-    jobs = {
-        "Completed": status["Completed"],
-        "InProgress": status["InProgress"] + status["Stopping"],
-        "RetryableError": 0,
-        "NonRetryableError": status["Failed"],
-        "Stopped": status["Stopped"],
-    }
-    judged = Counter(objective_status(state, objective) for state in states)
-    return jobs, {name: judged[name] for name in ("Succeeded", "Pending", "Failed")}
-
-
-def best_of(states: list[Json], objective: Mapping[str, str]) -> Json | None:
-    """Returns the state of the training job with the best final objective, the earliest among equals."""
-    judged = [(value, state) for state in states if (value := final_objective(state, objective)) is not None]
-    if not judged:
-        return None
-    sign = 1 if objective["Type"] == "Minimize" else -1
-    return min(judged, key=lambda pair: sign * pair[0])[1]
+    lock = create_folder(folder, trial_request(request, name, point), trial, LOG)
+    try:
+        process = fork_from_server(supervise_fork, Trial, folder, Descriptor(lock), LOG)
+    except (OSError, EOFError) as error:
+        print(f"the fork server does not answer ({error!r}): starting a new interpreter", flush=True)
+        return folder, start_supervisor(SUPERVISOR, folder, lock, LOG)
+    os.close(lock)
+    return folder, process
 
 
 def ancestors(root: Path, request: Mapping[str, Any]) -> list[Path]:
-    """Returns the folders of a warm start's parents, their own parents among them, each once, the oldest first."""
-    found: list[Path] = []
-    seen: set[Path] = set()  # a name used anew after its folder was deleted may close a circle
+    """Returns the folders of a warm start's parents and their own parents, each once, the oldest first."""
+    folders: list[Path] = []
+    visited: set[Path] = set()  # a name that was reused after its folder was deleted can close a cycle
 
-    def visit(made_by: Mapping[str, Any]) -> None:
-        for parent in made_by.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", []):
+    def visit(request: Mapping[str, Any]) -> None:
+        for parent in request.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", []):
             folder = root / parent["HyperParameterTuningJobName"]
-            if folder not in seen:
-                seen.add(folder)
+            if folder not in visited:
+                visited.add(folder)
                 visit(read_json(folder / REQUEST))
-                found.append(folder)
+                folders.append(folder)
 
     visit(request)
-    return found
-
-
-def trial_states(tuning: Path) -> list[Json]:
-    """Returns the state of each training job of a tuning job."""
-    return [look(folder) for folder in trial_folders(tuning)]
+    return folders

@@ -35,7 +35,7 @@ class Unreachable:
 def cloud(aws, monkeypatch):
     """AWS, with a training called dogs whose model can be served."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", aws.url)
-    aws.service.hosting.command = list(SERVE)
+    aws.service.endpoints.command = list(SERVE)
     put_training(aws.root / "dogs")
     pack_model(aws.root / "dogs", says="from the cloud")
     yield aws

@@ -141,7 +141,7 @@ def test_a_resumed_hyperband_compares_with_the_learning_curves_of_the_sweep_befo
     earlier = [past(lr, 0.5, 0.7, 0.8) for lr in ("0.001", "0.002", "0.003")] + [past("0.09", 0.1, completed=False)]
     resumed = search(past=earlier, same_data=True)
     stopped = resumed.report(resumed.ask().number, 0.4)
-    assert stopped == "Hyperband: its objective after epoch 1, 0.4, is behind that of the others"
+    assert stopped == "Hyperband: the objective after epoch 1, 0.4, is worse than that of other jobs"
     assert resumed.report(resumed.ask().number, 0.6) is None
     other_data = search(past=earlier)
     assert other_data.report(other_data.ask().number, 0.4) is None

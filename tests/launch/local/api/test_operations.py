@@ -1,4 +1,4 @@
-"""LocalSageMaker behind boto3's client: names, lists, pages, errors, and folders that others left half-written."""
+"""LocalSageMaker behind a boto3 client: names, lists, pages, errors and corrupt folders."""
 
 import datetime as dt
 import json
@@ -40,11 +40,11 @@ def client(tmp_path):
     return make_client(tmp_path)
 
 
-def code_of(error):
+def error_code(error):
     return error.value.response["Error"]["Code"]
 
 
-def message_of(error):
+def error_message(error):
     return error.value.response["Error"]["Message"]
 
 
@@ -65,14 +65,14 @@ def tuning_names(client, **request):
         ("AWS_CONFIG_FILE", __file__), ("AWS_SHARED_CREDENTIALS_FILE", __file__),
     ],
 )  # fmt: skip
-def test_no_aws_setting_of_the_user_matters_here(name, value, monkeypatch, tmp_path):
+def test_local_client_ignores_aws_settings(name, value, monkeypatch, tmp_path):
     monkeypatch.setenv(name, value)
     assert training_names(local_client(tmp_path)) == []
     with pytest.raises(ClientError, match="dogs"):
         local_runtime(tmp_path).invoke_endpoint(EndpointName="dogs", Body=b"")
 
 
-def test_the_same_name_twice_is_in_use(client):
+def test_create_rejects_name_in_use(client):
     client.create_training_job(**training_request("twice"))
     with pytest.raises(client.exceptions.ResourceInUse, match="twice exists already; choose another name"):
         client.create_training_job(**training_request("twice"))
@@ -81,7 +81,7 @@ def test_the_same_name_twice_is_in_use(client):
     wait_training(client, "twice")
 
 
-def test_of_many_creators_of_a_name_one_wins(tmp_path):
+def test_create_race_has_one_winner(tmp_path):
     clients = [make_client(tmp_path) for _ in range(6)]
 
     def create(client):
@@ -96,7 +96,7 @@ def test_of_many_creators_of_a_name_one_wins(tmp_path):
     wait_training(clients[0], "race")
 
 
-def test_unknown_names_are_not_found(client):
+def test_unknown_name_is_not_found(client):
     for ask in (client.describe_training_job, client.stop_training_job):
         with pytest.raises(client.exceptions.ResourceNotFound, match="there is no training job 'none' under"):
             ask(TrainingJobName="none")
@@ -111,7 +111,7 @@ def test_unknown_names_are_not_found(client):
         client.list_tags(ResourceArn="arn:aws:sagemaker:local:000000000000:training-job/none")
 
 
-def test_a_tuning_job_is_no_training_job(client, tmp_path):
+def test_describe_separates_kinds_of_jobs(client, tmp_path):
     put_tuning(tmp_path / "sweep")
     put_training(tmp_path / "single")
     with pytest.raises(client.exceptions.ResourceNotFound):
@@ -120,24 +120,24 @@ def test_a_tuning_job_is_no_training_job(client, tmp_path):
         client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName="single")
 
 
-def test_an_operation_that_is_not_there_says_so(client):
+def test_unsupported_operation_is_rejected(client):
     with pytest.raises(
-        ClientError, match="CreateProject is not there on this machine; there are AddTags, Create"
+        ClientError, match="CreateProject is not supported on this machine; choose AddTags, Create"
     ) as error:
         client.create_project(ProjectName="m")
-    assert code_of(error) == "ValidationException"
+    assert error_code(error) == "ValidationException"
 
 
-def test_botocore_and_the_limits_check_the_request(client, tmp_path):
+def test_create_checks_request_against_limits(client, tmp_path):
     with pytest.raises(ParamValidationError):
         client.create_training_job(TrainingJobName="x")
     with pytest.raises(ClientError) as error:
         client.create_hyper_parameter_tuning_job(**tuning_request("a_b", strategy="Optuna"))
-    assert code_of(error) == "ValidationException"
-    assert message_of(error).startswith(
+    assert error_code(error) == "ValidationException"
+    assert error_message(error).startswith(
         "2 validation errors detected: HyperParameterTuningJobName: 'a_b' does not match"
     )
-    assert "Strategy: 'Optuna' is not one of its values" in message_of(error)
+    assert "Strategy: 'Optuna' is not one of its values" in error_message(error)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,11 +145,11 @@ def refused(client, request):
     """Returns why a tuning job is refused."""
     with pytest.raises(ClientError) as error:
         client.create_hyper_parameter_tuning_job(**request)
-    assert code_of(error) == "ValidationException"
-    return message_of(error)
+    assert error_code(error) == "ValidationException"
+    return error_message(error)
 
 
-def test_what_this_machine_can_not_do_is_refused(client, tmp_path):
+def test_create_rejects_unsupported_features(client, tmp_path):
     def with_definition(**changes):
         request = tuning_request("x")
         request["TrainingJobDefinition"].update(changes)
@@ -170,20 +170,23 @@ def test_what_this_machine_can_not_do_is_refused(client, tmp_path):
     assert "ResourceConfig.InstanceCount: this machine is one host" in refused(
         client, with_definition(ResourceConfig=hosts)
     )
-    for regex, reason in [("(", "is no regular expression"), ("loss", "has no group; put the number in parentheses")]:
+    for regex, reason in [
+        ("(", "is not a regular expression"),
+        ("loss", "has no group; put the number in parentheses"),
+    ]:
         algorithm = job_fields()["AlgorithmSpecification"]
         algorithm = algorithm | {"MetricDefinitions": [{"Name": "val/accuracy", "Regex": regex}]}
         assert reason in refused(client, with_definition(AlgorithmSpecification=algorithm))
     several = tuning_request("x")
     several["TrainingJobDefinitions"] = [several.pop("TrainingJobDefinition")]
-    assert "TrainingJobDefinitions: not done on this machine" in refused(client, several)
+    assert "TrainingJobDefinitions: not supported on this machine" in refused(client, several)
     assert "there is no tuning job none" in refused(
         client, tuning_request("x") | {"WarmStartConfig": warm_start("none")}
     )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_running_sweep_is_no_parent(client):
+def test_warm_start_rejects_running_parent(client):
     client.create_hyper_parameter_tuning_job(**tuning_request("busy", static={"epochs": "99", "epoch_s": "0.1"}))
     assert "busy is in status InProgress" in refused(
         client, tuning_request("x") | {"WarmStartConfig": warm_start("busy")}
@@ -208,18 +211,19 @@ def test_lists_filter_and_sort(client, tmp_path):
     assert training_names(client, LastModifiedTimeAfter=middle, StatusEquals="Completed") == ["doe"]
     assert training_names(client, CreationTimeAfter="2026-01-01T12:00:01Z") == ["doe"]
     assert training_names(client, CreationTimeBefore=int(NOON) + 1) == ["cat"]
-    assert training_names(client, WarmPoolStatusEquals="Available") == []
+    with pytest.raises(ClientError, match="WarmPoolStatusEquals: not supported on this machine"):
+        training_names(client, WarmPoolStatusEquals="Available")
     assert tuning_names(client, NameContains="do", StatusEquals="Completed") == ["t-doe"]
     assert tuning_names(client, SortBy="CreationTime", SortOrder="Descending") == ["t-doe", "t-Dog", "t-cat"]
 
 
-def test_the_time_that_is_shown_is_the_time_that_is_compared(client, tmp_path):
+def test_list_compares_times_as_returned(client, tmp_path):
     put_training(tmp_path / "job", created=NOON + 0.0004)
     (shown,) = client.list_training_jobs()["TrainingJobSummaries"]
     assert training_names(client, CreationTimeAfter=shown["CreationTime"]) == []
 
 
-def test_an_ended_job_that_makes_room_for_another_is_forgotten(client, tmp_path):
+def test_list_follows_replaced_job(client, tmp_path):
     for status in ("Completed", "Failed", "Stopped"):
         put_training(tmp_path / "job", status)
         assert training_names(client, StatusEquals=status) == ["job"] == training_names(client)
@@ -227,7 +231,7 @@ def test_an_ended_job_that_makes_room_for_another_is_forgotten(client, tmp_path)
     assert training_names(client) == []
 
 
-def test_pages(client, tmp_path):
+def test_lists_have_pages(client, tmp_path):
     for index in range(12):
         put_training(tmp_path / f"job{index:02d}", created=NOON + index)
     assert len(training_names(client)) == 10  # AWS's own default
@@ -237,11 +241,11 @@ def test_pages(client, tmp_path):
     assert "NextToken" not in second
     pages = client.get_paginator("list_training_jobs").paginate(PaginationConfig={"PageSize": 5})
     assert sum(len(page["TrainingJobSummaries"]) for page in pages) == 12
-    with pytest.raises(ClientError, match="NextToken: 'x' was not given"):
+    with pytest.raises(ClientError, match="NextToken: 'x' was not returned"):
         client.list_training_jobs(NextToken="x")
 
 
-def test_training_jobs_of_a_sweep_by_objective(client, tmp_path):
+def test_trials_sort_by_objective(client, tmp_path):
     put_tuning(tmp_path / "sweep", objectives=[0.5, None, 0.9, 0.7])
 
     def listed(**request):
@@ -257,7 +261,7 @@ def test_training_jobs_of_a_sweep_by_objective(client, tmp_path):
     assert len(training_names(client)) == 4  # AWS lists them among the training jobs, too
 
 
-def test_a_sweep_that_was_told_no_number_of_jobs_is_read(client, tmp_path):
+def test_read_sweep_without_job_limit_counts_trials(client, tmp_path):
     put_tuning(tmp_path / "sweep", objectives=[0.5, 0.9])
     request = json.loads((tmp_path / "sweep" / REQUEST).read_text())
     del request["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxNumberOfTrainingJobs"]
@@ -265,7 +269,7 @@ def test_a_sweep_that_was_told_no_number_of_jobs_is_read(client, tmp_path):
     assert read_sweep(client, "sweep").max_jobs == 2  # those there are
 
 
-def test_half_written_folders_break_no_list(client, tmp_path):
+def test_list_survives_corrupt_folders(client, tmp_path):
     put_tuning(tmp_path / "whole", objectives=[0.5])
     for name in ("no-state", "half-state", "half-request", "other-state"):
         put_tuning(tmp_path / name, objectives=[0.5])
@@ -291,7 +295,7 @@ def test_half_written_folders_break_no_list(client, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
-def test_a_folder_that_may_not_be_looked_into_breaks_no_list(client, tmp_path):
+def test_list_skips_unreadable_folder(client, tmp_path):
     put_training(tmp_path / "mine")
     put_training(tmp_path / "theirs")
     (tmp_path / "theirs").chmod(0)
@@ -299,7 +303,7 @@ def test_a_folder_that_may_not_be_looked_into_breaks_no_list(client, tmp_path):
     (tmp_path / "theirs").chmod(0o755)
 
 
-def test_a_circle_of_warm_starts_ends(client, tmp_path):
+def test_describe_survives_cycle_of_warm_starts(client, tmp_path):
     for name, parent in (("one", "two"), ("two", "one")):
         put_tuning(tmp_path / name, objectives=[0.5])
         request = json.loads((tmp_path / name / "request.json").read_text())
@@ -308,13 +312,13 @@ def test_a_circle_of_warm_starts_ends(client, tmp_path):
     assert job["OverallBestTrainingJob"]["TuningJobName"] in {"one", "two"}
 
 
-def test_metrics_cut_short_are_left_out(client, tmp_path):
+def test_describe_skips_truncated_metrics(client, tmp_path):
     put_training(tmp_path / "cut")
     (tmp_path / "cut/metrics.jsonl").write_text('{"name": "val/accuracy", "val')
     assert client.describe_training_job(TrainingJobName="cut")["TrainingJobStatus"] == "Completed"
 
 
-def test_a_folder_that_can_not_be_written_is_the_users_error(tmp_path, monkeypatch):
+def test_create_reports_unwritable_folder(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     client = make_client(tmp_path / "file" / "outputs")
     with pytest.raises(UserError, match=r"the folder .*file/outputs/x cannot be written: Not a directory; choose"):
@@ -329,7 +333,7 @@ def test_a_folder_that_can_not_be_written_is_the_users_error(tmp_path, monkeypat
         make_client(tmp_path).create_hyper_parameter_tuning_job(**tuning_request("x"))
 
 
-def test_a_full_disk_is_the_users_error_and_leaves_no_job(tmp_path, monkeypatch):
+def test_create_on_full_disk_leaves_no_job(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -341,7 +345,7 @@ def test_a_full_disk_is_the_users_error_and_leaves_no_job(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tags(client, tmp_path):
+def test_add_tags_replaces_same_key(client, tmp_path):
     put_training(tmp_path / "tagged")
     arn = client.describe_training_job(TrainingJobName="tagged")["TrainingJobArn"]
     assert client.list_tags(ResourceArn=arn)["Tags"] == []
@@ -351,7 +355,7 @@ def test_tags(client, tmp_path):
     assert client.list_tags(ResourceArn=arn)["Tags"] == expected
 
 
-def test_tags_of_many_at_once_are_all_kept(tmp_path):
+def test_concurrent_add_tags_keeps_all(tmp_path):
     put_training(tmp_path / "tagged")
     service = LocalSageMaker(tmp_path)
     arn = {"ResourceArn": service.answer("DescribeTrainingJob", {"TrainingJobName": "tagged"})["TrainingJobArn"]}
@@ -364,7 +368,7 @@ def test_tags_of_many_at_once_are_all_kept(tmp_path):
     assert {tag["Key"] for tag in service.answer("ListTags", arn)["Tags"]} == {str(number) for number in range(40)}
 
 
-def test_state_is_plain_json_that_another_client_reads(client, tmp_path):
+def test_state_is_json_for_other_clients(client, tmp_path):
     run_tuning(client, tuning_request("shared", ranges=categorical("lr", "0.1", "0.2"), strategy="Grid", jobs=2))
     other = make_client(tmp_path)
     assert tuning_names(other) == ["shared"]
@@ -372,10 +376,10 @@ def test_state_is_plain_json_that_another_client_reads(client, tmp_path):
     assert state["status"] == "Completed"
     write_json(tmp_path / "shared" / STATE, state | {"status": "Stopped"})
     assert tuning_names(other, StatusEquals="Stopped") == ["shared"]
-    assert not list((tmp_path / "shared").rglob("*.new"))
+    assert not list((tmp_path / "shared").rglob("*.part"))
 
 
-def test_times_know_their_zone(client, tmp_path):
+def test_times_have_a_zone(client, tmp_path):
     put_training(tmp_path / "timed")
     created = client.describe_training_job(TrainingJobName="timed")["CreationTime"]
     assert created.tzinfo is not None
@@ -398,15 +402,11 @@ def test_open_backend_returns_the_selected_one(tmp_path, monkeypatch):
         client("sagemaker")
 
 
-def test_a_local_client_costs_little_and_imports_no_search():
+def test_local_client_imports_no_search():
     code = (
-        "import sys, time; started = time.process_time();"
+        "import sys;"
         "from omegaconf import OmegaConf; from launch.backends import open_backend;"
         "open_backend(OmegaConf.create({'backend': {'name': 'local', 'root': 'x'}})).client();"
-        "print(time.process_time() - started, [m for m in ('torch', 'optuna', 'numpy') if m in sys.modules])"
+        "print([m for m in ('torch', 'optuna', 'numpy') if m in sys.modules])"
     )
-    words = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split(
-        " ", 1
-    )
-    assert words[1] == "[]\n"
-    assert float(words[0]) < 1.5
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""Endpoints on this machine: real processes and HTTP behind boto3's own clients, a server of a few lines inside."""
+"""Endpoints on this machine: real processes and HTTP behind boto3 clients, with a model server of a few lines."""
 
 import concurrent.futures
 import json
@@ -53,14 +53,14 @@ def configure(client, root, name, **card):
 
 
 def wait(client, name, status):
-    def there():
+    def reached():
         found = client.describe_endpoint(EndpointName=name)
         return found if found["EndpointStatus"] == status else None
 
-    return eventually(there)
+    return eventually(reached)
 
 
-def ask(runtime, name, text):
+def invoke(runtime, name, text):
     answer = runtime.invoke_endpoint(EndpointName=name, ContentType="application/x-image", Body=text.encode())
     return json.loads(answer["Body"].read())
 
@@ -73,7 +73,7 @@ def dogs(client, root):
     return state_of(root / "endpoints/dogs")
 
 
-def test_an_endpoint_answers_until_it_is_deleted_and_then_nothing_of_it_runs(client, runtime, root, dogs):
+def test_endpoint_serves_until_deleted_and_leaves_nothing(client, runtime, root, dogs):
     found = client.describe_endpoint(EndpointName="dogs")
     assert (found["EndpointConfigName"], found["ProductionVariants"][0]["CurrentInstanceCount"]) == ("dogs", 1)
     answer = runtime.invoke_endpoint(EndpointName="dogs", ContentType="image/jpeg", Body=b"069.French_bulldog")
@@ -91,15 +91,15 @@ def test_an_endpoint_answers_until_it_is_deleted_and_then_nothing_of_it_runs(cli
     assert not list((root / "endpoints").glob("[!_]*")) and not list((root / "endpoints").glob("_gone*"))
 
 
-def test_deleting_lets_the_server_finish_what_it_answers(client, runtime, root, dogs):
+def test_delete_lets_open_requests_finish(client, runtime, root, dogs):
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        late = threads.submit(ask, runtime, "dogs", "slow 001.Pug")
+        late = threads.submit(invoke, runtime, "dogs", "slow 001.Pug")
         eventually(lambda: list((root / "endpoints/dogs/models").glob("*/answering")))
         client.delete_endpoint(EndpointName="dogs")
         assert late.result()["predicted_label"] == "001"
 
 
-def test_it_outlives_the_process_that_made_it(root):
+def test_endpoint_outlives_its_creator(root):
     configure(make_client(root, serve=SERVE), root, "dogs")
     code = (
         "import sys; from pathlib import Path; from launch.local import local_client;"
@@ -109,37 +109,39 @@ def test_it_outlives_the_process_that_made_it(root):
     subprocess.run([sys.executable, "-c", code], check=True)
     client = make_client(root)
     wait(client, "dogs", "InService")
-    assert ask(local_runtime(root), "dogs", "1.a")["class_name"] == "a"
+    assert invoke(local_runtime(root), "dogs", "1.a")["class_name"] == "a"
     client.delete_endpoint(EndpointName="dogs")
 
 
-@pytest.mark.parametrize(("victim", "reason"), [("pid", "killed by signal 9"), ("host", "its supervisor process")])
-def test_one_that_is_killed_is_noticed_and_can_be_deleted(client, runtime, root, dogs, victim, reason):
-    host = psutil.Process(dogs["pid"]).ppid()
-    os.kill(host if victim == "host" else dogs["pid"], signal.SIGKILL)
+@pytest.mark.parametrize(
+    ("victim", "reason"), [("server", "killed by signal 9"), ("supervisor", "the supervisor process")]
+)
+def test_killed_endpoint_fails_and_can_be_deleted(client, runtime, root, dogs, victim, reason):
+    supervisor = psutil.Process(dogs["pid"]).ppid()
+    os.kill(supervisor if victim == "supervisor" else dogs["pid"], signal.SIGKILL)
     found = wait(client, "dogs", "Failed")
     assert reason in found["FailureReason"]
-    assert "serving dogs" in found["FailureReason"] or victim == "host"
+    assert "serving dogs" in found["FailureReason"] or victim == "supervisor"
     eventually(lambda: not is_running(dogs["pid"]))
     with pytest.raises(runtime.exceptions.ClientError, match="Endpoint dogs of account 000000000000 not found"):
-        ask(runtime, "dogs", "1.a")
+        invoke(runtime, "dogs", "1.a")
     with pytest.raises(ClientError, match="it is in status Failed"):
         client.update_endpoint(EndpointName="dogs", EndpointConfigName="dogs")
     client.delete_endpoint(EndpointName="dogs")
     eventually(lambda: client.list_endpoints()["Endpoints"] == [])
 
 
-def test_a_model_that_can_not_be_served_fails_with_the_last_line_of_its_log(client, root):
+def test_unusable_model_fails_with_last_log_line(client, root):
     configure(client, root, "poor", broken=True)
     client.create_endpoint(EndpointName="poor", EndpointConfigName="poor")
     reason = wait(client, "poor", "Failed")["FailureReason"]
-    assert "before it could answer: exit code 1" in reason and "the header is no JSON" in reason
+    assert "before it was ready: exit code 1" in reason and "the header is no JSON" in reason
     (root / "poor/output/model.tar.gz").write_bytes(b"no archive")
     client.create_endpoint(EndpointName="torn", EndpointConfigName="poor")
     assert "model.tar.gz cannot be unpacked" in wait(client, "torn", "Failed")["FailureReason"]
 
 
-def test_an_update_to_an_archive_that_is_cut_short_changes_nothing(client, runtime, root, dogs):
+def test_update_to_truncated_archive_changes_nothing(client, runtime, root, dogs):
     configure(client, root, "cut")
     archive = root / "cut/output/model.tar.gz"
     with tarfile.open(archive, "w:gz", compresslevel=0) as tar:
@@ -149,59 +151,60 @@ def test_an_update_to_an_archive_that_is_cut_short_changes_nothing(client, runti
     eventually(lambda: "FailureReason" in client.describe_endpoint(EndpointName="dogs"))
     after = wait(client, "dogs", "InService")
     assert after["EndpointConfigName"] == "dogs" and "cannot be unpacked" in after["FailureReason"]
-    assert ask(runtime, "dogs", "1.a")["class_name"] == "a"
+    assert invoke(runtime, "dogs", "1.a")["class_name"] == "a"
 
 
-def test_a_host_that_is_killed_in_an_update_leaves_neither_server(client, root, dogs):
+def test_supervisor_killed_in_update_leaves_no_server(client, root, dogs):
     configure(client, root, "slow", startup_s=1000)
     client.update_endpoint(EndpointName="dogs", EndpointConfigName="slow")
-    coming = eventually(lambda: state_of(root / "endpoints/dogs").get("coming"))
+    following = eventually(lambda: state_of(root / "endpoints/dogs").get("next"))
     os.kill(psutil.Process(dogs["pid"]).ppid(), signal.SIGKILL)
     wait(client, "dogs", "Failed")
-    eventually(lambda: not is_running(dogs["pid"]) and not is_running(coming["pid"]))
+    eventually(lambda: not is_running(dogs["pid"]) and not is_running(following["pid"]))
 
 
-def test_an_update_changes_the_model_without_a_gap_and_a_failed_one_changes_nothing(client, runtime, root, dogs):
+def test_update_has_no_gap_and_failed_update_no_effect(client, runtime, root, dogs):
     configure(client, root, "better", waits_for=str(root / "go"))
     configure(client, root, "worse", broken=True)
-    said, failed, stop = set(), [], threading.Event()
+    answers, failed, stop = set(), [], threading.Event()
 
-    def keep_asking():
+    def keep_invoking():
         while not stop.is_set():
             try:
-                said.add(ask(runtime, "dogs", "1.a")["top_k"][1]["class_name"])
+                answers.add(invoke(runtime, "dogs", "1.a")["top_k"][1]["class_name"])
             except ClientError as error:
                 failed.append(error)
 
-    asking = threading.Thread(target=keep_asking, daemon=True)
-    asking.start()
+    invoking = threading.Thread(target=keep_invoking, daemon=True)
+    invoking.start()
     client.update_endpoint(EndpointName="dogs", EndpointConfigName="better")
     assert client.describe_endpoint(EndpointName="dogs")["EndpointStatus"] == "Updating"
     with pytest.raises(ClientError, match="it is in status Updating"):
         client.update_endpoint(EndpointName="dogs", EndpointConfigName="dogs")
     (root / "go").touch()
     assert wait(client, "dogs", "InService")["EndpointConfigName"] == "better"
-    eventually(lambda: "better" in said)
+    eventually(lambda: "better" in answers)
     eventually(lambda: not is_running(dogs["pid"]))
     client.update_endpoint(EndpointName="dogs", EndpointConfigName="worse")
     eventually(lambda: "FailureReason" in client.describe_endpoint(EndpointName="dogs"))
     after = wait(client, "dogs", "InService")
     stop.set()
-    asking.join()
+    invoking.join()
     assert after["EndpointConfigName"] == "better" and "the update failed" in after["FailureReason"]
-    assert (said, failed) == ({"dogs", "better"}, [])
+    assert (answers, failed) == ({"dogs", "better"}, [])
+    eventually(lambda: [path.name for path in (root / "endpoints/dogs/models").iterdir()] == ["better"])
 
 
-def test_what_the_server_refuses_is_a_model_error_as_at_aws(runtime, dogs):
+def test_server_error_is_a_model_error(runtime, dogs):
     with pytest.raises(runtime.exceptions.ModelError) as error:
-        ask(runtime, "dogs", "bad image")
+        invoke(runtime, "dogs", "bad image")
     found = error.value.response
     assert (found["OriginalStatusCode"], found["Error"]["Code"]) == (400, "ModelError")
     assert "cannot be read as an image" in found["OriginalMessage"]
     assert "Received client error (400) from primary" in str(error.value)
 
 
-def test_what_is_missing_or_not_possible_here_is_said(client, root):
+def test_missing_or_unsupported_resources_are_rejected(client, root):
     for call, message in (
         (lambda: client.describe_endpoint(EndpointName="x"), 'Could not find endpoint ".*endpoint/x"'),
         (lambda: client.delete_endpoint(EndpointName="x"), "Could not find endpoint"),
@@ -227,24 +230,24 @@ def test_what_is_missing_or_not_possible_here_is_said(client, root):
         "DestinationS3Uri": "s3://b/c",
         "CaptureOptions": [{"CaptureMode": "Input"}],
     }
-    with pytest.raises(ClientError, match="DataCaptureConfig: not done on this machine"):
+    with pytest.raises(ClientError, match="DataCaptureConfig: not supported on this machine"):
         client.create_endpoint_config(
             EndpointConfigName="captured", ProductionVariants=variants, DataCaptureConfig=capture
         )
 
 
-def test_boto3_of_another_process_asks_over_http(aws, monkeypatch):
+def test_boto3_invokes_endpoint_over_http(aws, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", aws.url)
-    aws.service.hosting.command = list(SERVE)
+    aws.service.endpoints.command = list(SERVE)
     client, runtime = boto3.client("sagemaker"), boto3.client("sagemaker-runtime")
     configure(client, aws.root, "dogs")
     client.create_endpoint(EndpointName="dogs", EndpointConfigName="dogs", Tags=[{"Key": "a", "Value": "b"}])
     found = wait(client, "dogs", "InService")
     assert client.list_tags(ResourceArn=found["EndpointArn"])["Tags"] == [{"Key": "a", "Value": "b"}]
-    assert ask(runtime, "dogs", "069.French_bulldog")["confidence"] == 0.75
+    assert invoke(runtime, "dogs", "069.French_bulldog")["confidence"] == 0.75
     with pytest.raises(runtime.exceptions.ModelError, match=r"Received client error \(400\)"):
-        ask(runtime, "dogs", "bad image")
+        invoke(runtime, "dogs", "bad image")
     with pytest.raises(runtime.exceptions.ValidationError, match="Endpoint cats of account 000000000000 not found"):
-        ask(runtime, "cats", "1.a")
+        invoke(runtime, "cats", "1.a")
     client.delete_endpoint(EndpointName="dogs")
     eventually(lambda: client.list_endpoints()["Endpoints"] == [])

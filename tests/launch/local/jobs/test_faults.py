@@ -1,4 +1,4 @@
-"""What goes wrong around a job: its folder goes, the disk is full, the clock jumps, its number is another's."""
+"""Faults around a job: removed folders, full disks, clock changes, reused process ids."""
 
 import errno
 import itertools
@@ -10,9 +10,8 @@ import time
 
 import pytest
 
-from launch.local.job_state import TRAINING, new_state
-from launch.local.job_store import LOG, make_folder
-from launch.local.jobs import training_job as jobs
+from launch.local.job_store import LOG, TRAINING, create_folder, new_state
+from launch.local.jobs import training_job
 from tests.launch.local_jobs import (
     eventually,
     is_running,
@@ -26,28 +25,28 @@ from tests.launch.local_jobs import (
 
 @pytest.fixture
 def job(tmp_path):
-    """A training job to be run in this process: it says a word and sleeps for as long as it is told."""
+    """Creates a training job that prints a word and sleeps, to be run in this process."""
     handler = signal.getsignal(signal.SIGTERM)
-    held = []
+    locks = []
 
     def make(sleep_s):
         program = f"import time; print('hello', flush=True); time.sleep({sleep_s})"
         state = new_state(TRAINING, "dogs", [sys.executable, "-c", program], 1.0)
-        held.append(make_folder(tmp_path / "dogs", training_request("dogs"), state, LOG))
-        return jobs.TrainingJob(tmp_path / "dogs")
+        locks.append(create_folder(tmp_path / "dogs", training_request("dogs"), state, LOG))
+        return training_job.TrainingJob(tmp_path / "dogs", locks[-1])
 
     yield make
     signal.signal(signal.SIGTERM, handler)
-    for lock in held:
+    for lock in locks:
         os.close(lock)
 
 
 def remove(folder):
-    """Removes what others still write to."""
+    """Removes a folder that other processes still write to."""
     eventually(lambda: shutil.rmtree(folder, ignore_errors=True) or not folder.exists())
 
 
-def test_a_job_whose_folder_is_removed_ends_and_leaves_the_next_of_its_name_alone(tmp_path):
+def test_removed_folder_ends_job_and_spares_its_successor(tmp_path):
     client = make_client(tmp_path)
     seen = []
     for epoch_s in ("1000", "1"):
@@ -60,7 +59,7 @@ def test_a_job_whose_folder_is_removed_ends_and_leaves_the_next_of_its_name_alon
     assert last["supervisor_pid"] == seen[1]["supervisor_pid"] and last["created"] == seen[1]["created"]
 
 
-def test_a_sweep_whose_folder_is_removed_ends_and_its_name_is_free(tmp_path):
+def test_removed_folder_ends_sweep_and_frees_its_name(tmp_path):
     client = make_client(tmp_path)
     slow = {"epochs": "1000", "epoch_s": "0.1"}
     client.create_hyper_parameter_tuning_job(**tuning_request("dogs", static=slow, jobs=20, parallel=2))
@@ -75,30 +74,30 @@ def test_a_sweep_whose_folder_is_removed_ends_and_its_name_is_free(tmp_path):
     )
 
 
-def test_where_the_start_can_not_be_written_down_nothing_goes_on(tmp_path, job, monkeypatch):
-    enter = jobs.TrainingJob._enter
+def test_full_disk_at_start_leaves_no_process(tmp_path, job, monkeypatch):
+    enter = training_job.TrainingJob._enter
 
     def full(self, status, secondary, message):
         if secondary == "Training":
             raise OSError(errno.ENOSPC, "No space left on device")
         enter(self, status, secondary, message)
 
-    monkeypatch.setattr(jobs.TrainingJob, "_enter", full)
+    monkeypatch.setattr(training_job.TrainingJob, "_enter", full)
     job(1000).run()
     state = state_of(tmp_path / "dogs")
     assert state["status"] == "Failed" and "No space left on device" in state["failure"]
     assert not is_running(state["pid"])
 
 
-def test_a_clock_that_is_put_forward_takes_no_time_from_a_job(tmp_path, job, monkeypatch):
+def test_clock_change_does_not_shorten_a_job(tmp_path, job, monkeypatch):
     now, hours = time.time, itertools.count()
     monkeypatch.setattr(time, "time", lambda: now() + 3600 * next(hours))
     job(0.5).run()
     assert state_of(tmp_path / "dogs")["status"] == "Completed"
 
 
-def test_once_a_job_has_ended_its_number_may_be_anothers(tmp_path, job, monkeypatch):
-    kill, pack, done = os.killpg, jobs.pack_model, []
+def test_process_group_is_killed_before_packing(tmp_path, job, monkeypatch):
+    kill, pack, done = os.killpg, training_job.pack_model, []
 
     def kill_group(number, signal_number):
         done.append("killed")
@@ -109,6 +108,6 @@ def test_once_a_job_has_ended_its_number_may_be_anothers(tmp_path, job, monkeypa
         pack(model, archive)
 
     monkeypatch.setattr(os, "killpg", kill_group)
-    monkeypatch.setattr(jobs, "pack_model", pack_model)
+    monkeypatch.setattr(training_job, "pack_model", pack_model)
     job(0).run()
     assert done == ["killed", "packed"] and state_of(tmp_path / "dogs")["status"] == "Completed"

@@ -21,42 +21,42 @@ def add(found, *values):
 
 
 @pytest.mark.parametrize(("goal", "values"), [("Maximize", (0.5, 0.8)), ("Minimize", (0.9, 0.5))])
-def test_target(goal, values):
+def test_target_is_a_completion_criterion(goal, values):
     found = completion(goal, TargetObjectiveMetricValue=0.75)
-    assert add(found, values[0]).reached() is None
-    assert "reaches the target 0.75" in add(found, values[1]).reached()
+    assert add(found, values[0]).reached_criterion() is None
+    assert "reaches the target 0.75" in add(found, values[1]).reached_criterion()
 
 
-def test_best_not_improving():
+def test_best_not_improving_is_a_criterion():
     found = completion(BestObjectiveNotImproving={"MaxNumberOfTrainingJobsNotImproving": 3})
-    assert add(found, 0.5, 0.4, 0.6, 0.5, 0.6).reached() is None
-    assert add(found, 0.1).reached() == "the best objective did not improve in 3 training jobs"
+    assert add(found, 0.5, 0.4, 0.6, 0.5, 0.6).reached_criterion() is None
+    assert add(found, 0.1).reached_criterion() == "the best objective did not improve in 3 training jobs"
     assert found.not_improving == 3
 
 
-def test_convergence_is_no_improvement_over_one_percent():
+def test_convergence_needs_improvements_under_one_percent():
     found = completion(ConvergenceDetected={"CompleteOnConvergence": "Enabled"})
     add(found, 0.8, *(0.8 + 0.0005 * step for step in range(1, 10)))
-    assert found.reached() is None
-    assert add(found, 0.807).reached() == "converged: no improvement over 1 % in 10 training jobs"
+    assert found.reached_criterion() is None
+    assert add(found, 0.807).reached_criterion() == "converged: no improvement over 1 % in 10 training jobs"
     assert found.converged_at
     silent = add(completion(), 0.8, *(0.8 for _ in range(20)))
-    assert silent.reached() is None
+    assert silent.reached_criterion() is None
 
 
-def test_no_success_in_five_attempts():
+def test_five_failed_jobs_fail_the_tuning_job():
     found = completion()
     for _ in range(4):
         found.add("Failed", None)
-    assert found.hopeless(ended=False) is None
-    assert found.hopeless(ended=True).startswith("No training job succeeded after 4 attempts")
+    assert found.failure_reason(ended=False) is None
+    assert found.failure_reason(ended=True).startswith("No training job succeeded after 4 attempts")
     found.add("Failed", None)
-    assert found.hopeless(ended=False).startswith("No training job succeeded after 5 attempts")
-    assert add(found, 0.5).hopeless(ended=True) is None
+    assert found.failure_reason(ended=False).startswith("No training job succeeded after 5 attempts")
+    assert add(found, 0.5).failure_reason(ended=True) is None
 
 
-def test_no_objective_in_five_jobs():
+def test_five_jobs_without_objective_fail_the_tuning_job():
     found = completion()
     for _ in range(5):
         found.add("Completed", None)
-    assert found.hopeless(ended=False).startswith("No objective metrics found after running 5 training jobs")
+    assert found.failure_reason(ended=False).startswith("No objective metrics found after running 5 training jobs")

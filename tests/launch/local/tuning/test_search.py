@@ -1,6 +1,7 @@
 """Search strategies: points, strings, early stopping and warm start, without any process."""
 
 import math
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -54,7 +55,7 @@ def run(search, count, value=lambda point: 0.5, epochs=1):
 
 
 @pytest.mark.parametrize("strategy", ["Random", "Bayesian"])
-def test_points_lie_in_their_ranges_and_are_written_as_strings(strategy):
+def test_points_are_text_within_their_ranges(strategy):
     points, _ = run(Search(config(strategy, MIXED)), 30, value=lambda point: float(point["lr"]))
     assert len({tuple(point.values()) for point in points}) == 30
     for point in points:
@@ -67,7 +68,7 @@ def test_points_lie_in_their_ranges_and_are_written_as_strings(strategy):
 
 
 @pytest.mark.parametrize("strategy", ["Random", "Bayesian", "Hyperband"])
-def test_same_seed_same_points(strategy):
+def test_same_seed_gives_same_points(strategy):
     more = {"StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 3}}}
     settings = config(strategy, MIXED, **more if strategy == "Hyperband" else {})
     first, _ = run(Search(settings), 15, value=lambda point: float(point["lr"]), epochs=3)
@@ -77,11 +78,11 @@ def test_same_seed_same_points(strategy):
     assert first != other
 
 
-def test_without_a_seed_points_differ():
+def test_no_seed_gives_different_points():
     assert run(Search(config(seed=None)), 3) != run(Search(config(seed=None)), 3)
 
 
-def test_bayesian_search_goes_where_the_objective_is_good():
+def test_bayesian_search_improves_the_objective():
     def value(point):
         return -abs(math.log10(float(point["lr"])) + 2)
 
@@ -92,13 +93,13 @@ def test_bayesian_search_goes_where_the_objective_is_good():
 
 
 @pytest.mark.parametrize("strategy", ["Random", "Bayesian"])
-def test_a_small_space_is_searched_to_its_end_without_repeats(strategy):
+def test_small_space_is_exhausted_without_repeats(strategy):
     ranges = {**categorical("model", "a", "b", "c"), "IntegerParameterRanges": [continuous("n", "1", "4")]}
     points, _ = run(Search(config(strategy, ranges, jobs=50)), 50)
     assert len(points) == len({tuple(point.items()) for point in points}) == 12
 
 
-def test_grid_is_every_combination_in_order():
+def test_grid_yields_every_combination_in_order():
     ranges = {"CategoricalParameterRanges": [{"Name": n, "Values": ["1", "2"]} for n in ("a", "b")]}
     points, _ = run(Search(config("Grid", ranges, jobs=4)), 9)
     assert [(point["a"], point["b"]) for point in points] == [("1", "1"), ("1", "2"), ("2", "1"), ("2", "2")]
@@ -114,7 +115,7 @@ def test_grid_is_every_combination_in_order():
         ("Logarithmic", "0.01", "0.02", True),
     ],
 )
-def test_scaling(scaling, low, high, log):
+def test_scaling_selects_log_distribution(scaling, low, high, log):
     (parameter,) = parse_ranges({"ContinuousParameterRanges": [continuous("x", low, high, scaling)]}).parameters
     assert parameter.distribution.log == log
 
@@ -126,7 +127,7 @@ def test_reverse_logarithmic_is_dense_near_one():
 
 
 @given(st.floats(0, 0.99), st.floats(0.001, 0.009), st.floats(0, 1), st.sampled_from(["Linear", "ReverseLogarithmic"]))
-def test_a_point_survives_the_way_to_strings_and_back(low, width, share, scaling):
+def test_parameter_text_round_trips(low, width, share, scaling):
     (parameter,) = parse_ranges(
         {"ContinuousParameterRanges": [continuous("x", repr(low), repr(low + width), scaling)]}
     ).parameters
@@ -137,7 +138,7 @@ def test_a_point_survives_the_way_to_strings_and_back(low, width, share, scaling
     assert parameter.text(value) == text or math.isclose(float(parameter.text(value)), float(text), rel_tol=1e-9)
 
 
-def test_values_outside_a_range_are_not_taken_from_earlier_jobs():
+def test_parse_rejects_points_outside_the_space():
     space = parse_ranges(MIXED)
     good = {"lr": "0.01", "m": "0.9", "depth": "3", "width": "7", "model": "resnet18"}
     assert space.parse(good) is not None
@@ -146,7 +147,7 @@ def test_values_outside_a_range_are_not_taken_from_earlier_jobs():
     assert space.parse({"lr": "0.01"}) is None
 
 
-def test_resumed_search_tries_the_interrupted_first_and_repeats_nothing():
+def test_resumed_search_tries_interrupted_points_first():
     ranges = categorical("model", "a", "b", "c", "d", "e")
     past = [
         PastJob({"model": "a"}, 0.5, interrupted=False),
@@ -158,20 +159,33 @@ def test_resumed_search_tries_the_interrupted_first_and_repeats_nothing():
     assert sorted(point["model"] for point in points) == ["c", "d", "e"]
 
 
-def test_resumed_search_with_the_same_seed_goes_on_where_the_first_ended():
+def test_resumed_search_with_same_seed_continues_the_sequence():
     first, _ = run(Search(config()), 5)
     past = [PastJob(point, 0.5, interrupted=False) for point in first]
     assert run(Search(config(), past=past, same_data=True), 3)[0] == run(Search(config()), 8)[0][5:]
 
 
-def test_transfer_learning_may_try_a_point_again():
+@pytest.mark.parametrize("strategy", ["Random", "Bayesian"])
+def test_huge_integer_range_is_not_enumerated(strategy):
+    ranges = {"IntegerParameterRanges": [continuous("seed", "0", str(2**32 - 1))]}
+    tracemalloc.start()
+    search = Search(config(strategy, ranges, jobs=5))
+    points, _ = run(search, 5, value=lambda point: float(point["seed"]))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert search.space.size == 2**32
+    assert len({point["seed"] for point in points}) == 5
+    assert peak < 50e6
+
+
+def test_transfer_learning_may_repeat_points():
     ranges = categorical("model", "a", "b")
     past = [PastJob({"model": name}, 0.5, interrupted=False) for name in "ab"]
     assert len(run(Search(config(ranges=ranges), past=past), 5)[0]) == 2
 
 
 @pytest.mark.parametrize("goal", ["Maximize", "Minimize"])
-def test_early_stopping_is_the_median_of_running_averages(goal):
+def test_early_stopping_uses_median_of_running_averages(goal):
     sign = 1 if goal == "Maximize" else -1
     search = Search(config(goal=goal, TrainingJobEarlyStoppingType="Auto"))
 
@@ -195,12 +209,12 @@ def test_early_stopping_is_the_median_of_running_averages(goal):
     assert job([3, 3.1, 0]) == 3
 
 
-def test_no_early_stopping_unless_asked():
+def test_early_stopping_is_off_by_default():
     _, trained = run(Search(config()), 12, value=lambda point: float(point["lr"]), epochs=4)
     assert set(trained) == {4}
 
 
-def test_hyperband_spends_less_and_keeps_the_best():
+def test_hyperband_saves_epochs_and_keeps_the_best():
     settings = {"StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 9}}}
     points, trained = run(
         Search(config("Hyperband", jobs=30, **settings)), 30, value=lambda point: float(point["lr"]), epochs=9
@@ -211,7 +225,7 @@ def test_hyperband_spends_less_and_keeps_the_best():
     assert trained[best] == 9
 
 
-def test_hyperband_stops_a_job_beyond_max_resource():
+def test_hyperband_stops_job_beyond_max_resource():
     settings = {"StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 3, "MaxResource": 3}}}
     _, trained = run(Search(config("Hyperband", **settings)), 3, epochs=9)
     assert trained == [4, 4, 4]

@@ -10,8 +10,8 @@ import time
 import psutil
 import pytest
 
-from launch.local.job_state import TUNING, new_state
-from launch.local.job_store import TUNER_LOG, make_folder, start_supervisor
+from launch.local.job_store import TUNER_LOG, TUNING, create_folder, new_state
+from launch.local.jobs.process import start_supervisor
 from tests.launch.local_jobs import (
     PROGRAM,
     categorical,
@@ -42,7 +42,7 @@ def running_pids(tuning):
     return [state["pid"] for state in states if "pid" in state and is_running(state["pid"])]
 
 
-def test_a_sweep_finds_the_best_of_its_jobs(client, tmp_path):
+def test_sweep_reports_counts_and_best_job(client, tmp_path):
     request = tuning_request("sweep", jobs=5, static={"epochs": "2"})
     job = run_tuning(client, request)
     assert job["HyperParameterTuningJobStatus"] == "Completed"
@@ -70,7 +70,7 @@ def test_a_sweep_finds_the_best_of_its_jobs(client, tmp_path):
     assert (tmp_path / uri.removeprefix("s3://local/")).is_file()
 
 
-def test_parallel_jobs_overlap_and_share_the_processors(client, tmp_path, monkeypatch):
+def test_parallel_jobs_overlap_and_share_cpus(client, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     run_tuning(client, tuning_request("pair", jobs=2, parallel=2, static={"epochs": "2", "epoch_s": "1"}))
     first, second = trials(client, "pair")
@@ -80,7 +80,7 @@ def test_parallel_jobs_overlap_and_share_the_processors(client, tmp_path, monkey
     assert threads == max(1, len(os.sched_getaffinity(0)) // 2)
 
 
-def test_failed_jobs_do_not_end_a_sweep(client):
+def test_sweep_continues_after_failed_jobs(client):
     job = run_tuning(client, tuning_request("mixed", ranges=categorical("mode", *MODES), strategy="Grid", jobs=3))
     assert job["HyperParameterTuningJobStatus"] == "Completed"
     assert job["TrainingJobStatusCounters"]["NonRetryableError"] == 1
@@ -92,7 +92,7 @@ def test_failed_jobs_do_not_end_a_sweep(client):
     assert (silent["TrainingJobStatus"], silent["ObjectiveStatus"]) == ("Completed", "Failed")
 
 
-def test_a_sweep_whose_first_five_jobs_all_fail_is_given_up(client):
+def test_sweep_fails_after_five_failed_jobs(client):
     job = run_tuning(client, tuning_request("doomed", jobs=20, parallel=1, static={"mode": "fail"}))
     assert job["HyperParameterTuningJobStatus"] == "Failed"
     assert job["FailureReason"].startswith("No training job succeeded after 5 attempts")
@@ -100,13 +100,13 @@ def test_a_sweep_whose_first_five_jobs_all_fail_is_given_up(client):
     assert "BestTrainingJob" not in job
 
 
-def test_a_sweep_without_an_objective_fails(client):
+def test_sweep_without_objective_fails(client):
     job = run_tuning(client, tuning_request("mute", jobs=2, static={"mode": "silent"}))
     assert job["HyperParameterTuningJobStatus"] == "Failed"
     assert job["FailureReason"].startswith("No objective metrics found after running 2 training jobs")
 
 
-def test_a_killed_job_is_failed_and_the_sweep_goes_on(client, tmp_path):
+def test_sweep_continues_after_killed_training(client, tmp_path):
     client.create_hyper_parameter_tuning_job(
         **tuning_request("kill", ranges=categorical("epoch_s", "30", "0", "0.001"), strategy="Grid", jobs=3, parallel=1)
     )
@@ -116,7 +116,7 @@ def test_a_killed_job_is_failed_and_the_sweep_goes_on(client, tmp_path):
     assert [trial["TrainingJobStatus"] for trial in trials(client, "kill")] == ["Failed", "Completed", "Completed"]
 
 
-def test_a_killed_watcher_of_a_job_is_a_failed_job(client, tmp_path):
+def test_sweep_continues_after_killed_supervisor(client, tmp_path):
     client.create_hyper_parameter_tuning_job(
         **tuning_request("watch", ranges=categorical("epoch_s", "30", "0"), strategy="Grid", jobs=2, parallel=1)
     )
@@ -129,7 +129,7 @@ def test_a_killed_watcher_of_a_job_is_a_failed_job(client, tmp_path):
     eventually(lambda: not is_running(pid))
 
 
-def test_death_of_the_tuner_ends_its_jobs(client, tmp_path):
+def test_killed_tuner_leaves_no_process(client, tmp_path):
     client.create_hyper_parameter_tuning_job(
         **tuning_request("dead", jobs=9, static={"epochs": "1000", "epoch_s": "0.1"})
     )
@@ -137,12 +137,12 @@ def test_death_of_the_tuner_ends_its_jobs(client, tmp_path):
     os.kill(state_of(tmp_path / "dead")["supervisor_pid"], signal.SIGKILL)
     job = wait_tuning(client, "dead")
     assert job["HyperParameterTuningJobStatus"] == "Failed"
-    assert "its supervisor process ended without a word" in job["FailureReason"]
+    assert "the supervisor process died" in job["FailureReason"]
     eventually(lambda: not any(map(is_running, pids)), seconds=10)
     eventually(lambda: {trial["TrainingJobStatus"] for trial in trials(client, "dead")} == {"Stopped"})
 
 
-def test_stop_keeps_results_and_a_resumed_sweep_repeats_nothing(client):
+def test_stop_keeps_results_and_resume_repeats_nothing(client):
     # Two jobs end, the other two are long: they are interrupted by the stop.
     ranges = {"CategoricalParameterRanges": [{"Name": "epoch_s", "Values": ["0", "0.001", "30", "31", "0.002"]}]}
     request = tuning_request("first", ranges=ranges, strategy="Grid", jobs=5, static={"epochs": "2"})
@@ -176,14 +176,14 @@ def test_stop_keeps_results_and_a_resumed_sweep_repeats_nothing(client):
     assert job["HyperParameterTuningJobStatus"] == "Completed"
 
 
-def test_stop_of_an_ended_sweep(client):
+def test_stop_of_ended_sweep_is_rejected(client):
     run_tuning(client, tuning_request("over", jobs=1, parallel=1))
     with pytest.raises(client.exceptions.ClientError, match="in status Completed") as error:
         client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName="over")
     assert error.value.response["Error"]["Code"] == "ValidationException"
 
 
-def test_sigterm_to_the_tuner_stops_the_sweep(client, tmp_path):
+def test_sigterm_to_tuner_stops_the_sweep(client, tmp_path):
     client.create_hyper_parameter_tuning_job(
         **tuning_request("term", jobs=2, parallel=1, static={"epochs": "1000", "epoch_s": "0.1"})
     )
@@ -193,7 +193,7 @@ def test_sigterm_to_the_tuner_stops_the_sweep(client, tmp_path):
     assert [trial["TrainingJobStatus"] for trial in trials(client, "term")] == ["Stopped"]
 
 
-def test_a_job_lost_with_its_watcher_is_tried_again(client, tmp_path):
+def test_resume_retries_job_lost_with_its_supervisor(client, tmp_path):
     request = tuning_request("lost", ranges=categorical("epoch_s", "30", "0"), strategy="Grid", jobs=2, parallel=2)
     client.create_hyper_parameter_tuning_job(**request)
     eventually(lambda: running_pids(tmp_path / "lost"))
@@ -207,7 +207,7 @@ def test_a_job_lost_with_its_watcher_is_tried_again(client, tmp_path):
     assert points(client, "again") == [{"epoch_s": "30"}]
 
 
-def test_two_sweeps_at_once_with_the_same_seed(tmp_path):
+def test_two_parallel_sweeps_with_same_seed_match(tmp_path):
     clients = [make_client(tmp_path), make_client(tmp_path)]
     for client, name in zip(clients, ("left", "right"), strict=True):
         client.create_hyper_parameter_tuning_job(**tuning_request(name, jobs=3, static={"epoch_s": "0.05"}))
@@ -239,7 +239,7 @@ def test_early_stopping_ends_bad_jobs(client, tmp_path):
     assert len(scraped.read_text().splitlines()) // 2 <= 2  # epochs of two metrics each
 
 
-def test_hyperband_spends_less_than_all(client, tmp_path):
+def test_hyperband_trains_fewer_epochs(client, tmp_path):
     request = tuning_request(
         "band",
         strategy="Hyperband",
@@ -255,7 +255,7 @@ def test_hyperband_spends_less_than_all(client, tmp_path):
     assert sum(reports) < 8 * 9
 
 
-def test_target_ends_a_sweep(client, tmp_path):
+def test_target_ends_the_sweep(client, tmp_path):
     values = {"CategoricalParameterRanges": [{"Name": "lr", "Values": ["0.1", "0.9", "0.2", "0.3"]}]}
     criteria = {"TargetObjectiveMetricValue": 0.5}
     request = tuning_request(
@@ -267,18 +267,18 @@ def test_target_ends_a_sweep(client, tmp_path):
     assert "reaches the target 0.5" in state_of(tmp_path / "target")["note"]
 
 
-def test_an_exhausted_space_ends_a_sweep_early(client, tmp_path):
+def test_exhausted_space_ends_the_sweep(client, tmp_path):
     job = run_tuning(client, tuning_request("small", ranges=categorical("lr", "0.1", "0.2"), jobs=10))
     assert job["HyperParameterTuningJobStatus"] == "Completed"
     assert len(trials(client, "small")) == 2
     assert state_of(tmp_path / "small")["note"] == "every point of the space was tried after 2 of 10 jobs"
 
 
-def test_max_runtime_of_a_sweep(client, tmp_path):
+def test_max_runtime_stops_the_sweep(client, tmp_path):
     request = tuning_request("late", static={"epochs": "1000", "epoch_s": "0.1"})
     request["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxRuntimeInSeconds"] = 120
     state = new_state(TUNING, "late", PROGRAM, 5.0) | {"created": time.time() - 118}
-    lock = make_folder(tmp_path / "late", request, state, TUNER_LOG)
+    lock = create_folder(tmp_path / "late", request, state, TUNER_LOG)
     start_supervisor("launch.local.tuning.tuner", tmp_path / "late", lock, TUNER_LOG).wait(120)
     job = wait_tuning(client, "late")
     assert job["HyperParameterTuningJobStatus"] == "Stopped"
@@ -286,7 +286,7 @@ def test_max_runtime_of_a_sweep(client, tmp_path):
     assert {trial["TrainingJobStatus"] for trial in trials(client, "late")} <= {"Stopped"}
 
 
-def test_bayesian_sweep_with_integers_and_categories(client):
+def test_bayesian_sweep_takes_all_kinds_of_ranges(client):
     ranges = {
         **categorical("model", "resnet18", "resnet34"),
         "IntegerParameterRanges": [continuous("epochs", "1", "3", "Linear")],
@@ -297,7 +297,7 @@ def test_bayesian_sweep_with_integers_and_categories(client):
     assert {point["epochs"] for point in points(client, "bayes")} <= {"1", "2", "3"}
 
 
-def test_the_supervisor_stays_small(client, tmp_path):
+def test_tuner_uses_little_memory(client, tmp_path):
     client.create_hyper_parameter_tuning_job(
         **tuning_request("small", strategy="Bayesian", jobs=6, static={"epochs": "100", "epoch_s": "0.1"})
     )
@@ -316,6 +316,6 @@ def test_the_supervisor_stays_small(client, tmp_path):
         ("launch.local.jobs.training_job", ["torch", "botocore", "optuna", "numpy"]),
     ],
 )
-def test_what_a_supervisor_imports(module, absent):
+def test_supervisor_imports_stay_light(module, absent):
     code = f"import sys, {module}; print([name for name in {absent} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -31,7 +31,7 @@ def test_endpoint_requests_differences_from_sdk_explained(aws, monkeypatch):
     pytest.importorskip("sagemaker.core", reason="the SageMaker SDK is not installed: pip install -e .[sagemaker]")
     monkeypatch.setenv("SAGEMAKER_VALIDATE_ROLE", "false")
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", aws.url)
-    aws.service.hosting.command = list(SERVE)
+    aws.service.endpoints.command = list(SERVE)
     put_training(aws.root / "dogs")
     url = pack_model(aws.root / "dogs")
     words = [str(Path(__file__).with_name("sdk_endpoint.py")), url, ROLE, IMAGE, BUCKET]

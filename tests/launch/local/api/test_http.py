@@ -3,15 +3,17 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import suppress
 
 import pytest
 
 from launch import tune
-from launch.local import server
+from launch.local.api import http as server
 from tests.launch.cloud import EXPLICIT
 
 BOTO = """
@@ -56,14 +58,14 @@ def run(code, *words):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_boto3_of_another_process_creates_follows_and_lists(aws, capsys):
+def test_boto3_creates_polls_and_lists_over_http(aws, capsys):
     status, time_type, best, listed, early, missing = run(BOTO, request(capsys))
     assert (status, time_type, best, listed, early) == ("Completed", "datetime", "Completed", 1, 0)
     assert "ResourceNotFound" in missing and "nosuch" in missing
 
 
 @pytest.mark.slow
-def test_the_sdk_of_another_process_reads_the_sweep_and_its_trials(aws, capsys):
+def test_sagemaker_sdk_reads_sweep_over_http(aws, capsys):
     pytest.importorskip("sagemaker.core", reason="the SageMaker SDK is not installed: pip install -e .[sagemaker]")
     run(BOTO, request(capsys))
     assert run(SDK) == ["Completed", 2, "Completed", "val/accuracy"]
@@ -79,7 +81,7 @@ def test_the_sdk_of_another_process_reads_the_sweep_and_its_trials(aws, capsys):
         ("SageMaker.CreateEndpoint", '{"EndpointName":"a","EndpointConfigName":"b"}', "ValidationException"),
     ],
 )
-def test_what_is_no_request_is_answered_as_aws_does(aws, target, body, code):
+def test_invalid_request_is_answered_like_aws(aws, target, body, code):
     asked = urllib.request.Request(aws.url, body.encode(), {"X-Amz-Target": target})
     with pytest.raises(urllib.error.HTTPError) as error:
         urllib.request.urlopen(asked)
@@ -87,7 +89,45 @@ def test_what_is_no_request_is_answered_as_aws_does(aws, target, body, code):
     assert json.loads(error.value.read())["__type"] == code
 
 
-def test_the_command_serves_until_it_is_interrupted(tmp_path):
+def post(url, body=b"{}", **headers):
+    """Returns the status of a request without a known operation: 400 if it reaches the service."""
+    request = urllib.request.Request(url, body, headers)
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    return error.value.code
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 400),
+        ({"Host": "localhost:8383"}, 400),
+        ({"Host": "evil.example"}, 400),
+        ({"Host": "127.0.0.1.evil.example:8383"}, 400),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://127.0.0.1:8383"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_requests_of_web_pages_are_rejected(aws, headers, status):
+    assert post(aws.url, **headers) == status
+    assert aws.requests == []
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "100000000000"])
+def test_body_length_is_limited(aws, length):
+    host, port = aws.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode())
+        if length.isdigit():
+            with suppress(ConnectionError):
+                for _ in range(64):
+                    connection.sendall(bytes(1 << 20))
+        answer = connection.recv(100)
+    assert answer.split()[1] in (b"400", b"413")
+
+
+def test_command_serves_until_interrupted(tmp_path):
     command = [sys.executable, "-m", "launch.local.server", f"root={tmp_path}", "port=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         url = re.search(r"AWS_ENDPOINT_URL_SAGEMAKER=(\S+)", process.stdout.readline())[1]
@@ -103,7 +143,7 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path):
 
 
 @pytest.mark.parametrize("word", ["rot=x", "port=http"])
-def test_a_wrong_word_is_one_line(word):
+def test_wrong_argument_is_a_user_error(word):
     from dogbreed.errors import UserError
 
     with pytest.raises(UserError, match=word.split("=")[0]):

@@ -1,0 +1,176 @@
+"""SageMaker's operations for hosting, answered from files and processes on this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from dogbreed.errors import UserError
+from launch.local.api.errors import invalid
+from launch.local.api.pagination import page, select
+from launch.local.api.responses import timestamp
+from launch.local.api.unsupported import endpoint_config_problems, model_problems
+from launch.local.hosting.endpoints import (
+    DESIRED,
+    ENDPOINT,
+    FOLDER,
+    config_records,
+    model_records,
+    read_endpoint,
+    remove_folder,
+)
+from launch.local.job_store import (
+    LOG,
+    REQUEST,
+    Json,
+    create_folder,
+    job_arn,
+    lock_if_free,
+    request_stop,
+    write_json,
+)
+from launch.local.jobs.process import start_supervisor
+
+
+class EndpointOperations:
+    """Endpoints as processes, with their state in files.
+
+    Args:
+        root: The folder `s3://local`.
+        command: Command that serves a model folder, without the options `--model-dir`, `--port` and `--ready-file`.
+        stop_grace_s: Seconds between SIGTERM and SIGKILL.
+    """
+
+    def __init__(self, root: Path, command: Sequence[str], stop_grace_s: float):
+        self.root = root
+        self.folder = root / FOLDER
+        self.command = list(command)
+        self.stop_grace_s = stop_grace_s
+        self.models = model_records(root)
+        self.configs = config_records(root)
+        self._supervisors: list[subprocess.Popen[bytes]] = []
+
+    def answer(self, operation: str, request: Json) -> Json:
+        """Returns the response of an operation in `OPERATIONS`.
+
+        Raises:
+            ServiceError: An error of the API.
+            UserError: The folder of endpoints cannot be written.
+        """
+        try:
+            return OPERATIONS[operation](self, request)
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written: {error.strerror}") from None
+
+    def create_model(self, request: Json) -> Json:
+        """Stores which model data an endpoint serves."""
+        return self.models.create(request, list(model_problems(request, self.root)))
+
+    def create_endpoint_config(self, request: Json) -> Json:
+        """Stores how a model is served."""
+        for variant in request["ProductionVariants"]:
+            self.models.request(variant.get("ModelName", ""))
+        return self.configs.create(request, list(endpoint_config_problems(request)))
+
+    def create_endpoint(self, request: Json) -> Json:
+        """Starts an endpoint."""
+        name, now = request["EndpointName"], time.time()
+        self.configs.request(request["EndpointConfigName"])
+        state = {
+            "name": name,
+            "arn": job_arn(ENDPOINT, name),
+            "status": "Creating",
+            "created": now,
+            "modified": now,
+            "config": request["EndpointConfigName"],
+            "command": self.command,
+            "stop_grace_s": self.stop_grace_s,
+        }
+        folder = self.folder / name
+        try:
+            lock = create_folder(folder, request, state, LOG)
+        except FileExistsError:
+            raise invalid(f'Cannot create already existing endpoint "{state["arn"]}"') from None
+        self._supervisors = [process for process in self._supervisors if process.poll() is None]
+        self._supervisors.append(start_supervisor("launch.local.hosting.endpoint_supervisor", folder, lock, LOG))
+        return {"EndpointArn": state["arn"]}
+
+    def update_endpoint(self, request: Json) -> Json:
+        """Requests another configuration; the old one serves until the new one is ready."""
+        folder, state = self.read(request["EndpointName"])
+        self.configs.request(request["EndpointConfigName"])
+        if state["status"] != "InService":
+            raise invalid(f'Cannot update endpoint "{state["arn"]}", it is in status {state["status"]}')
+        write_json(folder / DESIRED, {"config": request["EndpointConfigName"]})
+        return {"EndpointArn": state["arn"]}
+
+    def delete_endpoint(self, request: Json) -> Json:
+        """Requests an endpoint to finish its open requests, end and be removed."""
+        folder, _ = self.read(request["EndpointName"])
+        with lock_if_free(folder) as orphaned:
+            if orphaned:
+                remove_folder(folder)
+            else:
+                request_stop(folder, "user", "deleted by request")
+        return {}
+
+    def describe_endpoint(self, request: Json) -> Json:
+        """Returns the description of an endpoint."""
+        state = self.read(request["EndpointName"])[1]
+        response = _summary(state) | {"EndpointConfigName": state["config"]}
+        if "port" in state:
+            counts = dict.fromkeys(("CurrentInstanceCount", "DesiredInstanceCount"), 1)  # this machine
+            weights = dict.fromkeys(("CurrentWeight", "DesiredWeight"), 1.0)
+            response["ProductionVariants"] = [{"VariantName": state["variant"], **counts, **weights}]
+        return response | ({"FailureReason": state["failure"]} if "failure" in state else {})
+
+    def list_endpoints(self, request: Json) -> Json:
+        """Returns the endpoints; the newest come first by default."""
+        states = []
+        for path in sorted(self.folder.glob(f"[!_]*/{REQUEST}")):
+            with suppress(FileNotFoundError):  # deleted in the meantime
+                states.append(read_endpoint(path.parent))
+        selected, more = page(select(states, {"SortOrder": "Descending", **request}, "CreationTime"), request)
+        return {"Endpoints": [_summary(state) for state in selected], **more}
+
+    def read(self, name: str) -> tuple[Path, Json]:
+        """Returns the folder of an endpoint and its state.
+
+        Raises:
+            ServiceError: There is no endpoint of that name.
+        """
+        try:
+            return self.folder / name, read_endpoint(self.folder / name)
+        except FileNotFoundError:
+            raise invalid(f'Could not find endpoint "{job_arn(ENDPOINT, name)}"') from None
+
+
+def _summary(state: Json) -> Json:
+    return {
+        "EndpointName": state["name"],
+        "EndpointArn": state["arn"],
+        "EndpointStatus": state["status"],
+        "CreationTime": timestamp(state["created"]),
+        "LastModifiedTime": timestamp(state["modified"]),
+    }
+
+
+OPERATIONS: dict[str, Callable[[EndpointOperations, Json], Json]] = {
+    "CreateModel": EndpointOperations.create_model,
+    "CreateEndpointConfig": EndpointOperations.create_endpoint_config,
+    "CreateEndpoint": EndpointOperations.create_endpoint,
+    "UpdateEndpoint": EndpointOperations.update_endpoint,
+    "DeleteEndpoint": EndpointOperations.delete_endpoint,
+    "DescribeEndpoint": EndpointOperations.describe_endpoint,
+    "ListEndpoints": EndpointOperations.list_endpoints,
+    "DeleteModel": lambda endpoints, request: endpoints.models.delete(request),
+    "DescribeModel": lambda endpoints, request: endpoints.models.describe(request),
+    "ListModels": lambda endpoints, request: endpoints.models.list(request),
+    "DeleteEndpointConfig": lambda endpoints, request: endpoints.configs.delete(request),
+    "DescribeEndpointConfig": lambda endpoints, request: endpoints.configs.describe(request),
+    "ListEndpointConfigs": lambda endpoints, request: endpoints.configs.list(request),
+}
+"""Operation to the method that answers it."""
