@@ -36,7 +36,7 @@ TRAINING_MODULES = (
     "dogbreed.run.train",
     "dogbreed.debugger.callbacks",
     "dogbreed.debugger.report.report",
-    "dogbreed.features.dataset",
+    "dogbreed.features.datamodule",
     "jinja2",
     "torch.utils.serialization",
     "torch.utils.tensorboard",
