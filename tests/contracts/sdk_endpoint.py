@@ -1,4 +1,4 @@
-"""The endpoint of test_parity_deploy.py as one makes it with the SageMaker SDK; run as a program there."""
+"""The endpoint of test_sdk_parity_deploy.py, written with the SageMaker SDK; the test runs it as a program."""
 
 import sys
 

@@ -2,7 +2,7 @@
 
 Every difference has its reason below, and no reason stands without a difference. The table:
 
-    python -m pytest -s tests/launch/spec/requests/test_parity.py
+    python -m pytest -s tests/contracts/test_sdk_parity.py
 """
 
 import json
@@ -120,7 +120,6 @@ TRAINING = {
 }
 
 
-@pytest.mark.slow
 def test_every_difference_from_the_sdks_tuner_has_its_reason(aws, tmp_path, monkeypatch):
     monkeypatch.setenv("SAGEMAKER_VALIDATE_ROLE", "false")
     check(
@@ -130,7 +129,6 @@ def test_every_difference_from_the_sdks_tuner_has_its_reason(aws, tmp_path, monk
     )
 
 
-@pytest.mark.slow
 def test_every_difference_from_the_sdks_trainer_has_its_reason(aws, tmp_path, monkeypatch):
     monkeypatch.setenv("SAGEMAKER_VALIDATE_ROLE", "false")
     check(

@@ -1,4 +1,4 @@
-"""The same endpoint through the SageMaker SDK's ModelBuilder, compared field by field with ours; see test_parity.py."""
+"""The same endpoint through the SageMaker SDK's ModelBuilder, compared field by field; see test_sdk_parity.py."""
 
 import subprocess
 import sys
@@ -8,10 +8,10 @@ import pytest
 
 from launch.spec.requests.endpoint import EndpointTarget, TrainedModel, endpoint_requests
 from launch.spec.settings import compose
+from tests.contracts.test_sdk_parity import check, differences
 from tests.launch.cloud import BUCKET, ROLE
 from tests.launch.hosting.test_deploy_aws import IMAGE
 from tests.launch.local_jobs import SERVE, end_endpoints, pack_model, put_training
-from tests.launch.spec.requests.test_parity import check, differences
 
 TOOLKIT = "the inference toolkit's own settings; without a source_dir the SDK leaves them to the image's defaults"
 SOURCE = "the SDK notes where the model came from as a tag; we do in DOGBREED_TRAINING, which the server sees too"
@@ -26,7 +26,6 @@ REASONS = {
 }
 
 
-@pytest.mark.slow
 def test_endpoint_requests_differences_from_sdk_explained(aws, monkeypatch):
     pytest.importorskip("sagemaker.core", reason="the SageMaker SDK is not installed: pip install -e .[sagemaker]")
     monkeypatch.setenv("SAGEMAKER_VALIDATE_ROLE", "false")

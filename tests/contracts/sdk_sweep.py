@@ -1,4 +1,4 @@
-"""The sweep and the training of test_parity.py as one writes them with the SageMaker SDK; run as a program there."""
+"""The sweep and the training of test_sdk_parity.py, written with the SageMaker SDK; the test runs it as a program."""
 
 import json
 import sys
