@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Train a classifier in ten lines
 #
-# Generated breeds stand in for photographs here, so this notebook needs no data, no network and no GPU. With your own
-# images, `"demo://..."` is a folder or an `s3://bucket/prefix` with one sub-folder a class.
+# This notebook trains on generated images, so it needs no data, no network and no GPU. For your own images, replace
+# `"demo://..."` with a folder or an `s3://bucket/prefix` that has one sub-folder per class.
 
 # %% tags=["parameters"]
 EPOCHS = 6
@@ -27,8 +27,8 @@ data = ImageDataModule(DATA)
 show_images(data)
 
 # %% [markdown]
-# Any [timm](https://github.com/huggingface/pytorch-image-models) backbone gets a new head. `weights="hub"`, the
-# default, takes pretrained weights and trains the head alone; generated images are learned from random weights.
+# Any [timm](https://github.com/huggingface/pytorch-image-models) backbone gets a new head. By default the weights are
+# pretrained (`weights="hub"`) and only the head is trained. Generated images are learned from random weights.
 
 # %%
 model = ImageClassifier("resnet18", data.classes, weights="random", finetune="full", lr=1e-3)
@@ -41,7 +41,7 @@ trainer.test(model, data, verbose=False)
 # %% [markdown]
 # ## What it gets wrong
 #
-# The images of the test that it is most wrong about: what they are, and what it takes them for.
+# The test images with the highest loss, with their class and the predicted class:
 
 # %%
 show_mistakes(model, data)

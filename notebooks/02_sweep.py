@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A sweep
 #
-# A sweep is one SageMaker request. Here it runs on this machine; `backend=sagemaker` sends the very same one to AWS.
-# The words are those of `python -m launch.tune`: `KEY=VALUE` fixes a key, `KEY=RANGE` searches it.
+# A sweep is one SageMaker request. Here it runs on this machine; `backend=sagemaker` sends the same request to AWS.
+# The arguments are those of `python -m launch.tune`: `KEY=VALUE` fixes a key, `KEY=RANGE` searches it.
 
 # %% tags=["parameters"]
 JOBS = 4
@@ -25,15 +25,15 @@ run_sweep(
 )
 
 # %% [markdown]
-# Everything a sweep did lies in `outputs/NAME/`, so that it can be looked at again at any time: all trials, best
-# first, with what the debugger found in them; the objective against what was searched; the learning curves.
+# The results are in `outputs/NAME/` and can be read again at any time: all trials, best first, with their findings;
+# the objective against each searched parameter; the learning curves.
 
 # %%
 sweep = read_results("notebook-sweep")
 sweep
 
 # %% [markdown]
-# The rows go into a `pandas.DataFrame` as they are, and these words train the best trial again:
+# `pandas.DataFrame(sweep.trials)` works directly. These overrides train the best trial again:
 
 # %%
 sweep.trials[0]

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # What went wrong?
 #
-# Callbacks record what goes on inside a training; rules look at it afterwards. Here the learning rate is far too high,
-# as if by mistake.
+# Callbacks record what happens inside a training; rules evaluate the records afterwards. Here the learning rate is far
+# too high.
 
 # %% tags=["parameters"]
 EPOCHS = 3
@@ -36,13 +36,13 @@ trainer.fit(model, data)
 trainer.test(model, data, verbose=False)
 
 # %% [markdown]
-# The findings, each with what was seen and one override to try, and below them the report: one file that needs no
-# network, also in the run's folder as `report.html`.
+# The findings, each with its evidence and one override to try, and below them the report. It is one file that needs no
+# network: `report.html` in the folder of the run.
 
 # %%
 report = write_report(folder, say=False)
 report
 
 # %% [markdown]
-# `SystemProfiler(folder)` among the callbacks adds where the time went: CPU, GPU, memory, and the parts of each step.
-# With `python -m dogbreed.train` and in every trial of a sweep all of them are on by themselves.
+# `SystemProfiler(folder)` also records CPU, GPU, memory and the parts of each step. `python -m dogbreed.train` and
+# every trial of a sweep use all of these callbacks by default.

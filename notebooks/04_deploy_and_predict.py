@@ -1,8 +1,8 @@
 # %% [markdown]
-# # From a training to an answer
+# # Deploy a model and query it
 #
-# A training leaves a model folder: weights as safetensors, a JSON card, and SageMaker's inference code. An endpoint on
-# this machine is a process that answers over HTTP; `backend=sagemaker` makes the same one at AWS.
+# A training writes a model folder: weights as safetensors, a JSON card, and SageMaker's inference code. An endpoint on
+# this machine is a process that answers over HTTP; `backend=sagemaker` creates the same endpoint on AWS.
 
 # %% tags=["parameters"]
 EPOCHS = 10
@@ -17,7 +17,7 @@ DATA = "demo://?classes=6&train=60&valid=20&test=20&size=32"
 # !python -m launch.deploy from_training=notebook-train name=notebook-dogs
 
 # %% [markdown]
-# Some photos to ask about that it was not trained on: here generated ones, published into a folder.
+# Query images that it was not trained on: here generated ones, published into a folder.
 
 # %%
 # %%capture
@@ -27,8 +27,8 @@ DATA = "demo://?classes=6&train=60&valid=20&test=20&size=32"
 # !python -m launch.predict notebook-dogs photos/test/*/0000.jpg
 
 # %% [markdown]
-# A folder, or an S3 prefix, is asked about in batches. Where its folders are classes, the accuracy is told; every
-# answer is a line of a CSV.
+# A folder or an S3 prefix is queried in batches. If its folders are classes, the accuracy is printed; each answer is
+# a line of a CSV file.
 
 # %%
 # !python -m launch.predict notebook-dogs photos/test output=predictions.csv | grep accuracy
@@ -41,7 +41,7 @@ with open("predictions.csv") as file:
 rows[0]
 
 # %% [markdown]
-# An endpoint of this machine takes memory, one at AWS costs money by the hour, until it is removed:
+# Delete the endpoint when you are done: locally it uses memory, on AWS it costs money by the hour.
 
 # %%
 # %%capture

@@ -1,16 +1,16 @@
 # %% [markdown]
 # # Your own images
 #
-# One folder a class, with or without `train`, `valid` and `test` above them; a zip of that, or its address. Publishing
-# checks every image, mends what can be mended without loss, and puts the rest where trainings read it: a folder here,
-# `s3://bucket/prefix` in earnest.
+# The source is a folder with one sub-folder per class, with or without `train`, `valid` and `test` above them, a zip
+# archive of that, or its URL. Publishing checks every image, repairs what it can without loss, and copies the images to
+# where trainings read them: here a folder, usually `s3://bucket/prefix`.
 
 # %% tags=["parameters"]
 EPOCHS = 4
 
 # %% [markdown]
-# Generated images play the part of your own. Then things go wrong with them, as they do: a copy of a test image
-# strays into train, a download breaks off, a suffix is wrong.
+# Generated images stand for your own, with three typical faults: a copy of a test image in train, a truncated file, and
+# a wrong extension.
 
 # %%
 # %%capture
@@ -25,15 +25,14 @@ EPOCHS = 4
 # !python -m launch.publish outputs/my-dogs outputs/published-dogs
 
 # %% [markdown]
-# Everything that was left out or mended is named, and nothing was encoded again. The same command once more finds all
-# of it there; with your archive and bucket it is
-# `python -m launch.publish dogImages.zip s3://BUCKET/dogImages`.
+# Everything skipped or repaired is listed, and no image was re-encoded. Running the same command again uploads nothing.
+# With your archive and bucket it is `python -m launch.publish dogImages.zip s3://BUCKET/dogImages`.
 
 # %%
 # !python -m launch.publish outputs/my-dogs outputs/published-dogs
 
 # %% [markdown]
-# What was published is data like any other:
+# Train on the published images:
 
 # %%
 import logging

@@ -1,4 +1,4 @@
-"""Makes the notebooks: each script here is run as a notebook, and kept with its outputs as .ipynb beside it.
+"""Generates the notebooks: runs each script here as a notebook and saves it with its outputs as .ipynb beside it.
 
     make notebooks
     python notebooks/build.py 01_quickstart 03_debug      only these
