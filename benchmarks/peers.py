@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from dogbreed.data.datamodule import ImageDataModule
-from dogbreed.data.decode import decode
-from dogbreed.data.transforms import Crop, EvalTransform, InputSpec, TrainTransform
+from dogbreed.data.transforms import EvalTransform, TrainTransform, load_image
+from dogbreed.input_spec import InputSpec
 
 BATCH_SIZE = 32
 _LEAST_BATCHES = 6
@@ -57,13 +57,7 @@ def by_pillow(mode: str, content: bytes) -> torch.Tensor:
 
 def by_dogbreed(mode: str, content: bytes) -> torch.Tensor:
     """Returns an image as dogbreed decodes it."""
-    transform, views, seed = OURS[mode], list[Crop](), random.random()
-
-    def reduction(height: int, width: int) -> int:
-        views.append(transform.view(height, width, random.Random(seed)).reduced(transform.spare))
-        return views[-1].reduction
-
-    pixels = transform.render(decode(content, reduction), views[-1], views[-1].reduction)
+    pixels = load_image(content, OURS[mode], random.Random())
     return pixels.float().div_(255).sub_(MEAN).div_(STD)
 
 
@@ -176,7 +170,13 @@ def mosaicml_loader(endpoint: str, num_workers: int, shuffle: bool, image: Decod
 def ours(url: str, endpoint: str | None, num_workers: int, mode: str) -> Iterator[torch.Tensor]:
     """Yields dogbreed's batches as a model gets them."""
     data = ImageDataModule(
-        url, endpoint_url=endpoint, num_workers=num_workers, batch_size=BATCH_SIZE, valid_fraction=0, test_fraction=0
+        url,
+        input_spec=FORMAT,
+        endpoint_url=endpoint,
+        num_workers=num_workers,
+        batch_size=BATCH_SIZE,
+        val_fraction=0,
+        test_fraction=0,
     )
     try:
         for batch in data.loader("train", shuffle=mode == "train", augment=mode == "train"):

@@ -1,4 +1,4 @@
-"""The one error of this project that is the user's to mend."""
+"""The error for mistakes in user input."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: printed as one line, exit status 2, never a traceback.
+    """A mistake in the user's input: printed as one line with exit status 2, without a traceback.
 
-    The message says what was given, what is allowed, and what to type instead.
+    The message states what was given, what is allowed and what to type instead.
     """
 
 

@@ -1,6 +1,6 @@
-"""Images of a data set, and a model's mistakes, as figures that a notebook shows.
+"""Figures for notebooks: images of a data set, and the images that a model classifies wrongly.
 
-from dogbreed import show_mistakes, show_images
+from dogbreed import show_images, show_mistakes
 """
 
 from __future__ import annotations
@@ -18,27 +18,30 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dogbreed.data.classes import parse_class
 from dogbreed.data.datamodule import ImageDataModule
 from dogbreed.data.decode import decode_pixels
+from dogbreed.labels import parse_class
 from dogbreed.storage.base import ObjectBody, Store
 
 _COLUMNS = 6
 
 
 class Mistake(NamedTuple):
-    """An image that a model takes for something else."""
+    """An image that a model assigns to a wrong class."""
 
     key: str
     actual: str
+    """Name of the class folder."""
     predicted: str
+    """Name of the class folder."""
     confidence: float
-    """In the wrong class, 0 to 1."""
+    """Probability of the predicted class, 0 to 1."""
     loss: float
+    """Cross-entropy, nats."""
 
 
-class Gallery(Figure):
-    """A figure that shows itself where it is the last line of a notebook's cell; `savefig` writes it."""
+class ImageGrid(Figure):
+    """A figure that a notebook displays as the last expression of a cell; `savefig` writes it to a file."""
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
@@ -46,61 +49,69 @@ class Gallery(Figure):
         return file.getvalue()
 
 
-def show_images(data: ImageDataModule, split: str = "train", count: int = 12) -> Gallery:
-    """Returns `count` images of a split as they lie in the store, spread over its classes, with their names.
+def show_images(data: ImageDataModule, split: str = "train", count: int = 12) -> ImageGrid:
+    """Returns `count` original images of a split, spread evenly over its classes, with their class names.
 
     Raises:
-        UserError: there is no such split, or the data cannot be read.
+        UserError: unknown split, or the data cannot be read.
     """
     keys = data.keys(split)
-    some = [keys[int(place)] for place in np.linspace(0, len(keys) - 1, min(count, len(keys)))]
-    return _gallery(data.store, some, [_name(Path(key).parent.name) for key in some])
+    selected = [keys[int(position)] for position in np.linspace(0, len(keys) - 1, min(count, len(keys)))]
+    return _grid(data.store, selected, [_display_name(Path(key).parent.name) for key in selected])
 
 
-def show_mistakes(model: Any, data: ImageDataModule, split: str = "test", count: int = 12) -> Gallery:
-    """Returns the images of a split that `model` is most wrong about: what they are, and what it takes them for.
+def show_mistakes(model: Any, data: ImageDataModule, split: str = "test", count: int = 12) -> ImageGrid:
+    """Returns the misclassified images with the highest loss, with their actual and predicted classes.
 
     Args:
         model: An `ImageClassifier`, on any device.
-        data: As it was trained on: after `trainer.fit(model, data)` the images come in the size they had there.
-        split: `valid`, `test` or `train`.
-        count: Images at most.
+        data: The data set; images are prepared in the model's own format, with `data.image_size` if that is set.
+        split: `train`, `val` or `test`.
+        count: Maximum number of images.
     """
     worst = find_mistakes(model, data, split)[:count]
-    titles = [f"{_name(m.actual)}\nnot {_name(m.predicted)} ({m.confidence:.0%})" for m in worst]
-    return _gallery(data.store, [mistake.key for mistake in worst], titles)
+    titles = [f"{_display_name(m.actual)}\nnot {_display_name(m.predicted)} ({m.confidence:.0%})" for m in worst]
+    return _grid(data.store, [mistake.key for mistake in worst], titles)
 
 
 @torch.inference_mode()
 def find_mistakes(model: Any, data: ImageDataModule, split: str = "test") -> list[Mistake]:
-    """Returns all images of a split that `model` takes for another class, those of the highest loss first."""
+    """Returns all images of a split that `model` assigns to a wrong class, highest loss first.
+
+    Args:
+        model: An `ImageClassifier`, on any device; of a model without `input_spec`, the data module's is used.
+        data: The data set; images are prepared in the model's own format, with `data.image_size` if that is set.
+        split: `train`, `val` or `test`.
+    """
+    spec = model.input_spec.resized(data.image_size) if hasattr(model, "input_spec") else data.input_spec
+    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     was_training, keys = model.training, data.keys(split)
     model.eval()
-    found = []
-    for batch in data.loader(split):
-        on_device = batch._replace(images=batch.images.to(model.device))
-        chances = model(data.on_after_batch_transfer(on_device, 0).images).float().softmax(dim=1).cpu()
-        for position, label, row in zip(batch.indices.tolist(), batch.labels.tolist(), chances, strict=True):
-            if (guess := int(row.argmax())) != label:
-                names = data.classes[label], data.classes[guess]
+    mistakes = []
+    for batch in data.loader(split, input_spec=spec):
+        images = data.normalise(batch.images.to(model.device), spec).to(dtype)
+        probabilities = model(images).float().softmax(dim=1).cpu()
+        for position, label, row in zip(batch.indices.tolist(), batch.labels.tolist(), probabilities, strict=True):
+            if (predicted := int(row.argmax())) != label:
+                names = data.classes[label], data.classes[predicted]
                 loss = -math.log(max(float(row[label]), 1e-12))
-                found.append(Mistake(keys[position], *names, float(row[guess]), loss))
+                mistakes.append(Mistake(keys[position], *names, float(row[predicted]), loss))
     model.train(was_training)
-    return sorted(found, key=lambda mistake: -mistake.loss)
+    return sorted(mistakes, key=lambda mistake: -mistake.loss)
 
 
-def _name(folder: str) -> str:
+def _display_name(folder: str) -> str:
     return parse_class(folder).name.replace("_", " ")
 
 
-def _gallery(store: Store, keys: Sequence[str], titles: Sequence[str]) -> Gallery:
+def _grid(store: Store, keys: Sequence[str], titles: Sequence[str]) -> ImageGrid:
     rows = max(1, math.ceil(len(keys) / _COLUMNS))
-    figure = Gallery(figsize=(2.0 * _COLUMNS, 2.3 * rows), layout="constrained", dpi=72)
+    figure = ImageGrid(figsize=(2.0 * _COLUMNS, 2.3 * rows), layout="constrained", dpi=72)
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten().tolist()
     for axis in axes:
         axis.set_axis_off()
-    for axis, content, title in zip(axes, _fetch(store, keys), titles, strict=False):
-        axis.imshow(decode_pixels(content.data, lambda height, width: 1))
+    for axis, body, title in zip(axes, _fetch(store, keys), titles, strict=False):
+        axis.imshow(decode_pixels(body.data))
         axis.set_title(title, fontsize=9)
     if not keys:
         figure.suptitle("none")
@@ -108,7 +119,7 @@ def _gallery(store: Store, keys: Sequence[str], titles: Sequence[str]) -> Galler
 
 
 def _fetch(store: Store, keys: Sequence[str]) -> list[ObjectBody]:
-    """Returns the content of each key; in a thread, as a notebook has a running event loop in its own."""
+    """Returns the content of each key; in a thread, because a notebook's own thread has a running event loop."""
 
     async def fetch() -> list[ObjectBody]:
         return await asyncio.gather(*(store.fetch(key) for key in keys))

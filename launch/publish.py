@@ -111,7 +111,7 @@ def _publish(url: str, target_url: str, settings: Settings, out: Console, upload
     there = look(target)
     if source is None:
         source = open_source(str(_download(url, out)))
-    entries = candidates(source.entries())
+    entries = candidates(source.list_objects())
     with _bar("checking", len(entries), out) as advance:
         checked = list(check_all(source, entries, there.by_hash, advance))
     plan = make_plan(checked, url, keep_copies=settings.keep_copies)

@@ -24,6 +24,7 @@ logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 folder = "outputs/notebook-debug"
 data = ImageDataModule(DATA)
 model = ImageClassifier("resnet18", data.classes, weights="random", finetune="full", lr=0.3)
+data.input_spec = model.input_spec
 trainer = pl.Trainer(
     max_epochs=EPOCHS,
     callbacks=[TensorDebugger(folder), PredictionRecorder(folder), ImageHasher(folder)],

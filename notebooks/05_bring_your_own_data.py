@@ -50,6 +50,7 @@ show_images(data, "test", 6)
 
 # %%
 model = ImageClassifier("resnet18", data.classes, weights="random", finetune="full", lr=1e-3)
+data.input_spec = model.input_spec
 trainer = pl.Trainer(
     max_epochs=EPOCHS, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
 )

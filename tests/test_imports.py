@@ -67,3 +67,15 @@ def test_an_unknown_name_is_named():
 
     with pytest.raises(AttributeError, match="ImageClasifier"):
         dogbreed.ImageClasifier  # noqa: B018
+
+
+def test_import_of_dogbreed_leaves_the_environment_unchanged():
+    code = "import os; before = dict(os.environ); import dogbreed; print(dict(os.environ) == before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "True"
+
+
+def test_dir_lists_the_public_names():
+    import dogbreed
+
+    assert set(dogbreed.__all__) <= set(dir(dogbreed))

@@ -7,8 +7,10 @@ from torch import nn
 
 from dogbreed import ImageDataModule, find_mistakes, show_images, show_mistakes
 from dogbreed.errors import UserError
+from dogbreed.input_spec import InputSpec
 
 CONFIG = {"input_size": (3, 32, 32), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+SPEC = InputSpec.from_data_config(CONFIG)
 
 
 class AlwaysFirst(nn.Module):
@@ -23,7 +25,7 @@ class AlwaysFirst(nn.Module):
 
 @pytest.fixture
 def data():
-    return ImageDataModule("demo://?classes=2&train=3&valid=2&test=3&size=32", data_config=CONFIG, batch_size=2)
+    return ImageDataModule("demo://?classes=2&train=3&valid=2&test=3&size=32", input_spec=SPEC, batch_size=2)
 
 
 def test_mistakes_are_all_there_the_worst_first(data):

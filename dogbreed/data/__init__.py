@@ -1,1 +1,1 @@
-"""Where images come from: folders, S3 or a generator, streamed into uint8 batches."""
+"""Images and labels: class folders under a URL, streamed into uint8 batches."""

@@ -1,8 +1,7 @@
-"""RandAugment: two random changes of a training image's colours or shape, after its random crop.
+"""RandAugment: two random changes of a training image's colours or geometry, after its random crop.
 
-Cubuk et al., RandAugment (2020), as torchvision has it. Its random numbers are torch's global ones, which are set for
-each image and put back: an image is changed the same way however many workers share the work. A worker needs 2.7 ms
-of CPU for an image of 224 px, as much as for all else; on the model's device a few images are changed together.
+Cubuk et al., RandAugment (2020), as implemented by torchvision. torchvision draws from torch's global generator, which
+is seeded for each image and restored afterwards, so an image is changed the same way for any number of workers.
 """
 
 from __future__ import annotations
@@ -16,61 +15,63 @@ from typing import ClassVar
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
-from dogbreed.data.transforms import Crop, InputSpec, TrainTransform
+from dogbreed.data.decode import ImageSize
+from dogbreed.data.transforms import Crop, TrainTransform
+from dogbreed.input_spec import InputSpec
 
-STRONGEST = 30
-"""Of torchvision's 31 magnitudes, from 0."""
+MAX_MAGNITUDE = 30
+"""torchvision has 31 magnitudes, starting at 0."""
 
-_TOGETHER = 8
-"""Images of a batch that are changed alike on a device, where many small ones would take longer than the training."""
+_GROUP_SIZE = 8
+"""Neighbouring images of a batch that share their changes on a device, where one call per image would be too slow."""
 
 
 @dataclass(frozen=True)
 class RandAugmentTransform(TrainTransform):
-    """A random crop, mirrored or not, then changed twice: turned, sheared, shifted, sharpened, equalised, ..."""
+    """A training crop with two random changes, such as rotating, shearing, shifting, sharpening or equalising."""
 
     magnitude: int = 9
-    """1 to 30: by how much."""
-    uses_torch_chance: ClassVar[bool] = True
+    """Strength of the changes, 1 to 30."""
+    uses_torch_rng: ClassVar[bool] = True
 
-    def view(self, height: int, width: int, rng: random.Random) -> Crop:
-        """Returns the random crop that it would be without, and the seed of the changes."""
-        return super().view(height, width, rng)._replace(seed=rng.getrandbits(63))
+    def full_crop(self, size: ImageSize, rng: random.Random) -> Crop:
+        """Returns the same random crop as `TrainTransform`, and the seed of the changes."""
+        return super().full_crop(size, rng)._replace(seed=rng.getrandbits(63))
 
-    def render(self, pixels: torch.Tensor, view: Crop, reduction: int = 1) -> torch.Tensor:
-        """Returns the changed crop; what is moved into the image has the backbone's mean colour."""
-        cropped = super().render(pixels, view, reduction)
-        with _chance(view.seed):
-            return _changes(self.format, self.magnitude)(cropped)
+    def apply(self, image: torch.Tensor, crop: Crop) -> torch.Tensor:
+        """Returns the changed crop; areas moved into the image get the backbone's mean colour."""
+        cropped = super().apply(image, crop)
+        with _torch_seed(crop.seed):
+            return _rand_augment(self.spec, self.magnitude)(cropped)
 
 
 def augment_batch(
-    images: torch.Tensor, indices: torch.Tensor, target: InputSpec, magnitude: int, seed: str
+    images: torch.Tensor, indices: torch.Tensor, spec: InputSpec, magnitude: int, seed: str
 ) -> torch.Tensor:
-    """Returns a batch of crops changed on their device, eight neighbours alike.
+    """Returns a batch of crops changed on their device, in groups of eight neighbours that share their changes.
 
     Args:
         images: uint8 (B, 3, H, W).
-        indices: int64 (B,): of the images in their split; with `seed` they decide what is done.
-        target: What images the backbone takes.
-        magnitude: 1 to 30.
-        seed: Of this epoch.
+        indices: int64 (B,): positions in the split, which determine the changes together with `seed`.
+        spec: The model's input spec.
+        magnitude: Strength of the changes, 1 to 30.
+        seed: Differs between epochs.
     """
-    changes, changed = _changes(target, magnitude), []
-    for some, first in zip(images.split(_TOGETHER), indices[::_TOGETHER].tolist(), strict=True):
-        with _chance(random.Random(f"{seed}/{first}").getrandbits(63)):
-            changed.append(changes(some))
+    transform, changed = _rand_augment(spec, magnitude), []
+    for group, first in zip(images.split(_GROUP_SIZE), indices[::_GROUP_SIZE].tolist(), strict=True):
+        with _torch_seed(random.Random(f"{seed}/{first}").getrandbits(63)):
+            changed.append(transform(group))
     return torch.cat(changed)
 
 
-def _changes(target: InputSpec, magnitude: int) -> v2.RandAugment:
-    fill = [round(255 * mean) for mean in target.mean]
+def _rand_augment(spec: InputSpec, magnitude: int) -> v2.RandAugment:
+    fill = [round(255 * mean) for mean in spec.mean]
     return v2.RandAugment(magnitude=magnitude, interpolation=InterpolationMode.BILINEAR, fill=fill)
 
 
 @contextmanager
-def _chance(seed: int) -> Iterator[None]:
-    """Seeds torch's generator of this process for the block; a GPU's are left alone, which `fork_rng` would not do."""
+def _torch_seed(seed: int) -> Iterator[None]:
+    """Seeds torch's CPU generator for the block; unlike `fork_rng` it leaves GPU generators alone."""
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:

@@ -1,11 +1,10 @@
-"""Bytes to pixels. JPEG through simplejpeg (libjpeg-turbo); whatever it does not take strictly, through Pillow."""
+"""Decodes image files: JPEG with simplejpeg (libjpeg-turbo), everything else and odd JPEGs with Pillow."""
 
 from __future__ import annotations
 
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,17 +17,20 @@ from dogbreed.storage.base import ImageError
 if TYPE_CHECKING:
     import torch
 
-MAX_PIXELS = 178_956_970
-"""Larger images are refused, as Pillow refuses them: decoded they would fill half a gigabyte."""
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""The only formats that Pillow may open: it knows many more, some of which start other programs (EPS)."""
 
-MAX_RATIO = 100
-"""Of the sides of an image: resized to a given short side, a thinner one could fill the memory."""
+MAX_PIXELS = 178_956_970
+"""Pillow's own limit; a larger image would take more than half a gigabyte once decoded."""
+
+MAX_ASPECT_RATIO = 100
+"""Resizing a thinner image to a given short side could exhaust the memory."""
 
 _JPEG_DAMAGE = ("Premature end", "premature end", "bad Huffman code")
 
 _ORIENTATION = 0x0112
 
-# What Pillow's readers raise on damaged files, each in its own way.
+# Pillow's readers raise any of these for damaged files.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -44,63 +46,100 @@ _DAMAGE = (
 )
 
 
-Reduction = Callable[[int, int], int]
-"""Height and width of an upright image, px, to 1, 2, 4 or 8: by how much smaller it is wanted."""
+class ImageSize(NamedTuple):
+    """Height and width of an upright image, px."""
+
+    height: int
+    width: int
 
 
-def decode(data: bytes | memoryview, reduction: Reduction = lambda height, width: 1) -> torch.Tensor:
-    """Returns the image as its viewer would see it: uint8 (3, H, W), RGB, upright, transparent parts white.
-
-    Args:
-        data: A whole file: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF; grey, CMYK, palette and 16 bit too.
-        reduction: Asked as soon as the size is known; H and W are those of the image divided by it, rounded up.
+def read_size(data: bytes | memoryview) -> ImageSize:
+    """Returns the size of an image as a viewer shows it, after the EXIF orientation; reads the header only.
 
     Raises:
-        ImageError: empty, not an image, truncated, damaged, or of very unequal sides.
+        ImageError: empty, not an image, a damaged header, too many pixels or a too extreme aspect ratio.
+    """
+    orientation = _orientation(data) or 1
+    height, width = _jpeg_size(data) or _pillow_size(data)
+    return (
+        ImageSize(width, height)
+        if orientation in _UPRIGHT and _UPRIGHT[orientation].swaps
+        else ImageSize(height, width)
+    )
+
+
+def decode(data: bytes | memoryview, scale: int = 1) -> torch.Tensor:
+    """Returns the image as a viewer shows it: uint8 (3, H, W), RGB, upright, transparent areas white.
+
+    Args:
+        data: A whole file: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF; grey, CMYK, palette and 16 bit included.
+        scale: 1, 2, 4 or 8; H and W are the image's size divided by it, rounded up.
+
+    Raises:
+        ImageError: empty, not an image, truncated, damaged, too large or a too extreme aspect ratio.
     """
     import torch
 
-    return torch.from_numpy(decode_pixels(data, reduction)).permute(2, 0, 1)
+    return torch.from_numpy(decode_pixels(data, scale)).permute(2, 0, 1)
 
 
-def decode_pixels(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.uint8]:
-    """Returns what `decode` does, but (H, W, 3) and without torch: publishing reads images as training will."""
-    pixels = _decode_jpeg(data, reduction) if data[:2] == b"\xff\xd8" else None
-    return _decode_any(data, reduction) if pixels is None else pixels
+def decode_pixels(data: bytes | memoryview, scale: int = 1) -> NDArray[np.uint8]:
+    """Returns what `decode` does, but (H, W, 3) and without torch, which publishing must not import."""
+    pixels = _decode_jpeg(data, scale) if _is_jpeg(data) else None
+    return _decode_with_pillow(data, scale) if pixels is None else pixels
 
 
-def _decode_jpeg(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.uint8] | None:
-    """Returns pixels (H, W, 3), or None where Pillow has to look: CMYK, odd EXIF, or a warning of the decoder.
+def _is_jpeg(data: bytes | memoryview) -> bool:
+    return data[:2] == b"\xff\xd8"
 
-    Most warnings are no damage: some cameras and web servers leave stray bytes in good images. But Pillow would
-    also take an image whose lower half is missing, if only its end marker is there.
-    """
-    turn = _UPRIGHT.get(_orientation(data) if _may_have_exif(data) else 1)
-    if turn is None:
+
+def _jpeg_size(data: bytes | memoryview) -> tuple[int, int] | None:
+    """Returns stored height and width, px; None if Pillow has to read the file."""
+    if not _is_jpeg(data):
         return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        if colorspace in ("CMYK", "YCCK") or height * width > MAX_PIXELS:
-            return None
-        _check_sides(width, height)
-        step = reduction(*(width, height) if turn.swaps else (height, width))
-        least = {"min_height": -(-height // step), "min_width": -(-width // step)} if step > 1 else {}
-        pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", **least)
     except ValueError as error:
-        if any(damage in str(error) for damage in _JPEG_DAMAGE):
-            raise ImageError(f"damaged JPEG: {error}") from error
+        _raise_if_damaged(error)
+        return None
+    if colorspace in ("CMYK", "YCCK") or height * width > MAX_PIXELS:
+        return None
+    _check_aspect_ratio(width, height)
+    return height, width
+
+
+def _decode_jpeg(data: bytes | memoryview, scale: int) -> NDArray[np.uint8] | None:
+    """Returns pixels (H, W, 3); None if Pillow has to decode: CMYK, damaged EXIF, or a warning of the decoder.
+
+    Most warnings mean no damage: some cameras and web servers leave stray bytes in good images. Real damage is an error
+    here, because Pillow accepts an image without its lower half if the end marker is present.
+    """
+    turn = _UPRIGHT.get(_orientation(data))
+    size = _jpeg_size(data)
+    if turn is None or size is None:
+        return None
+    minimum = {"min_height": -(-size[0] // scale), "min_width": -(-size[1] // scale)} if scale > 1 else {}
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", **minimum)
+    except ValueError as error:
+        _raise_if_damaged(error)
         return None
     pixels = pixels.swapaxes(0, 1) if turn.swaps else pixels
     return np.ascontiguousarray(pixels[:: turn.down, :: turn.right])
 
 
-def _check_sides(width: int, height: int) -> None:
-    if max(width, height) > MAX_RATIO * min(width, height):
-        raise ImageError(f"{width} x {height} pixels: one side at most {MAX_RATIO} times the other")
+def _raise_if_damaged(error: ValueError) -> None:
+    if any(damage in str(error) for damage in _JPEG_DAMAGE):
+        raise ImageError(f"damaged JPEG: {error}") from error
+
+
+def _check_aspect_ratio(width: int, height: int) -> None:
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise ImageError(f"{width} x {height} pixels: one side at most {MAX_ASPECT_RATIO} times the other")
 
 
 class _Turn(NamedTuple):
-    """What brings an image upright: rows for columns first, then in which direction each is read."""
+    """Brings an image upright: first swaps rows and columns, then reads each in the given direction."""
 
     swaps: bool = False
     down: int = 1
@@ -113,52 +152,77 @@ _UPRIGHT: dict[int | None, _Turn] = {
 }  # fmt: skip
 """By EXIF orientation."""
 
-
-def _may_have_exif(data: bytes | memoryview) -> bool:
-    """Returns False where no segment before the pixels is EXIF's; to search for the word takes ten times as long."""
-    place = 2
-    while data[place : place + 1] == b"\xff":
-        marker, length = data[place + 1 : place + 2], data[place + 2 : place + 4]
-        if marker == b"\xda":
-            return False
-        if data[place + 4 : place + 10] == b"Exif\x00\x00":
-            return True
-        place += 2 + int.from_bytes(length, "big")
-    return True  # an odd file, at which Pillow has to look
+_PNG_METADATA = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+"""What a PNG with an orientation contains. It may follow the pixels, so Pillow decodes all of a PNG to look for it."""
 
 
 def _orientation(data: bytes | memoryview) -> int | None:
-    """Returns the EXIF orientation, 1 where there is none; None where it cannot be read."""
+    """Returns the EXIF orientation, 1 if there is none; None if it cannot be read."""
+    if _is_jpeg(data) and not _may_have_exif(data):
+        return 1
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _open(data) as image:
+            if image.format == "PNG" and not any(mark in bytes(data) for mark in _PNG_METADATA):
+                return 1
             return image.getexif().get(_ORIENTATION, 1)
     except _DAMAGE:
         return None
 
 
-def _decode_any(data: bytes | memoryview, reduction: Reduction) -> NDArray[np.uint8]:
-    """Returns pixels (H, W, 3) through Pillow."""
-    if not data:
-        raise ImageError("empty file")
+def _may_have_exif(data: bytes | memoryview) -> bool:
+    """Returns False if a JPEG has no EXIF segment before its pixels; much faster than opening it with Pillow."""
+    offset = 2
+    while data[offset : offset + 1] == b"\xff":
+        marker, length = data[offset + 1 : offset + 2], data[offset + 2 : offset + 4]
+        if marker == b"\xda":
+            return False
+        if data[offset + 4 : offset + 10] == b"Exif\x00\x00":
+            return True
+        offset += 2 + int.from_bytes(length, "big")
+    return True  # an unusual file, left to Pillow
+
+
+def _open(data: bytes | memoryview) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
+
+
+def _pillow_size(data: bytes | memoryview) -> tuple[int, int]:
+    """Returns stored height and width, px."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            _check_sides(*image.size)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return np.array(_to_rgb(upright).reduce(reduction(upright.height, upright.width)))
-    except UnidentifiedImageError as error:
-        raise ImageError(f"not a readable image, it begins with {bytes(data[:12])!r}") from error
+        with _open(data) as image:
+            _check_aspect_ratio(*image.size)
+            return image.height, image.width
     except _DAMAGE as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ImageError("truncated" if "truncated" in reason.lower() else f"damaged: {reason}") from error
+        raise _image_error(data, error) from error
+
+
+def _decode_with_pillow(data: bytes | memoryview, scale: int) -> NDArray[np.uint8]:
+    """Returns pixels (H, W, 3)."""
+    try:
+        with _open(data) as image:
+            _check_aspect_ratio(*image.size)
+            image.load()
+            upright = image if _orientation(data) == 1 else ImageOps.exif_transpose(image)
+            return np.array(_to_rgb(upright).reduce(scale))
+    except _DAMAGE as error:
+        raise _image_error(data, error) from error
+
+
+def _image_error(data: bytes | memoryview, error: Exception) -> ImageError:
+    if not data:
+        return ImageError("empty file")
+    if isinstance(error, UnidentifiedImageError):
+        return ImageError(f"not a readable image, it begins with {bytes(data[:12])!r}")
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return ImageError("truncated" if "truncated" in reason.lower() else f"damaged: {reason}")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # Pillow would clip 16 bit grey at 255, which turns nearly all of it white.
+        # Pillow clips 16-bit grey at 255, which turns nearly all of it white.
         grey = np.asarray(image).astype(np.int64)
         return Image.fromarray((grey >> 8 if grey.max() > 255 else grey).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        seen = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""A listing to classes and splits: pure, nothing is read here."""
+"""Derives classes and splits from a listing; pure, without I/O."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dogbreed.data.splits import stratified
+from dogbreed.data.splits import stratified_split
 from dogbreed.errors import UserError
 from dogbreed.storage.base import ObjectInfo
-from dogbreed.storage.listing import Folder, Listing, pack
+from dogbreed.storage.listing import Folder, Listing
 
-SPLITS = ("train", "valid", "test")
-_SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+SPLITS = ("train", "val", "test")
+
+SPLIT_FOLDERS = {"train": "train", "valid": "val", "val": "val", "validation": "val", "test": "test"}
+"""Lower-case folder names that are recognised as splits."""
 
 _LAYOUT = "train/CLASS/*.jpg, valid/CLASS/*.jpg, test/CLASS/*.jpg, or CLASS/*.jpg"
 
 
 class Note(NamedTuple):
-    """Something to say in the log about a listing."""
+    """A message about a listing, for the log."""
 
     level: int
+    """Of the `logging` module."""
     text: str
 
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one split, in the order of their keys."""
+    """The images of one split, sorted by key."""
 
     keys: Sequence[str]
     labels: NDArray[np.int64]
@@ -39,7 +42,7 @@ class Split:
     sizes: NDArray[np.int64]
     """int64 (N,): bytes."""
     versions: NDArray[np.uint64] | None = None
-    """uint64 (N,): `ObjectInfo.version`; None: not known."""
+    """uint64 (N,): `ObjectInfo.version`; None if unknown."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -53,50 +56,51 @@ class Split:
 
 @dataclass(frozen=True)
 class Index:
-    """What lies under a URL."""
+    """The data set under a URL."""
 
     classes: list[str]
-    """Sorted names of the class folders in train."""
+    """Sorted names of train's class folders."""
     splits: dict[str, Split]
+    """By the names in `SPLITS`."""
     fingerprint: str
-    """Changes when an image is added, taken away or changed; 16 hexadecimal digits."""
+    """Changes when an image is added, removed or modified; 16 hexadecimal digits."""
     notes: list[Note]
 
 
 def build_index(
-    entries: Iterable[ObjectInfo] | Listing, url: str, *, valid_fraction: float, test_fraction: float, seed: int
+    objects: Iterable[ObjectInfo] | Listing, url: str, *, val_fraction: float, test_fraction: float, seed: int
 ) -> Index:
-    """Returns the classes and splits of a listing; splits that are missing are made from train.
+    """Returns the classes and splits of a listing; missing splits are made from train.
 
     Args:
-        entries: The listing, packed, or entries in any order.
+        objects: A packed listing, or objects in any order.
         url: For messages.
-        valid_fraction: Part of train to validate on, where the listing has no such split.
-        test_fraction: Part of train to test on, where the listing has no such split.
-        seed: Of the splits that are made.
+        val_fraction: Fraction of train's images for a missing val split.
+        test_fraction: Fraction of train's images for a missing test split.
+        seed: Determines which images of train these are.
 
     Raises:
-        UserError: no images, no train, or classes in another split that train has not.
+        UserError: no images, no train split, or another split has classes that train does not have.
     """
-    listing = entries if isinstance(entries, Listing) else pack(entries)
-    notes = _others(listing)
+    listing = objects if isinstance(objects, Listing) else Listing.pack(objects)
+    notes = _note_other_files(listing)
     layout = _Layout.of([*listing.folders, *listing.other_folders], url)
     places = [layout.place(folder) for folder in listing.folders]
     inside = np.array([place is not None for place in places], dtype=bool)[listing.folder_numbers]
     if outside := int(len(listing) - inside.sum()):
-        notes.append(Note(logging.WARNING, f"{url}: left out, as not in {layout.expected}: {_count(outside)}"))
+        notes.append(Note(logging.WARNING, f"{url}: skipped {_count(outside)} outside {layout.expected}"))
     classes = sorted({place.folder for place in places if place and place.split == "train"})
     if not classes:
         found = f"{_count(len(listing))}, but none in a class folder of train" if len(listing) else "no images"
-        raise UserError(f"data.url={url!r}: {found}; expected below it: {_LAYOUT} (a class is a folder)")
-    if empty := layout.classes(listing.other_folders) - set(classes):
+        raise UserError(f"data.url={url!r}: {found}; expected below it: {_LAYOUT} (one folder per class)")
+    if empty := layout.train_classes(listing.other_folders) - set(classes):
         names = ", ".join(sorted(empty))
-        notes.append(Note(logging.WARNING, f"{url}: class folders without images are left out: {names}"))
+        notes.append(Note(logging.WARNING, f"{url}: skipped class folders without images: {names}"))
     labels = _labels(listing, places, classes, url)
     members = {name: _members(listing, places, name) for name in SPLITS}
     members = {name: positions for name, positions in members.items() if len(positions)}
-    fractions = {"valid": valid_fraction, "test": test_fraction}
-    _make_missing(members, listing, labels, fractions=fractions, seed=seed, notes=notes)
+    fractions = {"val": val_fraction, "test": test_fraction}
+    _add_missing_splits(members, listing, labels, fractions=fractions, seed=seed, notes=notes)
     splits = {
         name: Split(listing.keys.take(at), labels[at], listing.sizes[at], listing.versions[at])
         for name, at in members.items()
@@ -104,61 +108,63 @@ def build_index(
     return Index(classes, splits, listing.fingerprint, notes)
 
 
-def _others(listing: Listing) -> list[Note]:
+def _note_other_files(listing: Listing) -> list[Note]:
     suffixes = listing.other_suffixes
     if not suffixes:
         return []
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
-    return [Note(logging.INFO, f"{suffixes.total()} files that are not images are left out ({kinds})")]
+    return [Note(logging.INFO, f"skipped {suffixes.total()} files that are not images ({kinds})")]
 
 
 class _Place(NamedTuple):
+    """The split and class folder of an image."""
+
     split: str
     folder: str
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where splits and classes stand in a key."""
+    """Which parts of a key name the split and the class."""
 
     folders: dict[str, str]
-    """Top folder to split; empty where classes are the top folders."""
+    """Top folder to split; empty if the class folders are at the top."""
 
     @classmethod
-    def of(cls, below: Iterable[Folder], url: str) -> _Layout:
-        tops = {folder[0] for folder in below if folder}
-        folders = {top: _SPLIT_FOLDERS[top.lower()] for top in sorted(tops) if top.lower() in _SPLIT_FOLDERS}
-        for name, count in Counter(folders.values()).items():
+    def of(cls, folders: Iterable[Folder], url: str) -> _Layout:
+        tops = {folder[0] for folder in folders if folder}
+        splits = {top: SPLIT_FOLDERS[top.lower()] for top in sorted(tops) if top.lower() in SPLIT_FOLDERS}
+        for name, count in Counter(splits.values()).items():
             if count > 1:
-                given = " and ".join(repr(top) for top, split in folders.items() if split == name)
+                given = " and ".join(repr(top) for top, split in splits.items() if split == name)
                 raise UserError(f"data.url={url!r} has {given}, which mean the same split; keep one of them")
-        return cls(folders)
+        return cls(splits)
 
     @property
     def expected(self) -> str:
         return " or ".join(f"{top}/CLASS/" for top in self.folders) or "a class folder"
 
     def place(self, folder: Folder) -> _Place | None:
-        """Returns the split and class of a folder, or None for one outside of them."""
+        """Returns the split and class of a folder, or None if it is outside the class folders."""
         if not self.folders:
             return _Place("train", folder[0]) if folder else None
         return _Place(self.folders[folder[0]], folder[1]) if len(folder) > 1 and folder[0] in self.folders else None
 
-    def classes(self, below: Iterable[Folder]) -> set[str]:
-        """Returns the classes of train that any of the folders `below` is of."""
-        places = (self.place(folder) for folder in below)
+    def train_classes(self, folders: Iterable[Folder]) -> set[str]:
+        """Returns the classes of train that `folders` belong to."""
+        places = (self.place(folder) for folder in folders)
         return {place.folder for place in places if place and place.split == "train"}
 
 
 def _labels(listing: Listing, places: list[_Place | None], classes: list[str], url: str) -> NDArray[np.int64]:
-    """Returns int64 (N,): the class of each image; -1 outside of the class folders."""
+    """Returns int64 (N,): the class of each image; -1 outside the class folders."""
     numbers = {folder: number for number, folder in enumerate(classes)}
     for split in SPLITS:
         if unknown := sorted({place.folder for place in places if place and place.split == split} - numbers.keys()):
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             raise UserError(
-                f"data.url={url!r}: {split} has classes that train has not: {', '.join(unknown[:5])}{more}; "
-                f"give them images in train or take them out of {split}"
+                f"data.url={url!r}: {split} has classes that train does not have: {', '.join(unknown[:5])}{more}; "
+                f"add images of them to train or remove them from {split}"
             )
     of_folder = np.array([numbers[place.folder] if place else -1 for place in places], dtype=np.int64)
     return of_folder[listing.folder_numbers]
@@ -166,11 +172,11 @@ def _labels(listing: Listing, places: list[_Place | None], classes: list[str], u
 
 def _members(listing: Listing, places: list[_Place | None], split: str) -> NDArray[np.int64]:
     """Returns int64 (M,): positions of the split's images in the listing."""
-    wanted = np.array([place is not None and place.split == split for place in places], dtype=bool)
-    return np.flatnonzero(wanted[listing.folder_numbers])
+    in_split = np.array([place is not None and place.split == split for place in places], dtype=bool)
+    return np.flatnonzero(in_split[listing.folder_numbers])
 
 
-def _make_missing(
+def _add_missing_splits(
     members: dict[str, NDArray[np.int64]],
     listing: Listing,
     labels: NDArray[np.int64],
@@ -179,19 +185,17 @@ def _make_missing(
     seed: int,
     notes: list[Note],
 ) -> None:
-    """Adds to `members` the splits that are missing, taken from train."""
+    """Adds the missing splits to `members`, with images taken from train."""
     missing = [name for name in fractions if name not in members]
     if not missing:
         return
     train = members["train"]
-    wanted = [fractions[name] for name in missing]
-    *made, rest = stratified(listing.keys.take(train), labels[train].tolist(), wanted, seed)
+    sizes = [fractions[name] for name in missing]
+    *made, rest = stratified_split(listing.keys.take(train), labels[train].tolist(), sizes, seed)
     for name, positions in zip(missing, made, strict=True):
         members[name] = train[positions]
-        part = f"{len(positions)} of {_count(len(train))}"
-        notes.append(
-            Note(logging.INFO, f"no {name} split: made from train, {part} ({fractions[name]:.0%} a class, seed {seed})")
-        )
+        share = f"{len(positions)} of {_count(len(train))} ({fractions[name]:.0%} per class, seed {seed})"
+        notes.append(Note(logging.INFO, f"no {name} split: made from train, {share}"))
     members["train"] = train[rest]
 
 

@@ -1,50 +1,54 @@
-"""The images under a URL by class and split, listed at first use, once."""
+"""ImageSource: the images under a URL by class and split, listed once at first use."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from dogbreed.data.index import SPLITS, Index, Split, build_index
+from dogbreed.data.shrink import shrink
 from dogbreed.errors import UserError, did_you_mean
-from dogbreed.storage.base import open_store
+from dogbreed.storage import open_store
 from dogbreed.storage.demo import DemoStore
-from dogbreed.storage.disk_cache import Cache
+from dogbreed.storage.disk_cache import DiskCache
 from dogbreed.storage.listing_cache import find_listing
-from dogbreed.system import cpu as cores
+from dogbreed.system.cpu import cpu_count
 
 log = logging.getLogger(__name__)
 
+CACHED_SHORT_SIDE = 512
+"""Short side of downscaled images in the cache, px."""
+
 _FEW_IMAGES = 1000
-"""Data sets up to this size are read in the training process: workers would cost more to start than they save."""
+"""Data sets up to this size are read in the main process: starting workers would cost more than they save."""
 
 
-class Source:
-    """Classes, splits and keys of the images under a URL, and what becomes of those that cannot be read.
+class ImageSource:
+    """Classes, splits and keys of the images under a URL, and the images that could not be read.
 
     Args:
         url: Folder path, `file://`, `s3://bucket/prefix` or `demo://`.
-        endpoint_url: Server of an S3-compatible store.
-        request_payer: The requests are paid by who asks, as some buckets demand.
-        num_workers: Processes that fetch and decode; None: 0 for small data sets, else up to 4.
-        bad_images: `skip` leaves out images that cannot be read and names them in the log and in `bad_images`;
-            `raise` ends the run at the first.
-        max_bad: Share of the images seen in an epoch that may be left out, 0 to 1; with more the run ends. Counted
-            over at least 1000 images, so that a small data set is not given up for two.
-        valid_fraction: Part of each class to validate on, where there is no such split.
-        test_fraction: Part of each class to test on, where there is no such split.
-        split_seed: Of the splits that are made.
-        cache: Folder for what was fetched; None: nothing is kept.
-        cache_gb: Most that the images in `cache` may fill, 10^9 bytes.
-        cache_scaled: Images are used, and kept, with a short side of at most 512 px.
+        endpoint_url: Server of an S3-compatible store; None: AWS, or boto3's own settings.
+        request_payer: The requester pays, as requester-pays buckets demand.
+        num_workers: Processes that fetch and decode; None: 0 for up to 1000 images, else one per CPU up to 4.
+        bad_images: `skip` skips unreadable images, logs them and records them in `bad_images`; `raise` ends the run
+            at the first one.
+        max_bad: Largest share of an epoch's images that may be skipped, 0 to 1; beyond it the run ends. Computed over
+            at least 1000 images, so that two bad images do not end a training on a hundred.
+        val_fraction: Fraction of each class that becomes the val split if there is none.
+        test_fraction: Fraction of each class that becomes the test split if there is none.
+        split_seed: Determines these splits.
+        cache: Folder for fetched images; None: no cache.
+        cache_gb: Size limit of the cache, 10^9 bytes.
+        cache_scaled: Downscales images to a short side of 512 px for training and in the cache.
 
     Raises:
-        UserError: a setting out of its range.
+        UserError: a setting is out of range.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class Source:
         num_workers: int | None = None,
         bad_images: Literal["skip", "raise"] = "skip",
         max_bad: float = 0.01,
-        valid_fraction: float = 0.1,
+        val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         split_seed: int = 0,
         cache: str | None = None,
@@ -68,45 +72,50 @@ class Source:
             raise UserError(f"data.bad_images={bad_images!r}{did_you_mean(str(bad_images), ('skip', 'raise'))}")
         if not 0 <= max_bad <= 1:
             raise UserError(f"data.max_bad={max_bad}: a share, 0 to 1; 0.01 is one in a hundred")
-        if min(valid_fraction, test_fraction) < 0 or valid_fraction + test_fraction >= 1:
+        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
             raise UserError(
-                f"data.valid_fraction={valid_fraction} and data.test_fraction={test_fraction}: "
-                "neither may be negative, and together they must leave some of train (below 1)"
+                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}: "
+                "neither may be negative, and their sum must be below 1"
             )
         if cache_scaled and cache is None:
-            raise UserError("data.cache_scaled=true keeps images in a cache: type data.cache=PATH too")
+            raise UserError("data.cache_scaled=true needs a cache: type data.cache=PATH too")
         self.store = open_store(url, endpoint_url, request_payer)
         self.url = str(url)
-        self.cache: Cache | None = None
+        self.cache: DiskCache | None = None
         if cache is not None:
             if isinstance(self.store, DemoStore):
-                raise UserError(f"data.cache={cache} is of no use to {url}, whose images are made, not fetched")
-            place = f"{endpoint_url or ''} {url}"
-            self.cache = Cache.open(Path(cache).expanduser(), place, cache_gb, scaled=cache_scaled)
+                raise UserError(f"data.cache={cache} has no use for {url}, whose images are generated")
+            self.cache = DiskCache.open(
+                Path(cache).expanduser(),
+                f"{endpoint_url or ''} {url}",
+                cache_gb,
+                convert=partial(shrink, short_side=CACHED_SHORT_SIDE) if cache_scaled else None,
+                variant=CACHED_SHORT_SIDE if cache_scaled else 0,
+            )
         self.on_bad_image = bad_images
         self.max_bad = max_bad
         self.bad_images: dict[str, str] = {}
         """Reason by key, for the images that could not be read so far."""
         self._num_workers = num_workers
         self.split_seed = split_seed
-        self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
 
     @property
     def num_workers(self) -> int:
         """Processes that fetch and decode for each split."""
         if self._num_workers is not None:
             return self._num_workers
-        if self.url.startswith("demo://") or sum(map(len, self.splits.values())) <= _FEW_IMAGES:
+        if isinstance(self.store, DemoStore) or sum(map(len, self.splits.values())) <= _FEW_IMAGES:
             return 0
-        return min(cores.count(), 4)
+        return min(cpu_count(), 4)
 
     @cached_property
     def index(self) -> Index:
-        """The listing: made at first use, and said in the log."""
+        """Classes and splits; listed and logged at first use."""
         index = build_index(
-            find_listing(self.store, self.cache.folder / "listings" if self.cache else None),
+            find_listing(self.store, self.cache.folder / "listings" if self.cache else None, self.split_seed),
             self.url,
-            valid_fraction=self.valid_fraction,
+            val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
             seed=self.split_seed,
         )
@@ -118,7 +127,7 @@ class Source:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The images of train, valid and test."""
+        """The images of train, val and test."""
         return self.index.splits
 
     @property
@@ -139,33 +148,33 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when an image is added, taken away or changed: for caches of what is made from images."""
+        """Changes when an image is added, removed or modified; the key of caches derived from the images."""
         return self.index.fingerprint
 
     def keys(self, split: str) -> Sequence[str]:
         """Returns the keys of a split's images, below the URL: a batch's `indices` are positions in this list.
 
         Raises:
-            UserError: there is no such split.
+            UserError: unknown split.
         """
         if split not in self.splits:
             raise UserError(f"no split {split!r}{did_you_mean(split, self.splits)}")
         return self.splits[split].keys
 
-    def leave_out(self, key: str, reason: str) -> None:
-        """Notes an image that cannot be read, and says so once.
+    def skip_image(self, key: str, reason: str) -> None:
+        """Records an image that cannot be read, and logs it once.
 
         Raises:
-            UserError: none may be left out.
+            UserError: with `bad_images="raise"`.
         """
         if self.on_bad_image == "raise":
-            raise UserError(f"{key}: {reason}; data.bad_images=skip leaves such images out")
+            raise UserError(f"{key}: {reason}; data.bad_images=skip skips such images")
         if key not in self.bad_images:
-            log.warning("left out %s: %s", key, reason)
+            log.warning("skipped %s: %s", key, reason)
             self.bad_images[key] = reason
 
 
 def check_at_least(name: str, value: int | None, least: int) -> None:
-    """Raises `UserError` for a number that is too small."""
+    """Raises `UserError` if a setting is below its minimum."""
     if value is not None and value < least:
         raise UserError(f"data.{name}={value}: at least {least}")

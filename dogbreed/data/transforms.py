@@ -1,193 +1,161 @@
-"""Augmentation and evaluation transforms, uint8 to uint8, from the backbone's own data config.
+"""From an image file to the crop that a model sees: training, evaluation and thumbnail transforms, uint8 to uint8.
 
-Random numbers come from a generator that the caller gives for each image, never from torch's global one: an image
-then looks the same however many workers share the work. Resizing is torchvision's antialiased uint8 kernel, which
-stays within 0.1 grey level of Pillow on average. Images that are shown much smaller than they are may be decoded at
-1/2, 1/4 or 1/8, which is faster and stays within 1.5: photographs of 500 x 375 px, shown at 64 to 224 px, are 1.1 off
-in training and up to 1.4 in evaluation, for which they are therefore decoded at least twice as large as shown.
+All randomness comes from a generator that the caller passes for each image, never from torch's global one, so an image
+looks the same for any number of workers. Resizing uses torchvision's antialiased uint8 kernel, which stays within 0.1
+grey levels of Pillow on average. Images are decoded at 1/2, 1/4 or 1/8 of their size if the crop is shown much smaller
+than it is; evaluation, which is measured, keeps at least twice the shown resolution.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import torch
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-_TENSOR_MODES = {"nearest": InterpolationMode.NEAREST, "bilinear": InterpolationMode.BILINEAR}
-"""Everything else that timm names (bicubic, lanczos, ...) is bicubic, the nearest that tensors can be resized by."""
+from dogbreed.data.decode import ImageSize, decode, read_size
+from dogbreed.input_spec import InputSpec
 
-_RATIO = (3 / 4, 4 / 3)
-"""Width over height of a training crop."""
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """What images a backbone takes."""
-
-    height: int = 224
-    width: int = 224
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Of each RGB channel, on the scale 0 to 1."""
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: InterpolationMode = InterpolationMode.BICUBIC
-    crop_pct: float = 0.875
-    """Part of the resized image's side that evaluation keeps."""
-    squash: bool = False
-    """Evaluation ignores the aspect ratio instead of cropping (timm's `crop_mode: squash`)."""
-
-    @classmethod
-    def from_data_config(cls, config: Mapping[str, Any], image_size: int | None = None) -> InputSpec:
-        """Returns the format that `timm.data.resolve_data_config` describes; `image_size` (px) overrides its size."""
-        height, width = config["input_size"][-2:] if image_size is None else (image_size, image_size)
-        return cls(
-            height=int(height),
-            width=int(width),
-            mean=tuple(config.get("mean", cls.mean)),
-            std=tuple(config.get("std", cls.std)),
-            interpolation=_TENSOR_MODES.get(config.get("interpolation", "bicubic"), InterpolationMode.BICUBIC),
-            crop_pct=float(config.get("crop_pct") or cls.crop_pct),
-            squash=config.get("crop_mode") == "squash",
-        )
+_ASPECT_RATIOS = (3 / 4, 4 / 3)
+"""Range of a training crop's width over its height."""
 
 
 class Crop(NamedTuple):
-    """A part of an image, and the size it is shown in."""
+    """A region of an image, in px of the image decoded at `scale`, and the size it is resized to."""
 
     top: int
     left: int
     height: int
     width: int
     out_height: int
-    """Of what is made of the part, px."""
     out_width: int
     mirrored: bool = False
-    reduction: int = 1
-    """1, 2, 4 or 8: by how much smaller the image may be decoded."""
+    scale: int = 1
+    """1, 2, 4 or 8: the image is decoded at 1/scale of its size. The region stays in px of the full image."""
     seed: int = 0
-    """Of what else is done to it by chance."""
+    """Of further random changes (RandAugment)."""
 
-    def reduced(self, spare: float) -> Crop:
-        """Returns the view of an image decoded as small as leaves it `spare` times as large as it is shown.
+    def scaled(self, oversample: float) -> Crop:
+        """Returns the crop of the smallest decoded image that is still `oversample` times as large as shown.
 
-        Its edges are moved to where they lie between pixels of the smaller image.
+        The edges are moved to pixel boundaries of the smaller image.
         """
-        room = min(self.height / self.out_height, self.width / self.out_width) / spare
-        step = next((step for step in (8, 4, 2) if step <= room), 1)
-        top, left, height, width = (length // step * step for length in self[:4])
-        return self._replace(top=top, left=left, height=height, width=width, reduction=step)
-
-
-class Transform(Protocol):
-    """From decoded pixels to what the model takes, in two steps: what is not needed of an image is not decoded."""
-
-    spare: ClassVar[float]
-    """How many times as large as it is shown an image has to be decoded at least."""
-
-    uses_torch_chance: ClassVar[bool]
-    """It seeds torch's generator, which all threads of a process share, so it may not run beside the training's."""
-
-    def view(self, height: int, width: int, rng: random.Random) -> Crop:
-        """Returns what is shown of an image of `height` and `width` px; all chance comes from `rng`."""
-
-    def render(self, pixels: torch.Tensor, view: Crop, reduction: int = 1) -> torch.Tensor:
-        """Returns the view as uint8 (3, format.height, format.width).
-
-        Args:
-            pixels: uint8 (3, H, W): the whole image.
-            view: What is shown, in px of the full image.
-            reduction: By how much `pixels` are smaller: 1 or `view.reduction`.
-        """
+        ratio = min(self.height / self.out_height, self.width / self.out_width) / oversample
+        scale = next((scale for scale in (8, 4, 2) if scale <= ratio), 1)
+        top, left, height, width = (length // scale * scale for length in self[:4])
+        return self._replace(top=top, left=left, height=height, width=width, scale=scale)
 
 
 @dataclass(frozen=True)
-class EvalTransform:
-    """Resizes the shorter side to size / crop_pct and cuts the middle out."""
+class Transform(ABC):
+    """Turns an image into a model's input in two steps, so that only the needed resolution is decoded.
 
-    format: InputSpec
-    spare: ClassVar[float] = 2.0
-    uses_torch_chance: ClassVar[bool] = False
+    Calling the transform applies it to a fully decoded image, uint8 (3, H, W).
+    """
 
-    def __call__(self, pixels: torch.Tensor, rng: random.Random) -> torch.Tensor:
-        """Returns `pixels` uint8 (3, H, W) as uint8 (3, format.height, format.width); `rng` is not used."""
-        return self.render(pixels, self.view(pixels.shape[-2], pixels.shape[-1], rng))
+    spec: InputSpec
+    oversample: ClassVar[float] = 1.0
+    """Smallest ratio of the decoded to the shown resolution."""
+    uses_torch_rng: ClassVar[bool] = False
+    """Seeds torch's global generator, so it must not run in a thread next to the training."""
 
-    def view(self, height: int, width: int, rng: random.Random) -> Crop:
-        """Returns the whole image in the size it is cut from; `rng` is not used."""
-        target = self.format
-        wanted_height, wanted_width = (math.floor(side / target.crop_pct) for side in (target.height, target.width))
-        size = wanted_height, wanted_width
-        if not target.squash and wanted_height * width <= wanted_width * height:
-            size = int(wanted_width * height / width), wanted_width
-        elif not target.squash:
-            size = wanted_height, int(wanted_height * width / height)
-        return Crop(0, 0, height, width, *size)
+    def __call__(self, image: torch.Tensor, rng: random.Random) -> torch.Tensor:
+        """Returns uint8 `image` (3, H, W) as uint8 (3, spec.height, spec.width)."""
+        return self.apply(image, self.full_crop(ImageSize(*image.shape[-2:]), rng))
 
-    def render(self, pixels: torch.Tensor, view: Crop, reduction: int = 1) -> torch.Tensor:
-        """Returns the middle of the resized image."""
-        resized = _resize(pixels, view, reduction, self.format.interpolation)
-        return F.center_crop(resized, [self.format.height, self.format.width])
+    def crop(self, size: ImageSize, rng: random.Random) -> Crop:
+        """Returns the crop of an image of `size`, with the scale to decode it at; all randomness comes from `rng`."""
+        return self.full_crop(size, rng).scaled(self.oversample)
+
+    @abstractmethod
+    def full_crop(self, size: ImageSize, rng: random.Random) -> Crop:
+        """Returns the crop of an image that is decoded at its full size."""
+
+    def apply(self, image: torch.Tensor, crop: Crop) -> torch.Tensor:
+        """Returns the model's input, uint8 (3, spec.height, spec.width).
+
+        Args:
+            image: uint8 (3, H, W), the whole image decoded at `crop.scale`.
+            crop: The part that is shown.
+        """
+        rows = slice(crop.top // crop.scale, math.ceil((crop.top + crop.height) / crop.scale))
+        columns = slice(crop.left // crop.scale, math.ceil((crop.left + crop.width) / crop.scale))
+        size = [crop.out_height, crop.out_width]
+        resized = F.resize(image[:, rows, columns], size, interpolation=self.spec.interpolation, antialias=True)
+        return resized.flip(-1) if crop.mirrored else resized
+
+
+def load_image(data: bytes | memoryview, transform: Transform, rng: random.Random) -> torch.Tensor:
+    """Returns the image of a file as the model sees it, uint8 (3, spec.height, spec.width).
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    crop = transform.crop(read_size(data), rng)
+    return transform.apply(decode(data, crop.scale), crop)
+
+
+@dataclass(frozen=True)
+class EvalTransform(Transform):
+    """Resizes the image so that its central crop is `spec.crop_pct` of its side, and cuts that crop."""
+
+    oversample: ClassVar[float] = 2.0
+
+    def full_crop(self, size: ImageSize, rng: random.Random) -> Crop:
+        """Returns the whole image with the size it is resized to; `rng` is not used."""
+        height, width = size
+        out_height, out_width = (math.floor(side / self.spec.crop_pct) for side in (self.spec.height, self.spec.width))
+        if not self.spec.squash:
+            if out_height * width <= out_width * height:
+                out_height = int(out_width * height / width)
+            else:
+                out_width = int(out_height * width / height)
+        return Crop(0, 0, height, width, out_height, out_width)
+
+    def apply(self, image: torch.Tensor, crop: Crop) -> torch.Tensor:
+        """Returns the centre of the resized image."""
+        return F.center_crop(super().apply(image, crop), [self.spec.height, self.spec.width])
 
 
 class ThumbnailTransform(EvalTransform):
-    """Does the same for people who glance at it: decoded no larger than need be, in half the time."""
+    """`EvalTransform` for people instead of models: decodes at the smallest sufficient scale."""
 
-    spare: ClassVar[float] = 1.0
+    oversample: ClassVar[float] = 1.0
 
 
 @dataclass(frozen=True)
-class TrainTransform:
-    """Cuts a random part out, resizes it and mirrors every other one."""
+class TrainTransform(Transform):
+    """A random resized crop, mirrored with probability 0.5."""
 
-    format: InputSpec
-    area: float = 0.08
-    """Smallest part of the image that is cut out."""
-    spare: ClassVar[float] = 1.0
-    uses_torch_chance: ClassVar[bool] = False
+    min_area: float = 0.08
+    """Smallest fraction of the image's area that a crop shows."""
 
-    def __call__(self, pixels: torch.Tensor, rng: random.Random) -> torch.Tensor:
-        """Returns `pixels` uint8 (3, H, W) as uint8 (3, format.height, format.width), all chance from `rng`."""
-        return self.render(pixels, self.view(pixels.shape[-2], pixels.shape[-1], rng))
-
-    def view(self, height: int, width: int, rng: random.Random) -> Crop:
+    def full_crop(self, size: ImageSize, rng: random.Random) -> Crop:
         """Returns a random crop."""
-        crop = random_crop(height, width, rng, self.area)
-        return Crop(*crop, self.format.height, self.format.width, mirrored=rng.random() < 0.5)
-
-    def render(self, pixels: torch.Tensor, view: Crop, reduction: int = 1) -> torch.Tensor:
-        """Returns the crop."""
-        return _resize(pixels, view, reduction, self.format.interpolation)
+        crop = random_crop(*size, rng, self.min_area)
+        return Crop(*crop, self.spec.height, self.spec.width, mirrored=rng.random() < 0.5)
 
 
-def _resize(pixels: torch.Tensor, view: Crop, step: int, interpolation: InterpolationMode) -> torch.Tensor:
-    rows = slice(view.top // step, math.ceil((view.top + view.height) / step))
-    columns = slice(view.left // step, math.ceil((view.left + view.width) / step))
-    size = [view.out_height, view.out_width]
-    resized = F.resize(pixels[:, rows, columns], size, interpolation=interpolation, antialias=True)
-    return resized.flip(-1) if view.mirrored else resized
-
-
-def random_crop(height: int, width: int, rng: random.Random, smallest: float = 0.08) -> tuple[int, int, int, int]:
-    """Returns top, left, height, width (px) of a random crop, drawn like torchvision's `RandomResizedCrop`.
+def random_crop(height: int, width: int, rng: random.Random, min_area: float = 0.08) -> tuple[int, int, int, int]:
+    """Returns top, left, height and width (px) of a random crop, drawn like torchvision's `RandomResizedCrop`.
 
     Args:
         height: Of the image, px.
         width: Of the image, px.
-        rng: Where all chance comes from.
-        smallest: Part of the image's area that is shown at least.
+        rng: Source of all randomness.
+        min_area: Smallest fraction of the image's area.
     """
     for _ in range(10):
-        area = height * width * rng.uniform(smallest, 1.0)
-        ratio = math.exp(rng.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
+        area = height * width * rng.uniform(min_area, 1.0)
+        ratio = math.exp(rng.uniform(math.log(_ASPECT_RATIOS[0]), math.log(_ASPECT_RATIOS[1])))
         crop_height, crop_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < crop_height <= height and 0 < crop_width <= width:
             top, left = rng.randint(0, height - crop_height), rng.randint(0, width - crop_width)
             return top, left, crop_height, crop_width
-    crop_width = min(width, max(1, round(height * _RATIO[1])))
-    crop_height = min(height, max(1, round(width / _RATIO[0])))
+    crop_width = min(width, max(1, round(height * _ASPECT_RATIOS[1])))
+    crop_height = min(height, max(1, round(width / _ASPECT_RATIOS[0])))
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width

@@ -59,7 +59,7 @@ def clear_debug(folder: Path) -> None:
     """Removes the records and the report of an earlier run in `folder`, by name; other files stay."""
     for name in ("thumbs", "traces"):
         shutil.rmtree(folder / DEBUG / name, ignore_errors=True)
-    for name in (RECORDS, RUN, ACTIVATIONS, IMAGES, "predictions-valid.npz", "predictions-test.npz"):
+    for name in (RECORDS, RUN, ACTIVATIONS, IMAGES, "predictions-val.npz", "predictions-test.npz"):
         (folder / DEBUG / name).unlink(missing_ok=True)
     for name in ("report.html", "report.json"):
         (folder / name).unlink(missing_ok=True)

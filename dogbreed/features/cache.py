@@ -22,6 +22,7 @@ from dogbreed.features.extract import FeatureExtractor, FeatureView
 from dogbreed.features.runtime import Context, thread_per_core
 from dogbreed.features.shared_store import SharedFeatures
 from dogbreed.features.store import FeatureFiles, Features
+from dogbreed.input_spec import InputSpec
 from dogbreed.models.classifier import ImageClassifier
 from dogbreed.models.freezing import FROZEN
 from dogbreed.models.heads import has_linear_head, head_names
@@ -83,8 +84,8 @@ class FeatureCache:
         If the backbone is trained later (`head_start` with `finetune=full` or `gradual`) they are only those of train.
 
         Args:
-            model: A classifier with its current weights.
-            data: The images.
+            model: A classifier with its current weights; its `input_spec` is the format of the images.
+            data: The images, in the size of `image_size` if that is set.
             device: Device to compute on.
             precision: Precision of the training, as in `Trainer(precision=)`.
 
@@ -149,11 +150,14 @@ class FeatureCache:
         found = {view.name: features for view in views if (features := files.open(view.name))}
         if len(found) == len(views):
             return found
-        if not has_linear_head(model.net, data.input_spec.height, data.input_spec.width):
+        spec = _input_spec(model, data)
+        if not has_linear_head(model.net, spec.height, spec.width):
             raise NotCacheableError(f"the head of {model.hparams['model']} is more than one linear layer")
         with files.locked(), thread_per_core() as threads:
             shared = SharedFeatures(self.url, key, self.endpoint_url) if self.url else None
-            extractor = FeatureExtractor(data, model.net, device, _context(device, precision), threads)
+            extractor = FeatureExtractor(
+                data, model.net, spec, device=device, context=_context(device, precision), threads=threads
+            )
             for view in views:
                 if files.open(view.name) or (shared and shared.fetch_or_claim(view.name, files.path)):
                     continue
@@ -165,6 +169,10 @@ class FeatureCache:
 def _context(device: torch.device, precision: str) -> Context:
     dtype = _AUTOCAST[precision]
     return partial(torch.autocast, device.type, dtype) if dtype else nullcontext
+
+
+def _input_spec(model: ImageClassifier, data: ImageDataModule) -> InputSpec:
+    return model.input_spec.resized(data.image_size)
 
 
 def _opened(files: FeatureFiles, name: str) -> Features:
@@ -179,12 +187,12 @@ def _describe(model: ImageClassifier, data: ImageDataModule, device: torch.devic
     return {
         "format": _FORMAT,
         "images": data.fingerprint,
-        "splits": [data.valid_fraction, data.test_fraction, data.split_seed],
+        "splits": [data.val_fraction, data.test_fraction, data.split_seed],
         "model": model.hparams["model"],
         "kwargs": dict(model.hparams["model_kwargs"]),
         "weights": _fingerprint(model.net),
-        "transform": repr(data.input_spec),
-        "scaled": bool(data.cache and data.cache.scaled),
+        "transform": repr(_input_spec(model, data)),
+        "scaled": bool(data.cache and data.cache.variant),
         "precision": precision,
         "device": device.type,
         "versions": {name: version(name) for name in ("torch", "torchvision", "timm")},

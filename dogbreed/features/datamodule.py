@@ -9,11 +9,13 @@ import pytorch_lightning as pl
 import torch
 
 from dogbreed.data.datamodule import ImageDataModule
-from dogbreed.data.dataset import BatchSampler, ImageStream, Problem, WorkerBatch
+from dogbreed.data.dataset import ImageStream, SkippedImage, WorkerBatch
 from dogbreed.data.index import Split
 from dogbreed.data.loader import ImageLoader
-from dogbreed.data.transforms import EvalTransform, InputSpec
+from dogbreed.data.sampler import BatchSampler
+from dogbreed.data.transforms import EvalTransform
 from dogbreed.features.store import Features
+from dogbreed.input_spec import InputSpec
 from dogbreed.models.heads import FeatureBatch
 from dogbreed.storage.base import Store
 
@@ -24,23 +26,23 @@ class FeatureStream(ImageStream):
     Args:
         store: Store of the images, for messages.
         split: The split that the features describe.
-        order: Images of each batch.
+        sampler: Determines the batches.
         views: Features of the images; epoch e uses view e modulo the number of views.
     """
 
-    def __init__(self, store: Store, split: Split, order: BatchSampler, views: Sequence[Features]) -> None:
-        super().__init__(store, split, order, EvalTransform(InputSpec()), (0, 0))
+    def __init__(self, store: Store, split: Split, sampler: BatchSampler, views: Sequence[Features]) -> None:
+        super().__init__(store, split, sampler, EvalTransform(InputSpec()))
         self.views = views
 
     def __iter__(self) -> Iterator[WorkerBatch]:
         """Yields the batches of the epoch; images that were unreadable are skipped and reported again."""
         epoch, start = self._start.tolist()
         view = self.views[epoch % len(self.views)]
-        for batch in self.order.batches(epoch)[start:]:
-            problems = [Problem(row, view.problems[row]) for row in batch.tolist() if row in view.problems]
+        for batch in self.sampler.batches(epoch)[start:]:
+            skipped = [SkippedImage(row, view.problems[row]) for row in batch.tolist() if row in view.problems]
             good = batch[[row not in view.problems for row in batch.tolist()]]
             features = torch.from_numpy(view.values[good])  # float32 (B, D)
-            yield WorkerBatch(features, self.split.labels[good], good, problems)
+            yield WorkerBatch(features, self.split.labels[good], good, skipped)
 
 
 class FeatureLoader(ImageLoader):
@@ -87,7 +89,7 @@ class FeatureDataModule(pl.LightningDataModule):
         return FeatureLoader(
             stream,
             num_workers=0,
-            report=data.leave_out,
+            on_skipped=data.skip_image,
             max_bad=data.max_bad,
             fingerprint=data.fingerprint,
             epoch=(lambda: trainer.current_epoch) if trainer else None,
@@ -102,11 +104,11 @@ class FeatureDataModule(pl.LightningDataModule):
         return self._train_loader
 
     def val_dataloader(self) -> FeatureLoader | list[FeatureLoader]:
-        """Returns the batches of valid, nothing if it has no images."""
-        return self._loader("valid") if "valid" in self.features else []
+        """Returns the batches of val; an empty list if val has no images."""
+        return self._loader("val") if "val" in self.features else []
 
     def test_dataloader(self) -> FeatureLoader | list[FeatureLoader]:
-        """Returns the batches of test, nothing if it has no images."""
+        """Returns the batches of test; an empty list if test has no images."""
         return self._loader("test") if "test" in self.features else []
 
     def predict_dataloader(self) -> FeatureLoader | list[FeatureLoader]:

@@ -14,6 +14,7 @@ from dogbreed.data.datamodule import ImageDataModule
 from dogbreed.data.loader import ImageLoader
 from dogbreed.features.runtime import BackboneRuntime, Context, create_runtime, feature_network
 from dogbreed.features.store import FeatureFiles
+from dogbreed.input_spec import InputSpec
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +41,24 @@ class FeatureExtractor:
     Args:
         data: The images.
         net: A network with a linear head.
+        input_spec: Image format that `net` expects, with its size.
         device: Device to run on.
         context: Context that the network runs in, such as autocast.
         threads: One thread per core.
     """
 
     def __init__(
-        self, data: ImageDataModule, net: nn.Module, device: torch.device, context: Context, threads: ThreadPoolExecutor
+        self,
+        data: ImageDataModule,
+        net: nn.Module,
+        input_spec: InputSpec,
+        *,
+        device: torch.device,
+        context: Context,
+        threads: ThreadPoolExecutor,
     ) -> None:
         self.data = data
+        self.input_spec = input_spec
         self.device = device
         self.context = context
         self.threads = threads
@@ -64,13 +74,15 @@ class FeatureExtractor:
         num_images = len(self.data.splits[view.split])
         problems: dict[str, str] = {}
         log.info("computing the features of %d images: %s", num_images, view.name)
-        loader = self.data.loader(view.split, augment=view.epoch is not None, view=view.epoch or 0)
+        loader = self.data.loader(
+            view.split, augment=view.epoch is not None, view=view.epoch or 0, input_spec=self.input_spec
+        )
         shape = (num_images, self._num_features(loader))
         with files.writing(view.name, shape, {**description, "problems": problems}) as values:
             missing = set(range(num_images))
             for batch in loader:
                 rows = batch.indices.numpy()
-                images = self.data.normalised(batch.images.to(self.device))
+                images = self.data.normalise(batch.images.to(self.device), self.input_spec)
                 if self._runtime is None:
                     self._runtime = create_runtime(self.network, images[:_SAMPLE], self.context, self.threads)
                 sides = [images.flip(-1) if flip else images for flip in view.flips]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dogbreed.models.heads import head_names
-from dogbreed.system import cpu
+from dogbreed.system.cpu import cpu_count
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def thread_per_core() -> Iterator[ThreadPoolExecutor]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(cpu.count(), initializer=torch.set_num_threads, initargs=(1,)) as threads:
+        with ThreadPoolExecutor(cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as threads:
             yield threads
     finally:
         torch.set_num_threads(before)

@@ -54,7 +54,7 @@ class SharedFeatures:
         store = S3Store.from_url(url, endpoint_url)
         self.url = url
         self._bucket, self._prefix = store.bucket, f"{store.prefix}{key}/"
-        self._client: Any = store.make_client()
+        self._client: Any = store.boto_client()
         self._id = secrets.token_hex(8).encode()
 
     def fetch_or_claim(self, name: str, folder: Path) -> bool:

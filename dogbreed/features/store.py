@@ -12,17 +12,17 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from dogbreed.errors import UserError
 from dogbreed.system.atomic import atomic_write
+from dogbreed.system.locks import file_lock, reserve_space
 
 log = logging.getLogger(__name__)
 
@@ -71,20 +71,13 @@ class FeatureFiles:
         Raises:
             UserError: The folder is not writable.
         """
-        lock = FileLock(self.path.with_suffix(".lock"))
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                log.info("another training computes the same features: waiting for it")
-                lock.acquire()
-        except OSError as error:
-            raise UserError(_write_error(self.folder, error)) from None
-        try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(file_lock(self.path.with_suffix(".lock"), on_wait=_log_wait))
+            except OSError as error:
+                raise UserError(_write_error(self.folder, error)) from None
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def writing(self, name: str, shape: tuple[int, int], description: dict[str, Any]) -> Iterator[NDArray[np.float32]]:
@@ -101,8 +94,8 @@ class FeatureFiles:
         path, part = self._file(name, "npy"), self._file(name, "part")
         try:
             values = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
-            with part.open("r+b") as file, suppress(AttributeError):  # macOS has no posix_fallocate
-                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)  # a full disk fails here, not as SIGBUS
+            with part.open("r+b") as file:
+                reserve_space(file, part.stat().st_size)
             yield values
             if name in self._in_memory:
                 return  # the file is deleted, its memory map stays valid
@@ -137,6 +130,10 @@ class FeatureFiles:
 
 def _features(values: NDArray[np.float32], problems: dict[str, str]) -> Features:
     return Features(np.asarray(values), {int(row): reason for row, reason in problems.items()})
+
+
+def _log_wait() -> None:
+    log.info("another training computes the same features: waiting for it")
 
 
 def _size(path: Path) -> int:

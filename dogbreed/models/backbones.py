@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from dogbreed.errors import UserError, did_you_mean
+from dogbreed.input_spec import InputSpec
 from dogbreed.models.heads import head_names
 
 log = logging.getLogger(__name__)
@@ -136,8 +137,6 @@ def pretrained_head(net: nn.Module, name: str, weights: str, kwargs: Mapping[str
     return weight.float(), bias.float()
 
 
-def data_config(net: nn.Module) -> dict[str, Any]:
-    """Returns the input format of `net` as timm does: input_size, mean, std, interpolation, crop_pct, crop_mode."""
-    config = resolve_model_data_config(net)
-    return {key: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-            for key, value in config.items()}  # fmt: skip
+def input_spec(net: nn.Module) -> InputSpec:
+    """Returns the image format that timm documents for `net`."""
+    return InputSpec.from_data_config(resolve_model_data_config(net))

@@ -14,8 +14,8 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from dogbreed.data.classes import parse_class
 from dogbreed.errors import UserError
+from dogbreed.labels import parse_class
 from dogbreed.models import backbones, freezing, heads
 from dogbreed.models.freezing import FROZEN
 from dogbreed.models.heads import FeatureBatch
@@ -62,7 +62,7 @@ class ImageClassifier(pl.LightningModule):
 
     Attributes:
         net: The timm network, normalised float32 images (B, 3, H, W) to logits (B, num_classes), without TTA.
-        data_config: Input format of `net`: input_size, mean, std, interpolation, crop_pct, crop_mode.
+        input_spec: The image format that `net` expects.
         pretrained_head: Weight and bias of the pretrained classifier, for `head_start=pretrained`.
         head_is_solved: Whether `fit_linear_probe` has set the head.
 
@@ -96,7 +96,7 @@ class ImageClassifier(pl.LightningModule):
         self.classes = classes
         self.class_names = [parse_class(folder).name for folder in classes]
         self.net = backbones.create(model, len(classes), weights if load_weights else "random", model_kwargs)
-        self.data_config = backbones.data_config(self.net)
+        self.input_spec = backbones.input_spec(self.net)
         if hp.channels_last:
             self.net.to(memory_format=torch.channels_last)
         if hp.finetune != "full":

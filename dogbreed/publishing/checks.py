@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from dogbreed.data.decode import MAX_PIXELS, decode_pixels
+from dogbreed.data.decode import MAX_PIXELS, PILLOW_FORMATS, decode_pixels, read_size
 from dogbreed.storage.base import ImageError
 from dogbreed.storage.manifest import ImageFile
 
@@ -173,33 +173,28 @@ def _read(data: bytes, kind: str) -> tuple[int, int, bool]:
     area = _area(data)
     if area > MAX_PIXELS:
         raise ImageError(f"huge: {area:,} pixels, at most {MAX_PIXELS:,} can be read")
-    seen = (0, 0)
-
-    def smallest(height: int, width: int) -> int:
-        nonlocal seen
-        seen = width, height
-        return 8
-
     with _one_large_at_a_time if area > LARGE_PIXELS else nullcontext():
         try:
-            decode_pixels(data, smallest)
-            return *seen, True
+            size = read_size(data)
+            decode_pixels(data, scale=8)
+            return size.width, size.height, True
         except ImageError:
             if kind != "JPEG" or data.rstrip(b"\0").endswith(_JPEG_END):
                 raise
             try:
-                decode_pixels(data + _JPEG_END, smallest)
+                size = read_size(data)
+                decode_pixels(data + _JPEG_END, scale=8)
             except ImageError:
                 pass
             else:
-                return *seen, False
+                return size.width, size.height, False
             raise
 
 
 def _area(data: bytes) -> int:
     """Returns the pixels that a file's header promises; 0 where it cannot be read, which decoding will tell."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
             return image.width * image.height
     except Image.DecompressionBombError:
         return MAX_PIXELS + 1

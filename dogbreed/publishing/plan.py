@@ -16,9 +16,9 @@ from dogbreed.errors import UserError
 from dogbreed.publishing.checks import MAX_BYTES, Checked, examine, kind_of
 from dogbreed.publishing.sources import Source
 from dogbreed.storage.base import ImageError, ObjectInfo
-from dogbreed.storage.listing import SUFFIXES
+from dogbreed.storage.listing import IMAGE_SUFFIXES
 from dogbreed.storage.manifest import ImageFile
-from dogbreed.system import cpu as cores
+from dogbreed.system.cpu import cpu_count
 
 _SPLIT_FOLDERS = ("train", "valid", "val", "validation", "test")
 _CHUNK = 32
@@ -76,7 +76,7 @@ def check_all(
         tell: Hears how many more files were looked at.
     """
     chunks = [entries[start : start + _CHUNK] for start in range(0, len(entries), _CHUNK)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(cores.count()) as threads:
+    with warnings.catch_warnings(), ThreadPoolExecutor(cpu_count()) as threads:
         warnings.filterwarnings("ignore", module="PIL")  # about EXIF and sizes: what matters of it is in the remarks
         try:
             for found in threads.map(lambda chunk: [_check(source, entry, known) for entry in chunk], chunks):
@@ -88,7 +88,7 @@ def check_all(
 
 def _check(source: Source, entry: ObjectInfo, known: Mapping[str, ImageFile]) -> Checked | None:
     """Returns what is found out about a file; None where it does not even seem to be an image."""
-    key, called_image = entry.key, PurePosixPath(entry.key).suffix.lower() in SUFFIXES
+    key, called_image = entry.key, PurePosixPath(entry.key).suffix.lower() in IMAGE_SUFFIXES
     if entry.size > MAX_BYTES:
         huge = f"huge: {entry.size / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB are read"
         return Checked(key, key, problem=huge) if called_image else None
@@ -132,7 +132,7 @@ def make_plan(checked: Iterable[Checked], url: str, *, keep_copies: bool = False
 def _index(images: Sequence[Checked], url: str) -> Index:
     """Returns classes and splits, those only that the source has."""
     entries = (ObjectInfo(item.name, item.size, item.hash) for item in images)
-    return build_index(entries, url, valid_fraction=0, test_fraction=0, seed=0)
+    return build_index(entries, url, val_fraction=0, test_fraction=0, seed=0)
 
 
 def _without_root(images: list[Checked]) -> list[Checked]:

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Protocol
 
 from dogbreed.errors import UserError
-from dogbreed.storage.base import FolderStore, ImageError, ObjectInfo, open_store
+from dogbreed.storage import open_store
+from dogbreed.storage.base import ImageError, ObjectInfo
+from dogbreed.storage.local import FolderStore
 
 BOMB_RATIO, BOMB_BYTES = 100, 256 << 20
 """An archive that would unpack to more than both, the ratio of it to the archive and the bytes, is a bomb. Images are
@@ -35,7 +37,7 @@ class Source(Protocol):
     def url(self) -> str:
         """What the user gave, for messages."""
 
-    def entries(self) -> Iterable[ObjectInfo]:
+    def list_objects(self) -> Iterable[ObjectInfo]:
         """Returns the files, each with its path and its size in bytes.
 
         Raises:
@@ -72,9 +74,9 @@ class FolderSource:
     def __init__(self, url: str, root: Path) -> None:
         self.url, self.root = url, root
 
-    def entries(self) -> Iterable[ObjectInfo]:
+    def list_objects(self) -> Iterable[ObjectInfo]:
         """Returns the files below the folder."""
-        return FolderStore(self.url, self.root).entries()
+        return FolderStore(self.url, self.root).list_objects()
 
     def read(self, key: str) -> bytes:
         """Returns a file's content."""
@@ -91,9 +93,9 @@ class DemoSource:
         self.url = url
         self._store = open_store(url)
 
-    def entries(self) -> Iterable[ObjectInfo]:
+    def list_objects(self) -> Iterable[ObjectInfo]:
         """Returns the images; their size in bytes is a guess."""
-        return self._store.entries()
+        return self._store.list_objects()
 
     def read(self, key: str) -> bytes:
         """Returns the JPEG of a key."""
@@ -125,7 +127,7 @@ class ZipSource:
             raise UserError(f"{path} is refused: {reason}; nothing was read from it")
         self._infos = {info.filename: info for info in infos if not info.is_dir()}
 
-    def entries(self) -> Iterable[ObjectInfo]:
+    def list_objects(self) -> Iterable[ObjectInfo]:
         """Returns the files in the archive."""
         return [ObjectInfo(name, info.file_size, f"{info.CRC:08x}") for name, info in self._infos.items()]
 

@@ -16,9 +16,11 @@ from typing import Any, Protocol, cast
 from dogbreed.errors import UserError
 from dogbreed.publishing.checks import Checked, kind_of
 from dogbreed.publishing.download import TransferError
-from dogbreed.storage.base import BusyError, FolderStore, ObjectInfo, Store, open_store
+from dogbreed.storage import open_store
+from dogbreed.storage.base import ObjectInfo, Store, TransientError
 from dogbreed.storage.credentials import advice
-from dogbreed.storage.s3 import RUN_OUT, S3Store
+from dogbreed.storage.local import FolderStore
+from dogbreed.storage.s3 import EXPIRED_CREDENTIALS, S3Store
 
 HASH_NAME = "blake2b"
 """Name of the metadata that holds an image's hash, for servers whose ETags tell nothing (KMS encryption)."""
@@ -34,7 +36,7 @@ class Target(Protocol):
     def store(self) -> Store:
         """What reads there."""
 
-    def entries(self) -> Iterable[ObjectInfo]:
+    def list_objects(self) -> Iterable[ObjectInfo]:
         """Returns what lies there; nothing where the place is yet to be made."""
 
     def check_room(self, num_bytes: int) -> None:
@@ -53,7 +55,7 @@ class Target(Protocol):
         """Writes an object, wholly or not at all.
 
         Raises:
-            BusyError: not now; asking again makes sense.
+            TransientError: not now; asking again makes sense.
             TransferError: the disk is full.
             UserError: it is not allowed.
         """
@@ -80,9 +82,9 @@ class FolderTarget:
     def __init__(self, store: FolderStore) -> None:
         self.store = store
 
-    def entries(self) -> Iterable[ObjectInfo]:
+    def list_objects(self) -> Iterable[ObjectInfo]:
         """Returns the files."""
-        return self.store.entries() if self.store.root.exists() else ()
+        return self.store.list_objects() if self.store.root.exists() else ()
 
     def check_room(self, num_bytes: int) -> None:
         """Raises UserError where the disk has less free than `num_bytes`."""
@@ -128,9 +130,9 @@ class S3Target:
         self.store = store
         self._client: Any = None
 
-    def entries(self) -> Iterable[ObjectInfo]:
+    def list_objects(self) -> Iterable[ObjectInfo]:
         """Returns the objects."""
-        return self.store.entries()
+        return self.store.list_objects()
 
     def check_room(self, num_bytes: int) -> None:
         """Does nothing: a bucket has no end."""
@@ -149,7 +151,7 @@ class S3Target:
         from obstore.exceptions import BaseError, GenericError
 
         if self._client is None:
-            self._client = self.store._client()
+            self._client = self.store.object_client()
         kind = kind_of(data[:16])
         attributes = {"Content-Type": f"image/{kind.lower()}"} if kind else {}
         if image is not None:
@@ -160,11 +162,11 @@ class S3Target:
             )
         except BaseError as error:
             reason = str(error).partition("\n")[0]
-            if any(code in str(error) for code in RUN_OUT):
+            if any(code in str(error) for code in EXPIRED_CREDENTIALS):
                 self._client = None  # credentials that have run out are looked up anew
             elif not isinstance(error, GenericError):
                 raise UserError(f"{self.store.url} cannot be written: {advice(error)}") from error
-            raise BusyError(reason) from error
+            raise TransientError(reason) from error
 
     def delete(self, keys: Iterable[str]) -> None:
         """Removes objects, a thousand a request."""
@@ -177,7 +179,7 @@ class S3Target:
 
     @cached_property
     def _boto(self) -> Any:
-        return self.store.make_client()
+        return self.store.boto_client()
 
 
 def multipart_etags(data: bytes, num_parts: int) -> set[str]:

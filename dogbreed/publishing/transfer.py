@@ -14,8 +14,8 @@ from dogbreed.publishing.download import TransferError
 from dogbreed.publishing.plan import candidates
 from dogbreed.publishing.sources import Source
 from dogbreed.publishing.targets import Target
-from dogbreed.storage.base import BusyError, ImageError, ObjectInfo
-from dogbreed.storage.listing import SUFFIXES
+from dogbreed.storage.base import ImageError, ObjectInfo, TransientError
+from dogbreed.storage.listing import IMAGE_SUFFIXES
 from dogbreed.storage.manifest import MANIFEST, ImageFile, ManifestError, manifest_bytes, read_manifest
 
 LANES = 32
@@ -61,13 +61,13 @@ def look(target: Target) -> There:
     Raises:
         UserError: it cannot be listed.
     """
-    listed = {entry.key: entry for entry in target.entries()}
-    images = {e.key: e for e in candidates(listed.values()) if PurePosixPath(e.key).suffix.lower() in SUFFIXES}
+    listed = {entry.key: entry for entry in target.list_objects()}
+    images = {e.key: e for e in candidates(listed.values()) if PurePosixPath(e.key).suffix.lower() in IMAGE_SUFFIXES}
     manifest: dict[str, ImageFile] = {}
     if MANIFEST in listed:
         with contextlib.suppress(ManifestError):  # a damaged one is of no use, and is written anew
             named = read_manifest(target.store) or ()
-            manifest = {image.key: image for image in named if images.get(image.key) == image.entry}
+            manifest = {image.key: image for image in named if images.get(image.key) == image.object_info}
     return There(images, manifest, MANIFEST in listed)
 
 
@@ -163,7 +163,7 @@ async def _patiently(target: Target, key: str, data: bytes, image: Checked | Non
     for pause_s in (*PAUSES_S, None):
         try:
             return await target.put(key, data, image)
-        except BusyError as error:
+        except TransientError as error:
             if pause_s is None:
                 raise TransferError(str(error)) from error
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))

@@ -70,7 +70,7 @@ def solve_head(model: ImageClassifier, data: ImageDataModule, views: Sequence[Fe
         known[list(view.problems)] = IGNORED
         labels.append(known)
         for row, reason in view.problems.items():
-            data.leave_out(keys[row], reason)
+            data.skip_image(keys[row], reason)
     return fit_linear_probe(model, [view.values for view in views], labels, balanced=data.balanced)
 
 

@@ -20,10 +20,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.data.datamodule import ImageDataModule
-from dogbreed.data.transforms import InputSpec
 from dogbreed.debugger import debugger_callbacks, write_report
 from dogbreed.debugger.files import clear_debug
 from dogbreed.errors import UserError
+from dogbreed.input_spec import InputSpec
 from dogbreed.models.classifier import ImageClassifier
 from dogbreed.models.heads import count_parameters
 from dogbreed.models.hyperparameters import Hyperparameters
@@ -57,7 +57,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     recorders = debugger_callbacks(cfg.debugger, output_dir)
     run = build_run(cfg, output_dir, recorders)
     model = create_model(cfg, data.classes, run.steps.lr)
-    data.input_spec = InputSpec.from_data_config(model.data_config, data.image_size)
+    data.input_spec = model.input_spec
     _log_model(cfg, model)
     if cfg.resume_from:
         _load_weights(model, cfg)
@@ -155,10 +155,10 @@ def _make_output_dir(cfg: DictConfig) -> Path:
 
 
 def _check_objective(cfg: DictConfig, data: ImageDataModule) -> None:
-    if cfg.objective.metric.startswith("val/") and not data.keys("valid"):
+    if cfg.objective.metric.startswith("val/") and not data.keys("val"):
         raise UserError(
-            f"objective.metric={cfg.objective.metric} needs images in valid, which has none: type "
-            "data.valid_fraction=0.1, or objective.metric=train/loss objective.goal=minimize"
+            f"objective.metric={cfg.objective.metric} needs images in val, which has none: type "
+            "data.val_fraction=0.1, or objective.metric=train/loss objective.goal=minimize"
         )
 
 

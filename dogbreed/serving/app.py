@@ -29,8 +29,8 @@ from dogbreed.serving.model_folder import ModelCard
 from dogbreed.serving.request import MAX_BODY_BYTES, RequestError, body_too_large, parse_request
 from dogbreed.serving.responses import Prediction, encode_response
 from dogbreed.serving.settings import Settings
-from dogbreed.system import cpu
-from dogbreed.system.threads import single_threaded
+from dogbreed.system.cpu import cpu_count
+from dogbreed.system.threads import single_threaded_pool
 
 MAX_BUFFERED_BYTES = 8 * MAX_BODY_BYTES
 """Limit on the bodies of all pending requests together."""
@@ -58,7 +58,7 @@ class Endpoint:
         self.card = classifier.card
         self.settings = settings
         self.batcher = Batcher(classifier, settings.max_batch)
-        self._decoders = single_threaded(cpu.count(), "decode")
+        self._decoders = single_threaded_pool(cpu_count(), "decode")
         self._pending_images = 0  # a request counts as one image until its body is parsed
         self._buffered_bytes = 0
         self._started: dict[int, float] = {}  # id of each pending request -> when its body was complete

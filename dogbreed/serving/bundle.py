@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dogbreed.data.classes import parse_class
-from dogbreed.data.transforms import InputSpec
 from dogbreed.errors import UserError
+from dogbreed.input_spec import InputSpec
+from dogbreed.labels import parse_class
 from dogbreed.serving.code_closure import module_files
 from dogbreed.serving.model_folder import CARD, FORMAT, WEIGHTS, ModelCard
 from dogbreed.system.atomic import atomic_write

@@ -8,8 +8,9 @@ import random
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from dogbreed.data.decode import MAX_RATIO, decode
-from dogbreed.data.transforms import Crop, EvalTransform, InputSpec
+from dogbreed.data.decode import MAX_ASPECT_RATIO, PILLOW_FORMATS
+from dogbreed.data.transforms import EvalTransform, load_image
+from dogbreed.input_spec import InputSpec
 from dogbreed.serving.request import InferenceRequest, RequestError
 from dogbreed.storage.base import ImageError
 
@@ -18,9 +19,6 @@ MAX_PIXELS = 2**25
 
 MAX_JPEG_PIXELS = 2**26
 """Pixel limit of JPEGs, which are decoded at a reduced scale; 64 megapixels covers phone cameras."""
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Allowed formats: some of Pillow's other plugins start programs or are not hardened against hostile files."""
 
 
 def decode_images(request: InferenceRequest, input_spec: InputSpec) -> torch.Tensor:
@@ -46,23 +44,15 @@ def decode_image(content: bytes, input_spec: InputSpec) -> torch.Tensor:
         RequestError: 400 if the image cannot be read, 413 if it has too many pixels; checked before decoding.
     """
     _check_size(content)
-    transform = EvalTransform(input_spec)
-    views: list[Crop] = []
-
-    def reduction(height: int, width: int) -> int:
-        views.append(transform.view(height, width, random.Random(0)).reduced(transform.spare))
-        return views[-1].reduction
-
     try:
-        pixels = decode(content, reduction)
+        return load_image(content, EvalTransform(input_spec), random.Random(0))
     except ImageError as error:
         raise RequestError(400, f"the image cannot be read: {error}") from error
-    return transform.render(pixels, views[-1], views[-1].reduction)
 
 
 def _check_size(content: bytes) -> None:
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=PILLOW_FORMATS) as image:
             (width, height), kind = image.size, image.format
     except UnidentifiedImageError:
         raise RequestError(400, f"not a readable image, it begins with {content[:12]!r}") from None
@@ -73,5 +63,5 @@ def _check_size(content: bytes) -> None:
     limit = MAX_JPEG_PIXELS if kind in ("JPEG", "MPO") else MAX_PIXELS
     if width * height > limit:
         raise RequestError(413, f"the image has {width} x {height} pixels; at most {limit:,}")
-    if max(width, height) > MAX_RATIO * min(width, height):
-        raise RequestError(400, f"the image is {width} x {height}: one side at most {MAX_RATIO} times the other")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise RequestError(400, f"the image is {width} x {height}: one side at most {MAX_ASPECT_RATIO} times the other")

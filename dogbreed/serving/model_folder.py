@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from dogbreed.data.transforms import InputSpec
 from dogbreed.errors import UserError
+from dogbreed.input_spec import InputSpec
 from dogbreed.models import backbones
 from dogbreed.models.heads import head_names
 from dogbreed.models.tta import FlipTTA

@@ -1,17 +1,20 @@
-"""Credentials as boto3 finds and renews them, and boto3's errors in words for a user."""
+"""AWS credentials as boto3 resolves and refreshes them, and boto3's errors as messages for the user."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-_CREDENTIALS_LIVE = timedelta(minutes=10)
-"""How long workers use credentials before they ask boto3 again, which by itself renews those that expire."""
+from dogbreed.errors import UserError
+
+_CREDENTIALS_LIFETIME = timedelta(minutes=10)
+"""How long workers use credentials before they ask boto3 again, which refreshes those that expire."""
 
 
-def provider(session: Any) -> Callable[[], dict[str, Any]]:
-    """Returns what obstore calls for credentials, again whenever the last ones ran out."""
+def credential_provider(session: Any) -> Callable[[], dict[str, Any]]:
+    """Returns obstore's credential callback for a boto3 session; obstore calls it again after `expires_at`."""
     credentials = session.get_credentials()
 
     def provide() -> dict[str, Any]:
@@ -20,14 +23,25 @@ def provider(session: Any) -> Callable[[], dict[str, Any]]:
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
             "token": frozen.token,
-            "expires_at": datetime.now(timezone.utc) + _CREDENTIALS_LIVE,
+            "expires_at": datetime.now(timezone.utc) + _CREDENTIALS_LIFETIME,
         }
 
     return provide
 
 
+@contextmanager
+def user_errors(what: str) -> Iterator[None]:
+    """Converts boto3's errors in the block to `UserError(f"{what}: {advice}")`."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise UserError(f"{what}: {advice(error)}") from error
+
+
 def advice(error: Exception) -> str:
-    """Returns boto3's error in one line, with what to do about the usual ones."""
+    """Returns one line for an error of boto3 or obstore, with the fix for common ones."""
     from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
     code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
@@ -43,5 +57,5 @@ def advice(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Returns what an error says first."""
+    """Returns the first line of an error's message."""
     return str(error).partition("\n")[0].strip()

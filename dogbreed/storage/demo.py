@@ -1,10 +1,10 @@
-"""Generated breeds: images that need no network and no disk, made on the fly from their keys.
+"""Generated dog breeds: images without network or disk, drawn from their keys.
 
     demo://?classes=8&train=60&valid=20&test=20&size=32
 
-Each breed has a coat colour, a coat pattern and a build. Breeds share each of the three with others, so none of them
-gives a breed away; place, scale, turn, light, background, other things in the image and grain are left to chance.
-Counts are images a class; a split of 0 images is not there, and is then made from train like any missing one.
+Each breed has a coat colour, a coat pattern and a build. Breeds share each of the three with others, so no single one
+identifies a breed; position, scale, rotation, light, background, distractors and noise are random. Counts are images
+per class; a split of 0 images does not exist, and is made from train like any missing split.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ class _Outline(NamedTuple):
     elongation: float
     """Length over height."""
     squareness: float
-    """Exponent of the outline: 2 an ellipse, smaller ones spindles, larger ones boxes."""
+    """Exponent of the superellipse: 2 is an ellipse, smaller is pointed, larger is boxy."""
 
 
 class _Breed(NamedTuple):
-    """What the images of a breed have in common."""
+    """What all images of a breed share."""
 
     folder: str
     hue: float
-    """Of the coat, 0 to 1."""
+    """Of the coat, on the scale 0 to 1."""
     pattern: int
     outline: _Outline
 
 
 def _breed(number: int) -> _Breed:
-    """Returns breed `number`, counted from 0; breeds next to each other share a colour or a build, never both."""
+    """Returns breed `number`, counted from 0; neighbours share a colour or a build, never both."""
     pattern = number % len(_PATTERNS)
     build = (pattern * 3 + number // len(_PATTERNS)) % len(_BUILDS)
     hue = (number % 4) / 4 + number // 4 * 0.077
@@ -64,18 +64,20 @@ class DemoStore:
     url: str
     classes: int = 8
     train: int = 60
-    """Images a class."""
+    """Images per class."""
     valid: int = 20
+    """Images per class."""
     test: int = 20
+    """Images per class."""
     size: int = 32
     """Height and width, px."""
 
     @classmethod
     def from_url(cls, url: str) -> DemoStore:
-        """Returns the store for `demo://?classes=8&train=60`; what is not given keeps its default.
+        """Returns the store for `demo://?classes=8&train=60`; missing settings keep their default.
 
         Raises:
-            UserError: an unknown setting, or one out of its range.
+            UserError: an unknown setting, or a value out of range.
         """
         parts = urllib.parse.urlsplit(url)
         if parts.netloc or parts.path.strip("/"):
@@ -86,12 +88,12 @@ class DemoStore:
                 raise UserError(f"data.url={url!r}: no setting {name!r}{did_you_mean(name, _LIMITS)}")
             least, most = _LIMITS[name]
             if not value.isascii() or not value.isdigit() or not least <= int(value) <= most:
-                raise UserError(f"data.url={url!r}: {name}={value} is not a whole number from {least} to {most}")
+                raise UserError(f"data.url={url!r}: {name}={value} must be a whole number from {least} to {most}")
             settings[name] = int(value)
         return cls(url, **settings)
 
-    def entries(self) -> Iterator[ObjectInfo]:
-        """Yields the images; their size in bytes is a guess."""
+    def list_objects(self) -> Iterator[ObjectInfo]:
+        """Yields the images; their size in bytes is an estimate."""
         for split in ("train", "valid", "test"):
             for number in range(self.classes):
                 folder = _breed(number).folder
@@ -99,11 +101,11 @@ class DemoStore:
                     yield ObjectInfo(f"{split}/{folder}/{image:04d}.jpg", self.size**2, f"{self.size}px")
 
     def read(self, key: str) -> bytes | None:
-        """Returns None: there is nothing but the images."""
+        """Returns None: there are no objects but the images."""
         return None
 
     async def fetch(self, key: str) -> ObjectBody:
-        """Returns the JPEG of a key: always the same bytes."""
+        """Returns the JPEG of a key, always the same bytes."""
         number = key.split("/")[1].partition(".")[0] if key.count("/") == 2 else ""
         if not number.isdigit() or not 1 <= int(number) <= self.classes:
             raise ImageError("no such generated image")
@@ -111,12 +113,12 @@ class DemoStore:
         return ObjectBody(simplejpeg.encode_jpeg(image, quality=88), "")
 
     def fork_is_safe(self) -> bool:
-        """Returns True: nothing is kept between images."""
+        """Returns True: the store has no state."""
         return True
 
 
 def draw(breed: _Breed, size: int, rng: random.Random) -> NDArray[np.uint8]:
-    """Returns an image of the breed, uint8 (size, size, 3), all chance from `rng`."""
+    """Returns an image of the breed, uint8 (size, size, 3); all randomness comes from `rng`."""
     grain = np.random.default_rng(rng.getrandbits(64))
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) * (2.0 / size) - 1.0
     canvas = _background(x, y, rng)
@@ -134,7 +136,7 @@ def draw(breed: _Breed, size: int, rng: random.Random) -> NDArray[np.uint8]:
 
 
 def _background(x: Floats, y: Floats, rng: random.Random) -> Floats:
-    """Returns two colours running into each other, float32 (H, W, 3), 0 to 1."""
+    """Returns a gradient between two colours, float32 (H, W, 3), 0 to 1."""
     one, other = (_colour(rng.random(), rng.uniform(0.1, 0.6), rng.uniform(0.3, 0.9)) for _ in range(2))
     turn, waves = rng.uniform(0, 2 * math.pi), rng.uniform(0.5, 3.0)
     ramp = 0.5 + 0.5 * np.sin(waves * (math.cos(turn) * x + math.sin(turn) * y) + rng.uniform(0, 6))
@@ -142,7 +144,7 @@ def _background(x: Floats, y: Floats, rng: random.Random) -> Floats:
 
 
 def _body(x: Floats, y: Floats, rng: random.Random, radius: float, outline: _Outline) -> tuple[Floats, Floats, Floats]:
-    """Returns a soft mask (H, W), 0 to 1, anywhere in the image, and the coordinates along and across the body."""
+    """Returns a soft mask (H, W), 0 to 1, at a random position, and the coordinates along and across the body."""
     turn = rng.uniform(-0.5, 0.5)
     room = 1.0 - radius
     dx, dy = x - rng.uniform(-room, room), y - rng.uniform(-room, room)
@@ -154,7 +156,7 @@ def _body(x: Floats, y: Floats, rng: random.Random, radius: float, outline: _Out
 
 
 def _pattern(pattern: int, along: Floats, across: Floats, rng: random.Random) -> Floats:
-    """Returns where the coat is marked, float32 (H, W), 0 to 1."""
+    """Returns the strength of the coat's markings, float32 (H, W), 0 to 1."""
     shift, pace = rng.uniform(0, 2 * math.pi), rng.uniform(0.85, 1.15)
     waves = {
         0: lambda: np.sin(7 * pace * along + shift) * np.sin(7 * pace * across + shift) - 0.2,

@@ -1,7 +1,6 @@
-"""A listing packed into few arrays: a million keys in 80 MB, and shared with the workers instead of copied.
+"""A listing packed into a few arrays: far smaller than Python objects, and shared with forked workers.
 
-As Python objects a million keys, sizes and ETags are 400 MB, and counting references to them would copy those pages
-into every forked worker.
+Reference counts of a million Python strings would be written, and so copied, in every forked worker.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from numpy.typing import NDArray
 from dogbreed.storage.base import ObjectInfo
 from dogbreed.storage.manifest import MANIFEST
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-"""Files that are taken for images."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+"""Suffixes of the files that are treated as images, lower case."""
 
 Folder = tuple[str, ...]
-"""The first two folders of a key, or as many as it has: where split and class stand."""
+"""The first two folders of a key, or fewer if it has fewer: they hold split and class."""
 
 
-class Keys(Sequence[str]):
-    """Strings in one piece of memory; equal to any sequence of the same strings.
+class PackedStrings(Sequence[str]):
+    """Strings in one buffer; equal to any sequence of the same strings.
 
     Args:
-        text: All of them, UTF-8.
-        starts: int64 (N,): where each begins in `text`, bytes.
-        ends: int64 (N,): where each ends.
+        text: All strings, UTF-8.
+        starts: int64 (N,): start of each string in `text`, bytes.
+        ends: int64 (N,): end of each string, bytes.
     """
 
     def __init__(self, text: bytearray, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
@@ -46,10 +45,10 @@ class Keys(Sequence[str]):
     @overload
     def __getitem__(self, position: int) -> str: ...
     @overload
-    def __getitem__(self, position: slice) -> Keys: ...
-    def __getitem__(self, position: int | slice) -> str | Keys:
+    def __getitem__(self, position: slice) -> PackedStrings: ...
+    def __getitem__(self, position: int | slice) -> str | PackedStrings:
         if isinstance(position, slice):
-            return Keys(self._text, self._starts[position], self._ends[position])
+            return PackedStrings(self._text, self._starts[position], self._ends[position])
         return self._text[self._starts[position] : self._ends[position]].decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
@@ -64,42 +63,60 @@ class Keys(Sequence[str]):
 
     def __repr__(self) -> str:
         more = f", ... {len(self) - 3} more" if len(self) > 3 else ""
-        return f"Keys({', '.join(map(repr, self[:3]))}{more})"
+        return f"PackedStrings({', '.join(map(repr, self[:3]))}{more})"
 
     def arrays(self) -> dict[str, Any]:
-        """Returns what they are made of, the text as uint8."""
+        """Returns the arrays by name, the text as uint8."""
         return {"text": np.frombuffer(self._text, np.uint8), "starts": self._starts, "ends": self._ends}
 
-    def take(self, positions: NDArray[np.int64]) -> Keys:
-        """Returns those at `positions`, int64 (M,); the text is shared."""
-        return Keys(self._text, self._starts[positions], self._ends[positions])
+    def take(self, positions: NDArray[np.int64]) -> PackedStrings:
+        """Returns the strings at `positions`, int64 (M,); the text is shared."""
+        return PackedStrings(self._text, self._starts[positions], self._ends[positions])
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The images under a URL, sorted by key, and what else lies there."""
+    """The images under a URL, sorted by key, and a summary of the other files."""
 
-    keys: Keys
+    keys: PackedStrings
     sizes: NDArray[np.int64]
     """int64 (N,): bytes."""
     folders: list[Folder]
-    """Every folder that images lie in."""
+    """Every folder that contains images."""
     folder_numbers: NDArray[np.int32]
     """int32 (N,): position in `folders`."""
     versions: NDArray[np.uint64]
     """uint64 (N,): `ObjectInfo.version`."""
     fingerprint: str
-    """Changes when an image is added, taken away or changed; 16 hexadecimal digits."""
+    """Changes when an image is added, removed or modified; 16 hexadecimal digits."""
     other_folders: set[Folder]
-    """Of the files that are no images, and of folders without files."""
+    """Folders of files that are not images, and empty folders."""
     other_suffixes: Counter[str]
-    """How many files of which suffix are no images."""
+    """Number of files that are not images, by suffix."""
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    @classmethod
+    def pack(cls, objects: Iterable[ObjectInfo]) -> Listing:
+        """Returns the listing of `objects`, in any order and with unique keys; hidden files are excluded."""
+        packer, other_folders, other_suffixes = _Packer(), set(), Counter[str]()
+        for item in objects:
+            if is_hidden(item.key) or item.key == MANIFEST:
+                continue
+            *parents, name = item.key.split("/")
+            suffix = name[name.rfind(".") :].lower() if "." in name else ""
+            folder = tuple(parents[:2])
+            if suffix in IMAGE_SUFFIXES:
+                packer.add(item, folder)
+                continue
+            other_folders.add(folder)
+            if name:
+                other_suffixes[suffix or "no suffix"] += 1
+        return packer.listing(other_folders, other_suffixes)
+
     def save(self, file: Path) -> None:
-        """Writes it all to `file`."""
+        """Writes the listing to `file`."""
         names = json.dumps([self.fingerprint, self.folders, sorted(self.other_folders), self.other_suffixes])
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
         with file.open("wb") as target:
@@ -107,7 +124,7 @@ class Listing:
 
     @classmethod
     def load(cls, file: Path) -> Listing:
-        """Returns what `save` wrote.
+        """Returns the listing that `save` wrote.
 
         Raises:
             OSError, ValueError, KeyError, zipfile.BadZipFile: it is damaged.
@@ -115,7 +132,7 @@ class Listing:
         with np.load(file) as arrays:
             fingerprint, folders, others, suffixes = json.loads(arrays["names"].tobytes())
             return cls(
-                Keys(bytearray(arrays["text"].tobytes()), arrays["starts"], arrays["ends"]),
+                PackedStrings(bytearray(arrays["text"].tobytes()), arrays["starts"], arrays["ends"]),
                 folders=[tuple(folder) for folder in folders],
                 fingerprint=fingerprint,
                 other_folders={tuple(folder) for folder in others},
@@ -127,9 +144,15 @@ class Listing:
 _ARRAYS = ("sizes", "folder_numbers", "versions")
 
 
+def is_hidden(key: str) -> bool:
+    """Returns whether a tool created the file: `.DS_Store`, `.ipynb_checkpoints/...`, `__MACOSX/._image.jpg`."""
+    path = f"/{key}/"
+    return "/." in path or "/__MACOSX/" in path
+
+
 @dataclass
-class _Packing:
-    """The arrays while entries still come."""
+class _Packer:
+    """The arrays of a listing while it is read."""
 
     text: bytearray = field(default_factory=bytearray)
     ends: array[int] = field(default_factory=lambda: array("q"))
@@ -138,21 +161,20 @@ class _Packing:
     versions: array[int] = field(default_factory=lambda: array("Q"))
     folders: dict[Folder, int] = field(default_factory=dict)
 
-    def add(self, entry: ObjectInfo, folder: Folder) -> None:
-        key = entry.key.encode("utf-8", "surrogateescape")
-        self.text += key
+    def add(self, item: ObjectInfo, folder: Folder) -> None:
+        self.text += item.key.encode("utf-8", "surrogateescape")
         self.ends.append(len(self.text))
-        self.sizes.append(entry.size)
+        self.sizes.append(item.size)
         self.folder_numbers.append(self.folders.setdefault(folder, len(self.folders)))
-        self.versions.append(entry.version)
+        self.versions.append(item.version)
 
     def listing(self, other_folders: set[Folder], other_suffixes: Counter[str]) -> Listing:
         text, ends = self.text, np.array(self.ends, dtype=np.int64)
         starts = np.concatenate([np.zeros(1, np.int64), ends])[:-1]
-        order = _order(text, starts, ends)
+        order = _argsort(text, starts, ends)
         versions = np.array(self.versions, dtype=np.uint64)[order]
         return Listing(
-            Keys(text, starts[order], ends[order]),
+            PackedStrings(text, starts[order], ends[order]),
             np.array(self.sizes, dtype=np.int64)[order],
             list(self.folders),
             np.array(self.folder_numbers, dtype=np.int32)[order],
@@ -163,31 +185,10 @@ class _Packing:
         )
 
 
-def pack(entries: Iterable[ObjectInfo]) -> Listing:
-    """Returns the listing of `entries`, which may come in any order, each key once; what is hidden is left out."""
-    packing, other_folders, other_suffixes = _Packing(), set(), Counter[str]()
-    for entry in entries:
-        path = f"/{entry.key}/"
-        if "/." in path or "/__MACOSX/" in path:
-            continue  # .DS_Store, ._image.jpg, .ipynb_checkpoints: nobody put these there as data
-        if entry.key == MANIFEST:
-            continue
-        *parents, name = entry.key.split("/")
-        suffix = name[name.rfind(".") :].lower() if "." in name else ""
-        folder = tuple(parents[:2])
-        if suffix in SUFFIXES:
-            packing.add(entry, folder)
-            continue
-        other_folders.add(folder)
-        if name:
-            other_suffixes[suffix or "no suffix"] += 1
-    return packing.listing(other_folders, other_suffixes)
+def _argsort(text: bytearray, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns int64 (N,): the positions that sort the strings, without creating Python strings.
 
-
-def _order(text: bytearray, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns int64 (N,): the positions of the strings in sorted order, without making them Python objects.
-
-    Eight bytes of each string at a time, from the last to the first, by a stable sort.
+    A radix sort, from the last group of eight bytes to the first.
     """
     content = np.frombuffer(text, dtype=np.uint8)
     order: NDArray[np.int64] = np.arange(len(starts), dtype=np.int64)

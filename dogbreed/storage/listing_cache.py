@@ -1,11 +1,9 @@
-"""What is known of a bucket from before: a manifest, or the last listing, kept on this machine.
+"""Finds the listing of an S3 prefix: from a manifest or a cached listing if they are still valid, else by listing it.
 
-Neither is believed unseen. Pages of a thousand objects are listed and compared, keys, sizes and ETags: all of them
-where there are few, else some that chance chooses, the first and the last. Nothing is ever written to the bucket.
-
-With either, a training begins after these pages, however many there are. Without, it begins after the last: no order
-it goes by is known sooner, as that of a shuffled epoch, the length of the schedule, the splits that are made and the
-name of what is kept of a backbone's features depend on every key.
+Both are validated against pages of a thousand objects, by keys, sizes and ETags: all pages of a small listing; of a
+large one the first, the last and a sample. Nothing is ever written to the bucket. The full listing is needed before
+training starts, because the shuffled order, the number of steps, generated splits and the name of cached features
+depend on every key.
 """
 
 from __future__ import annotations
@@ -26,144 +24,145 @@ from pathlib import Path
 import numpy as np
 
 from dogbreed.storage.base import ObjectInfo, Store
-from dogbreed.storage.listing import Listing, pack
+from dogbreed.storage.listing import Listing
 from dogbreed.storage.manifest import ManifestError, read_manifest
 from dogbreed.storage.s3 import S3Store
-from dogbreed.storage.s3_listing import Lister
+from dogbreed.storage.s3_listing import S3Lister
 
 log = logging.getLogger(__name__)
 
-_PAGE = 1000
-"""Objects in a page, as S3 has it."""
+_PAGE_SIZE = 1000
+"""Objects in a page of S3."""
 
-_COMPARED = 16
-"""Pages that are compared."""
+_MAX_PAGES_COMPARED = 16
 
 Pager = Callable[[str], tuple[list[ObjectInfo], bool]]
-"""As `Lister.page` is."""
+"""Signature of `S3Lister.page`."""
 
 
-def find_listing(store: Store, folder: Path | None) -> Listing:
-    """Returns the listing of a store: known from before where that still holds, else made anew.
+def find_listing(store: Store, cache_folder: Path | None, seed: int = 0) -> Listing:
+    """Returns the listing of a store, from its manifest or the cache if they are still valid.
 
     Args:
-        store: One in S3; others are listed as quickly as compared.
-        folder: Where listings are kept; None: they are not.
+        store: Stores outside S3 are always listed, which is as fast as validating.
+        cache_folder: Folder of cached listings; None: no cache.
+        seed: Selects the pages that are compared; must be the same in all ranks of a distributed training, so that
+            all of them come to the same listing.
 
     Raises:
         UserError: the store cannot be listed.
     """
     if not isinstance(store, S3Store):
-        return pack(store.entries())
-    lister = Lister(store)
-    page = lister.page
-    entries, is_all = page("")
+        return Listing.pack(store.list_objects())
+    lister = store.lister()
+    objects, is_all = lister.page("")
     if is_all:
-        return pack(entries)
-    place = f"{store.endpoint_url} {store.bucket}/{store.prefix}"
-    file = folder / f"{hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}.npz" if folder else None
-    known = _kept(store, file, page) or _from_manifest(lister)
-    if known is None:
-        known = pack(lister.entries(many=_common_folder(entries)))
+        return Listing.pack(objects)
+    name = f"{store.endpoint_url} {store.bucket}/{store.prefix}"
+    digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    file = cache_folder / f"{digest}.npz" if cache_folder else None
+    listing = _from_cache(store, file, lister.page, seed) or _from_manifest(store, lister, seed)
+    if listing is None:
+        listing = Listing.pack(lister.list_objects(large_folder=_common_folder(objects)))
         if file:
-            _keep(known, file)
-    return known
+            _save(listing, file)
+    return listing
 
 
-def _kept(store: S3Store, file: Path | None, page: Pager) -> Listing | None:
-    """Returns the listing in `file` if it still holds."""
+def _from_cache(store: S3Store, file: Path | None, page: Pager, seed: int) -> Listing | None:
+    """Returns the listing in `file` if it is still valid."""
     if file is None or not file.exists():
         return None
     try:
         listing = Listing.load(file)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        log.warning("%s cannot be read (%s), %s is listed anew", file, error, store.url)
+        log.warning("%s cannot be read (%s); listing %s again", file, error, store.url)
         return None
     made = datetime.fromtimestamp(file.stat().st_mtime)
-    if reason := difference(page, listing):
-        log.info("%s has changed since it was listed at %s (%s): listed anew", store.url, f"{made:%F %R}", reason)
+    if reason := difference(page, listing, seed):
+        log.info("%s has changed since the listing of %s (%s); listing it again", store.url, f"{made:%F %R}", reason)
         return None
-    log.info("%s: as listed at %s (%s)", store.url, f"{made:%F %R}", _compared(listing))
+    log.info("%s: using the listing of %s (%s)", store.url, f"{made:%F %R}", _pages_compared(listing))
     return listing
 
 
-def _common_folder(entries: list[ObjectInfo]) -> str:
-    """Returns the folder that all entries of a page, which are in order, lie in."""
-    folders = [posixpath.dirname(entry.key) for entry in (*entries[:1], *entries[-1:])]
+def _common_folder(objects: list[ObjectInfo]) -> str:
+    """Returns the folder that contains all objects of a sorted page; empty, or ends in `/`."""
+    folders = [posixpath.dirname(item.key) for item in (*objects[:1], *objects[-1:])]
     folder = posixpath.commonpath(folders) if folders else ""
     return f"{folder}/" if folder else ""
 
 
-def _from_manifest(lister: Lister) -> Listing | None:
-    """Returns the listing that publishing has left in the bucket, if it still holds."""
-    store = lister.store
+def _from_manifest(store: S3Store, lister: S3Lister, seed: int) -> Listing | None:
+    """Returns the listing in the bucket's manifest if it is still valid."""
     try:
         images = read_manifest(lister)
         if images is None:
             return None
-        listing = pack(image.entry for image in images)
+        listing = Listing.pack(image.object_info for image in images)
     except ManifestError as error:
-        log.warning("%s: its manifest is not used, as %s", store.url, error)
+        log.warning("%s: ignoring its manifest: %s", store.url, error)
         return None
-    if reason := difference(lister.page, listing):
-        log.warning("%s: its manifest is stale (%s) and not used; publish again to renew it", store.url, reason)
+    if reason := difference(lister.page, listing, seed):
+        log.warning("%s: ignoring its stale manifest (%s); publish again to update it", store.url, reason)
         return None
-    log.info("%s: listed by its manifest (%s)", store.url, _compared(listing))
+    log.info("%s: using its manifest (%s)", store.url, _pages_compared(listing))
     return listing
 
 
-def difference(page: Pager, listing: Listing, rng: random.Random | None = None) -> str | None:
-    """Returns what is found to differ between the bucket and what is known of it, or None.
+def difference(page: Pager, listing: Listing, seed: int = 0) -> str | None:
+    """Returns the first difference found between the bucket and a listing, or None.
 
     Args:
-        page: Is asked for `_COMPARED` pages, in parallel.
-        listing: What is known.
-        rng: Chooses the pages between the first and the last.
+        page: Lists a page of the bucket; called for up to `_MAX_PAGES_COMPARED` pages in parallel.
+        listing: The listing to validate.
+        seed: Selects the pages between the first and the last, together with the listing's fingerprint.
     """
-    starts = range(0, max(1, len(listing)), _PAGE)
+    starts = range(0, max(1, len(listing)), _PAGE_SIZE)
     last = len(starts) - 1
-    if len(starts) > _COMPARED:
-        chosen = {0, last, *(rng or random.Random()).sample(range(1, last), _COMPARED - 2)}
+    if len(starts) > _MAX_PAGES_COMPARED:
+        rng = random.Random(f"{seed}/{listing.fingerprint}")
+        selected = {0, last, *rng.sample(range(1, last), _MAX_PAGES_COMPARED - 2)}
     else:
-        chosen = set(range(len(starts)))
+        selected = set(range(len(starts)))
 
     def compare(number: int) -> str | None:
-        begin, end = number * _PAGE, (number + 1) * _PAGE
+        begin, end = number * _PAGE_SIZE, (number + 1) * _PAGE_SIZE
         after = listing.keys[begin - 1] if begin else ""
         while True:
-            entries, is_end = page(after)
-            found = pack(entries)
-            upto = len(listing) if is_end else bisect.bisect_right(listing.keys, entries[-1].key)
-            if not np.array_equal(found.versions, listing.versions[begin:upto]):
-                return _first_difference(found, listing, begin, upto)
+            objects, is_end = page(after)
+            current = Listing.pack(objects)
+            upto = len(listing) if is_end else bisect.bisect_right(listing.keys, objects[-1].key)
+            if not np.array_equal(current.versions, listing.versions[begin:upto]):
+                return _first_difference(current, listing, begin, upto)
             if is_end or (upto >= end and number != last):
                 return None
-            # Files that are no images lie between, so there are fewer images in a page than were counted for it.
-            begin, after = upto, entries[-1].key
+            # Other files take up part of the bucket's page, so one page of the listing can need several.
+            begin, after = upto, objects[-1].key
 
-    with ThreadPoolExecutor(_COMPARED) as threads:
-        return next(filter(None, threads.map(compare, sorted(chosen))), None)
+    with ThreadPoolExecutor(_MAX_PAGES_COMPARED) as threads:
+        return next(filter(None, threads.map(compare, sorted(selected))), None)
 
 
-def _first_difference(found: Listing, listing: Listing, begin: int, upto: int) -> str:
-    now = dict(zip(found.keys, found.versions.tolist(), strict=True))
+def _first_difference(current: Listing, listing: Listing, begin: int, upto: int) -> str:
+    now = dict(zip(current.keys, current.versions.tolist(), strict=True))
     before = dict(zip(listing.keys[begin:upto], listing.versions[begin:upto].tolist(), strict=True))
     key = min(key for key in now.keys() | before.keys() if now.get(key) != before.get(key))
-    return f"{key} {'is new' if key not in before else 'is gone' if key not in now else 'was changed'}"
+    return f"{key} {'is new' if key not in before else 'is gone' if key not in now else 'was modified'}"
 
 
-def _compared(listing: Listing) -> str:
-    pages = math.ceil(len(listing) / _PAGE)
-    return f"{min(pages, _COMPARED)} of {pages} pages compared"
+def _pages_compared(listing: Listing) -> str:
+    pages = math.ceil(len(listing) / _PAGE_SIZE)
+    return f"{min(pages, _MAX_PAGES_COMPARED)} of {pages} pages compared"
 
 
-def _keep(listing: Listing, file: Path) -> None:
-    """Writes a listing; a disk that is full is no reason to end."""
-    new = file.with_suffix(f".{os.getpid()}.new")
+def _save(listing: Listing, file: Path) -> None:
+    """Caches a listing; a full disk only logs a warning."""
+    part = file.with_suffix(f".{os.getpid()}.new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        listing.save(new)
-        new.replace(file)
+        listing.save(part)
+        part.replace(file)
     except OSError as error:
-        log.warning("the listing is not kept: %s: %s", file, error.strerror)
-        new.unlink(missing_ok=True)
+        log.warning("cannot cache the listing in %s: %s", file, error.strerror)
+        part.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""The manifest: a listing that publishing leaves beside the images, so that a million need not be listed again.
+"""The manifest: a listing that publishing writes next to the images, so that large data sets need not be listed again.
 
-One gzip'd object, a JSON object a line: first a header, then one line an image, sorted by key.
+One gzip-compressed object with a JSON object per line: a header, then one line per image, sorted by key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from dogbreed.storage.base import ObjectInfo
 
 MANIFEST = "dogbreed-manifest.json.gz"
-"""Its key, directly below the data URL."""
+"""Key of the manifest, directly below the data URL."""
 
 FORMAT = 1
 
@@ -31,19 +31,20 @@ class ImageFile(NamedTuple):
     etag: str
     """As the store lists it, without quotes."""
     width: int = 0
-    """Pixels; 0: not known."""
+    """Pixels; 0: unknown."""
     height: int = 0
+    """Pixels; 0: unknown."""
     hash: str = ""
-    """blake2b-128 of the content, hexadecimal; empty: not known."""
+    """blake2b-128 of the content, hexadecimal; empty: unknown."""
 
     @property
-    def entry(self) -> ObjectInfo:
-        """What a listing of the store says of it."""
+    def object_info(self) -> ObjectInfo:
+        """The image as a listing of the store returns it."""
         return ObjectInfo(self.key, self.size, self.etag)
 
 
 class ManifestError(ValueError):
-    """A manifest cannot be used; the message says why."""
+    """A manifest cannot be used; the message is the reason."""
 
 
 def manifest_bytes(images: Iterable[ImageFile]) -> bytes:
@@ -56,10 +57,10 @@ def manifest_bytes(images: Iterable[ImageFile]) -> bytes:
 
 
 def parse_manifest(content: bytes) -> Iterator[ImageFile]:
-    """Yields the images of a manifest in the order of their keys.
+    """Yields the images of a manifest, sorted by key.
 
     Raises:
-        ManifestError: it is damaged, cut short or of another format.
+        ManifestError: damaged, truncated or of another format.
     """
     try:
         with gzip.open(io.BytesIO(content), "rt", encoding="utf-8") as lines:
@@ -83,10 +84,10 @@ class _Reader(Protocol):
 
 
 def read_manifest(store: _Reader) -> Iterator[ImageFile] | None:
-    """Returns the images that the store's manifest names, unchecked and as they are read; None where there is none.
+    """Returns the images of the store's manifest, parsed lazily and not compared with the store; None without one.
 
     Raises:
-        ManifestError: while they are read, if that cannot be done.
+        ManifestError: during the iteration, if the manifest is damaged.
         UserError: the store cannot be read at all.
     """
     content = store.read(MANIFEST)

@@ -1,4 +1,4 @@
-"""Many requests in flight while the caller decodes: a thread with an event loop, and a bounded window in order."""
+"""Fetches objects ahead of the caller, concurrently and in order: an event loop in a thread, with a bounded window."""
 
 from __future__ import annotations
 
@@ -11,50 +11,57 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from dogbreed.storage.base import ObjectBody, ObjectRequest, Store
-from dogbreed.storage.disk_cache import Cache, through
+from dogbreed.storage.disk_cache import DiskCache
 from dogbreed.storage.retry import RetryingFetcher
 
 WINDOW = 128
-"""Requests in flight or waiting to be decoded, for each worker."""
+"""Objects in flight or waiting to be decoded, per worker."""
 
 WINDOW_BYTES = 32 * 2**20
-"""Bytes in flight or waiting to be decoded, for each worker; a single larger image still passes."""
+"""Bytes in flight or waiting to be decoded, per worker; a single larger object is still fetched."""
 
 
 def prefetch(
     store: Store,
-    wanted: Iterable[ObjectRequest],
-    cache: Cache | None = None,
+    requests: Iterable[ObjectRequest],
+    cache: DiskCache | None = None,
     *,
     window: int = WINDOW,
     window_bytes: int = WINDOW_BYTES,
 ) -> Generator[Future[ObjectBody]]:
-    """Yields the contents of `wanted` in that order, requested ahead of time, or read from the cache.
+    """Yields the objects of `requests` in order, fetched ahead of time or read from the cache.
 
-    Each comes as a future, so that one that fails does not end the others. Closing the generator drops what is in
+    Each object is a future, so that a failed one does not end the iteration. Closing the generator cancels what is in
     flight.
+
+    Args:
+        store: Where objects are fetched.
+        requests: Which, in this order.
+        cache: Read before fetching, and filled; None: every object is fetched.
+        window: Objects in flight or not consumed yet.
+        window_bytes: Their bytes, as listed.
     """
-    wanted = iter(wanted)
-    upcoming = next(wanted, None)
+    requests = iter(requests)
+    upcoming = next(requests, None)
     pending: deque[tuple[Future[ObjectBody], int]] = deque()
     pending_bytes = 0
     thread = _FetchThread(store, cache)
     thread.start()
     try:
         while upcoming or pending:
-            requests: list[_Request] = []
-            # The thread is woken for a quarter of the window at once: a wake-up costs as much as a small request.
-            topping_up = len(pending) <= window * 3 // 4
-            # And never for more, so that the first batch need not share the line with those after it.
-            while topping_up and upcoming and len(pending) < window and len(requests) <= window // 4:
+            batch: list[_Job] = []
+            # Waking the thread costs as much as a small request, so it is woken for a quarter of the window at once,
+            # and never for more: the first training batch should not share the bandwidth with later ones.
+            refill = len(pending) <= window * 3 // 4
+            while refill and upcoming and len(pending) < window and len(batch) <= window // 4:
                 if pending and pending_bytes + upcoming.size > window_bytes:
                     break
-                requests.append(_Request(upcoming, Future()))
-                pending.append((requests[-1].content, upcoming.size))
+                batch.append(_Job(upcoming, Future()))
+                pending.append((batch[-1].body, upcoming.size))
                 pending_bytes += upcoming.size
-                upcoming = next(wanted, None)
-            if requests:
-                thread.submit(requests)
+                upcoming = next(requests, None)
+            if batch:
+                thread.submit(batch)
             future, size = pending.popleft()
             yield future
             pending_bytes -= size
@@ -62,46 +69,44 @@ def prefetch(
         thread.stop()
 
 
-class _Request(NamedTuple):
-    wanted: ObjectRequest
-    content: Future[ObjectBody]
+class _Job(NamedTuple):
+    request: ObjectRequest
+    body: Future[ObjectBody]
 
 
 class _FetchThread(threading.Thread):
-    """Runs a store's requests on an event loop of its own."""
+    """Runs a store's requests on its own event loop."""
 
-    def __init__(self, store: Store, cache: Cache | None) -> None:
+    def __init__(self, store: Store, cache: DiskCache | None) -> None:
         super().__init__(name="fetch", daemon=True)
-        self._patience, self._cache = RetryingFetcher(store), cache
+        self._fetcher, self._cache = RetryingFetcher(store), cache
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[ObjectBody]] = set()
 
     def run(self) -> None:
         try:
             self._loop.run_forever()
-            self._loop.run_until_complete(self._drop())
+            self._loop.run_until_complete(self._cancel_all())
         finally:
             self._loop.close()
 
-    def submit(self, requests: list[_Request]) -> None:
-        self._loop.call_soon_threadsafe(self._start, requests)
+    def submit(self, jobs: list[_Job]) -> None:
+        self._loop.call_soon_threadsafe(self._start, jobs)
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        if self is not threading.current_thread():  # in which the garbage collector may close an abandoned iteration
+        if self is not threading.current_thread():  # the garbage collector may close an abandoned generator here
             self.join()
 
-    def _start(self, requests: list[_Request]) -> None:
-        for wanted, content in requests:
-            task = self._loop.create_task(self._get(wanted))
+    def _start(self, jobs: list[_Job]) -> None:
+        for request, body in jobs:
+            task = self._loop.create_task(self._fetch(request))
             self._tasks.add(task)
-            task.add_done_callback(functools.partial(self._finish, content))
+            task.add_done_callback(functools.partial(self._finish, body))
 
-    async def _get(self, wanted: ObjectRequest) -> ObjectBody:
-        fetch = functools.partial(self._patience.fetch, wanted.key, wanted.size)
-        if self._cache is None or wanted.version is None:
-            return await fetch()
-        return await through(self._cache, self._cache.name(wanted.key, wanted.version), wanted, fetch)
+    async def _fetch(self, request: ObjectRequest) -> ObjectBody:
+        fetch = functools.partial(self._fetcher.fetch, request.key, request.size)
+        return await (self._cache.fetch(request, fetch) if self._cache else fetch())
 
     def _finish(self, future: Future[ObjectBody], task: asyncio.Task[ObjectBody]) -> None:
         self._tasks.discard(task)
@@ -112,7 +117,7 @@ class _FetchThread(threading.Thread):
         else:
             future.set_result(task.result())
 
-    async def _drop(self) -> None:
+    async def _cancel_all(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

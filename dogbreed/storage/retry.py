@@ -1,4 +1,4 @@
-"""Getting an image from a store that is slow, busy or unreliable: retries, a second request, and an end to waiting."""
+"""Fetches objects with retries, hedged requests and timeouts."""
 
 from __future__ import annotations
 
@@ -7,133 +7,136 @@ import logging
 import random
 import time
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from dogbreed.storage.base import BusyError, ObjectBody, Store, UnreachableError
+from dogbreed.storage.base import ObjectBody, Store, TransientError, UnreachableError
 
 log = logging.getLogger(__name__)
 
-TRIES = 8
-"""Requests for an image before it is given up, where the store answers others."""
+MAX_ATTEMPTS = 8
+"""Attempts per object while the store answers other requests."""
 
 GIVE_UP_S = 120.0
-"""How long an image is tried for, where the store answers nothing at all."""
+"""How long an object is retried while the store answers no request at all."""
 
-FIRST_WAIT_S = 0.05
-"""Most of the wait after a store says it is overloaded; it doubles with each try, and chance takes some of it off.
+FIRST_BACKOFF_S = 0.05
+"""Upper bound of the first backoff, doubled with each retry and shortened by jitter.
 
-What was lost on the way is asked for again at once, and only then waited for in the same way.
+Throttled requests back off at once; after other failures the first retry is immediate.
 """
 
-LONGEST_WAIT_S = 10.0
+MAX_BACKOFF_S = 10.0
 
 TIMEOUT_S = 30.0
-"""How long one request may take, and as much again for each `TIMEOUT_BYTES`."""
+"""Timeout of one request, plus as much again for each `TIMEOUT_BYTES`."""
 
 TIMEOUT_BYTES = 4 * 2**20
 
-HEDGE_SHARE = 0.05
-"""Share of the requests that may be asked a second time because the first takes unusually long."""
+HEDGE_FRACTION = 0.05
+"""Largest fraction of requests that may be hedged."""
 
-LEAST_HEDGE_S = 0.5
-"""A second request is never sent sooner than this after the first."""
+MIN_HEDGE_S = 0.5
+"""A hedged request is sent this long after the first one at the earliest."""
 
-SAY_AFTER_S = 30.0
-"""How long the training waits for one image before it says which; it says so again after each such time."""
+WARN_AFTER_S = 30.0
+"""How long the training waits for one image before it logs the image's key, and between repetitions of the warning."""
 
 
 class RetryingFetcher:
-    """Gets contents from a store, and keeps trying as long as that makes sense. Lives in one event loop.
+    """Fetches objects from a store with retries, exponential backoff and hedged requests. Belongs to one event loop.
 
-    A request that takes much longer than usual (four mean deviations above the mean, as TCP judges a lost packet) is
-    asked a second time, and the first answer counts: one stalled connection then holds nobody up.
+    A request that takes unusually long (more than the mean plus four mean deviations, TCP's retransmission timeout of
+    RFC 6298) is sent a second time and the first response wins, so one stalled connection does not block training.
+
+    Args:
+        store: Where objects are fetched.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._answered_at = time.monotonic()
+        self._last_response_at = time.monotonic()
         self._mean_s = self._deviation_s = 0.0
-        self._num_answers = self._num_hedges = 0
+        self._num_responses = self._num_hedges = 0
 
     async def fetch(self, key: str, size: int) -> ObjectBody:
         """Returns the content of `key`, whose listed size is `size` bytes.
 
         Raises:
-            UnreachableError: it cannot be had, also after several tries.
-            UserError: the store refuses to be read.
+            UnreachableError: all attempts failed.
+            UserError: the store cannot be read at all.
         """
-        began = time.monotonic()
-        tries = waits = 0
+        started = time.monotonic()
+        attempts = backoffs = 0
         while True:
-            tries += 1
-            is_overloaded = False
+            attempts += 1
+            is_throttled = False
             try:
-                return await self._hedged(key, TIMEOUT_S * (1 + size / TIMEOUT_BYTES))
-            except BusyError as error:
-                reason, is_overloaded = str(error), error.is_overloaded
+                return await self._fetch_hedged(key, TIMEOUT_S * (1 + size / TIMEOUT_BYTES))
+            except TransientError as error:
+                reason, is_throttled = str(error), error.is_throttled
             except asyncio.TimeoutError:
-                reason = "no answer in time"
-            waited = time.monotonic() - began
-            others_are_answered = self._answered_at > began
-            if (tries >= TRIES and others_are_answered) or waited > GIVE_UP_S:
-                raise UnreachableError(f"given up after {tries} tries in {waited:.0f} s: {reason}")
-            if tries > 1 or is_overloaded:
-                longest = min(FIRST_WAIT_S * 2**waits, LONGEST_WAIT_S)
-                waits += 1
-                await asyncio.sleep(longest * random.uniform(0.5, 1))
+                reason = "timed out"
+            elapsed_s = time.monotonic() - started
+            store_responds = self._last_response_at > started
+            if (attempts >= MAX_ATTEMPTS and store_responds) or elapsed_s > GIVE_UP_S:
+                raise UnreachableError(f"gave up after {attempts} attempts in {elapsed_s:.0f} s: {reason}")
+            if attempts > 1 or is_throttled:
+                backoff_s = min(FIRST_BACKOFF_S * 2**backoffs, MAX_BACKOFF_S)
+                backoffs += 1
+                await asyncio.sleep(backoff_s * random.uniform(0.5, 1))
 
-    async def _hedged(self, key: str, timeout_s: float) -> ObjectBody:
-        """Returns the answer to the first of at most two requests that gets one."""
-        began = time.monotonic()
+    async def _fetch_hedged(self, key: str, timeout_s: float) -> ObjectBody:
+        """Returns the first successful response of at most two requests."""
+        started = time.monotonic()
         pending = {asyncio.ensure_future(self._store.fetch(key))}
         hedged = False
         try:
-            while (took_s := time.monotonic() - began) < timeout_s:
-                if not hedged and took_s > self._unusual_s() and self._may_hedge():
+            while (elapsed_s := time.monotonic() - started) < timeout_s:
+                if not hedged and elapsed_s > self._hedge_after_s() and self._may_hedge():
                     hedged = True
                     self._num_hedges += 1
                     pending.add(asyncio.ensure_future(self._store.fetch(key)))
-                # What is usual is learned from others in the meantime, so it is looked at again now and then.
-                wait_s = timeout_s - took_s if hedged else min(LEAST_HEDGE_S, timeout_s - took_s)
+                # Until hedged, wakes up now and then: responses to other requests change the threshold.
+                wait_s = timeout_s - elapsed_s if hedged else min(MIN_HEDGE_S, timeout_s - elapsed_s)
                 done, pending = await asyncio.wait(pending, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-                good = [task for task in done if not task.exception()]
-                if good or (done and not pending):
-                    content = (good or list(done))[0].result()
-                    self._learn(time.monotonic() - began)
-                    return content
+                succeeded = [task for task in done if not task.exception()]
+                if succeeded or (done and not pending):
+                    body = (succeeded or list(done))[0].result()
+                    self._record_latency(time.monotonic() - started)
+                    return body
             raise asyncio.TimeoutError
         finally:
             for task in pending:
                 task.cancel()
 
-    def _unusual_s(self) -> float:
-        return max(LEAST_HEDGE_S, self._mean_s + 4 * self._deviation_s) if self._num_answers else TIMEOUT_S
+    def _hedge_after_s(self) -> float:
+        return max(MIN_HEDGE_S, self._mean_s + 4 * self._deviation_s) if self._num_responses else TIMEOUT_S
 
     def _may_hedge(self) -> bool:
-        return self._num_hedges < 4 + HEDGE_SHARE * self._num_answers
+        return self._num_hedges < 4 + HEDGE_FRACTION * self._num_responses
 
-    def _learn(self, took_s: float) -> None:
-        """Moves the mean and its deviation by an eighth and a quarter, as RFC 6298 does."""
-        self._answered_at = time.monotonic()
-        self._num_answers += 1
-        if self._num_answers == 1:
-            self._mean_s, self._deviation_s = took_s, took_s / 2
-        self._deviation_s += (abs(took_s - self._mean_s) - self._deviation_s) / 4
-        self._mean_s += (took_s - self._mean_s) / 8
+    def _record_latency(self, latency_s: float) -> None:
+        """Updates the moving mean and mean deviation with the gains of RFC 6298, 1/8 and 1/4."""
+        self._last_response_at = time.monotonic()
+        self._num_responses += 1
+        if self._num_responses == 1:
+            self._mean_s, self._deviation_s = latency_s, latency_s / 2
+        self._deviation_s += (abs(latency_s - self._mean_s) - self._deviation_s) / 4
+        self._mean_s += (latency_s - self._mean_s) / 8
 
 
-def wait_for(content: Future[ObjectBody], key: str) -> ObjectBody:
-    """Returns a content when it is there; says in the log which key is being waited for, and at last gives up.
+def wait_for(body: Future[ObjectBody], key: str) -> ObjectBody:
+    """Returns the fetched object; warns every `WARN_AFTER_S` seconds and gives up after three times `GIVE_UP_S`.
 
     Raises:
-        UnreachableError: it cannot be had, also where a store neither answers nor can be interrupted: a network disk.
-        UserError: the store cannot be read any more.
+        UnreachableError: the object cannot be fetched, or the store hangs, as a network disk may.
+        UserError: the store can no longer be read.
     """
     waited_s = 0.0
     while waited_s < 3 * GIVE_UP_S:
         try:
-            return content.result(SAY_AFTER_S)
-        except NotYet:
-            waited_s += SAY_AFTER_S
-            log.warning("waiting for %s: no answer for %.0f s", key, waited_s)
-    raise UnreachableError(f"no answer for {waited_s:.0f} s")
+            return body.result(WARN_AFTER_S)
+        except FutureTimeoutError:
+            waited_s += WARN_AFTER_S
+            log.warning("waiting for %s: no response for %.0f s", key, waited_s)
+    raise UnreachableError(f"no response for {waited_s:.0f} s")

@@ -1,121 +1,107 @@
-"""Listing an S3 bucket, by one boto3 client: in parallel a folder, and never more pages ahead than threads need."""
+"""Lists an S3 prefix with one boto3 client: folders in parallel, with a bounded number of pages in memory."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dogbreed.errors import UserError
 from dogbreed.storage.base import ObjectInfo
-from dogbreed.storage.credentials import advice
+from dogbreed.storage.credentials import user_errors
 
-if TYPE_CHECKING:
-    from dogbreed.storage.s3 import S3Store
-
-THREADS = 16
+NUM_THREADS = 16
 
 _Page = tuple[list[ObjectInfo], list[Callable[[], "_Page"]]]
-"""Some entries, and what gives those that are still missing."""
+"""The objects of a page, and the requests for the pages that follow from it."""
 
 
-class Lister:
-    """Lists one store; a client takes a tenth of a second to make, so one is kept for all that is asked.
+class S3Lister:
+    """Lists and reads the objects below one prefix.
 
     Args:
-        store: Whose objects.
-
-    Raises:
-        UserError: no client can be made, as of an unknown profile.
+        client: boto3 S3 client.
+        bucket: Name of the bucket.
+        prefix: Empty, or ends in `/`; keys are relative to it.
+        request_payer: The requester pays.
     """
 
-    def __init__(self, store: S3Store) -> None:
-        self.store = store
-        with self._errors(f"data.url={store.url!r} cannot be listed"):
-            self._client = store.make_client()
+    def __init__(self, client: Any, bucket: str, prefix: str, *, request_payer: bool = False) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix
+        self._options = {"RequestPayer": "requester"} if request_payer else {}
 
     def page(self, after: str = "") -> tuple[list[ObjectInfo], bool]:
-        """Returns up to 1000 objects whose keys follow one, in order, and whether they are the last."""
-        start = {"StartAfter": self.store.prefix + after} if after else {}
+        """Returns up to 1000 objects with keys after `after`, in order, and whether they are the last ones."""
+        start = {"StartAfter": self._prefix + after} if after else {}
         page = self._list("", **start)
-        return list(self._entries_of(page)), not page["IsTruncated"]
+        return list(self._objects(page)), not page["IsTruncated"]
 
-    def entries(self, many: str | None = None) -> Iterator[ObjectInfo]:
-        """Yields all objects; where they fill more than a page, folders are listed in parallel.
+    def list_objects(self, large_folder: str | None = None) -> Iterator[ObjectInfo]:
+        """Yields all objects, in any order. If they fill more than one page, folders are listed in parallel.
 
         Args:
-            many: A folder, `` or one that ends in `/`, of which it is known that it fills more than a page.
+            large_folder: A folder (empty, or ends in `/`) that is known to fill more than one page, which saves the
+                requests that would find out.
         """
-        todo: deque[Callable[[], _Page]] = deque([partial(self._page, "")])
-        if many is not None:
-            names = many.split("/")[:-1]
-            known = ["".join(f"{name}/" for name in names[:depth]) for depth in range(len(names) + 1)]
-            todo = deque(partial(self._page, folder, by_folder=True, known=known) for folder in known)
-        with ThreadPoolExecutor(THREADS) as threads:
+        queue: deque[Callable[[], _Page]] = deque([partial(self._page, "")])
+        if large_folder is not None:
+            names = large_folder.split("/")[:-1]
+            queued = ["".join(f"{name}/" for name in names[:depth]) for depth in range(len(names) + 1)]
+            queue = deque(partial(self._page, folder, by_folder=True, queued=queued) for folder in queued)
+        with ThreadPoolExecutor(NUM_THREADS) as threads:
             pages: set[Future[_Page]] = set()
-            while todo or pages:
-                # Who packs entries may be slower than the threads: a million must not pile up.
-                while todo and len(pages) < 2 * THREADS:
-                    pages.add(threads.submit(todo.popleft()))
+            while queue or pages:
+                # Bounded, because the consumer may be slower than the threads.
+                while queue and len(pages) < 2 * NUM_THREADS:
+                    pages.add(threads.submit(queue.popleft()))
                 done, pages = wait(pages, return_when=FIRST_COMPLETED)
-                for entries, more in (page.result() for page in done):
-                    todo.extend(more)
-                    yield from entries
+                for objects, more in (page.result() for page in done):
+                    queue.extend(more)
+                    yield from objects
 
-    def _page(self, folder: str, token: str = "", *, by_folder: bool = False, known: list[str] | None = None) -> _Page:
-        """Returns one page of what lies below `folder`, and what gives the rest of it.
+    def _page(self, folder: str, token: str = "", *, by_folder: bool = False, queued: list[str] | None = None) -> _Page:
+        """Returns one page of the objects below `folder`, and the requests for the rest.
 
         Args:
-            folder: Below the store's prefix; empty, or ends in `/`.
-            token: Where an earlier page ended; empty: from the beginning.
-            by_folder: Only what lies directly in it: its folders are left to others.
-            known: Folders that are already seen to.
+            folder: Below the prefix; empty, or ends in `/`.
+            token: Continuation token; empty: the first page.
+            by_folder: List only the folder's direct children; its sub-folders become requests of their own.
+            queued: Sub-folders that have their own request already.
         """
         options = {"ContinuationToken": token} if token else {}
         page = self._list(folder, **options, **({"Delimiter": "/"} if by_folder else {}))
-        entries = list(self._entries_of(page))
+        objects = list(self._objects(page))
         more: list[Callable[[], _Page]] = []
         if page["IsTruncated"]:
-            if not by_folder and not token and any("/" in entry.key[len(folder) :] for entry in entries):
+            if not by_folder and not token and any("/" in item.key[len(folder) :] for item in objects):
                 return [], [partial(self._page, folder, by_folder=True)]
-            more.append(partial(self._page, folder, page["NextContinuationToken"], by_folder=by_folder, known=known))
-        below = (found["Prefix"][len(self.store.prefix) :] for found in page.get("CommonPrefixes", []))
-        more += [partial(self._page, each) for each in below if each not in (known or ())]
-        return entries, more
+            more.append(partial(self._page, folder, page["NextContinuationToken"], by_folder=by_folder, queued=queued))
+        subfolders = (item["Prefix"][len(self._prefix) :] for item in page.get("CommonPrefixes", []))
+        more += [partial(self._page, subfolder) for subfolder in subfolders if subfolder not in (queued or ())]
+        return objects, more
 
     def _list(self, folder: str, **options: str) -> dict[str, Any]:
-        store = self.store
-        with self._errors(f"data.url={store.url!r} cannot be listed"):
+        url = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        with user_errors(f"data.url={url!r} cannot be listed"):
             page: dict[str, Any] = self._client.list_objects_v2(
-                Bucket=store.bucket, Prefix=store.prefix + folder, **options, **store.payer
+                Bucket=self._bucket, Prefix=self._prefix + folder, **options, **self._options
             )
         return page
 
-    def _entries_of(self, page: dict[str, Any]) -> Iterator[ObjectInfo]:
+    def _objects(self, page: dict[str, Any]) -> Iterator[ObjectInfo]:
         for item in page.get("Contents", []):
-            if key := item["Key"][len(self.store.prefix) :]:
+            if key := item["Key"][len(self._prefix) :]:
                 yield ObjectInfo(key, item["Size"], item["ETag"].strip('"'))
 
     def read(self, key: str) -> bytes | None:
-        """Returns an object's content, or None where there is none; by boto3, so that workers can still be forked."""
-        store = self.store
-        with self._errors(f"s3://{store.bucket}/{store.prefix}{key} cannot be read"):
+        """Returns an object's content, or None if it does not exist."""
+        with user_errors(f"s3://{self._bucket}/{self._prefix}{key} cannot be read"):
             try:
-                answer = self._client.get_object(Bucket=store.bucket, Key=store.prefix + key, **store.payer)
-                content: bytes = answer["Body"].read()
+                response = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, **self._options)
+                content: bytes = response["Body"].read()
             except self._client.exceptions.NoSuchKey:
                 return None
         return content
-
-    @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        """Makes what goes wrong in the block the user's error."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            yield
-        except (BotoCoreError, ClientError) as error:
-            raise UserError(f"{what}: {advice(error)}") from error

@@ -1,1 +1,1 @@
-"""What the operating system gives: CPU counts, threads, atomic files."""
+"""Operating-system services: CPU affinity, thread pools, file locks and atomic writes."""

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Puts what `write` writes to the path that it is given in place of `path`, once it is whole.
+    """Writes a file atomically: readers see the old file or the complete new one.
 
-    Whatever `write` raises passes; `path` is then as it was, and nothing lies beside it.
+    Args:
+        path: The file to create or replace.
+        write: Called with a temporary path in the same folder. If it raises, `path` keeps its old content, the
+            temporary file is deleted and the exception propagates.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -1,17 +1,17 @@
-"""The cores that this process may be scheduled on: not all that the machine has."""
+"""The CPUs that this process may run on, which can be fewer than the machine has."""
 
 from __future__ import annotations
 
 import os
 
 
-def numbers() -> list[int]:
-    """Returns their numbers, ascending."""
+def cpu_ids() -> list[int]:
+    """Returns the ids of the CPUs in this process's affinity mask, ascending."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
-def count() -> int:
-    """Returns how many there are."""
-    return len(numbers())
+def cpu_count() -> int:
+    """Returns the number of CPUs in this process's affinity mask."""
+    return len(cpu_ids())

@@ -1,4 +1,4 @@
-"""Threads that compute with torch side by side."""
+"""Thread pools whose threads call torch in parallel."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import torch
 T = TypeVar("T")
 
 
-def single_threaded(count: int, name: str) -> ThreadPoolExecutor:
-    """Returns `count` threads in which torch starts none of its own; in all others it does as before.
+def single_threaded_pool(num_threads: int, name: str) -> ThreadPoolExecutor:
+    """Returns a pool of threads in which torch starts no threads of its own; other threads are unaffected.
 
-    Several threads for one image cost more than they save: 10 to 18 ms of CPU by two, 2.7 ms by one (2 busy cores).
+    torch's intra-op parallelism costs more CPU than it saves if images are already processed in parallel.
     """
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, name, _stay_alone)
-    all_there = threading.Barrier(count)
-    wait([pool.submit(all_there.wait) for _ in range(count)])
+    pool = ThreadPoolExecutor(num_threads, name, _disable_intra_op_threads)
+    all_started = threading.Barrier(num_threads)
+    wait([pool.submit(all_started.wait) for _ in range(num_threads)])
     torch.set_num_threads(before)
     return pool
 
 
-def _stay_alone() -> None:
-    torch.set_num_threads(1)  # of this thread, and of all that have not yet asked
-    torch.get_num_threads()  # now this one has
+def _disable_intra_op_threads() -> None:
+    torch.set_num_threads(1)  # for this thread, and for threads that have not called get_num_threads yet
+    torch.get_num_threads()  # fixes this thread's value
 
 
-def ahead(pool: ThreadPoolExecutor, jobs: Iterable[Callable[[], T]], depth: int) -> Iterator[Callable[[], T]]:
-    """Yields, in order, what waits for each job's result; `depth` jobs more than were asked for are begun."""
-    begun: deque[Future[T]] = deque()
+def run_ahead(pool: ThreadPoolExecutor, jobs: Iterable[Callable[[], T]], depth: int) -> Iterator[Callable[[], T]]:
+    """Yields, in order, a function that waits for each job's result, with up to `depth` further jobs running."""
+    running: deque[Future[T]] = deque()
     for job in jobs:
-        begun.append(pool.submit(job))
-        if len(begun) > depth:
-            yield begun.popleft().result
-    while begun:
-        yield begun.popleft().result
+        running.append(pool.submit(job))
+        if len(running) > depth:
+            yield running.popleft().result
+    while running:
+        yield running.popleft().result

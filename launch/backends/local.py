@@ -92,15 +92,15 @@ class LocalBackend(Backend):
             UserError: The weights file or the images are missing.
         """
         from dogbreed.data.index import SPLITS, build_index
-        from dogbreed.storage.base import open_store
+        from dogbreed.storage import open_store
 
         url, weights = str(cfg.data.url), str(cfg.model.weights)
         if weights not in ("hub", "random") and "://" not in weights and not Path(weights).expanduser().is_file():
             raise UserError(f"model.weights={weights}: no such file (or type hub or random)")
         if url.startswith("s3://"):
             return  # the job lists it, with the job's own credentials
-        fractions = {"valid_fraction": cfg.data.valid_fraction, "test_fraction": cfg.data.test_fraction}
-        index = build_index(open_store(url).entries(), url, seed=0, **fractions)
+        fractions = {"val_fraction": cfg.data.val_fraction, "test_fraction": cfg.data.test_fraction}
+        index = build_index(open_store(url).list_objects(), url, seed=0, **fractions)
         counts = ", ".join(f"{len(index.splits.get(name, ()))} {name}" for name in SPLITS)
         out.print(f"{len(index.classes)} classes; images: {counts}", soft_wrap=True)
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
+from dogbreed.cli.command import enable_huge_pages
 from dogbreed.cli.config import compose
 from dogbreed.errors import UserError
 from dogbreed.train import run
@@ -117,6 +118,7 @@ def base_dir() -> Path:
 
 def main() -> int:
     """Runs the job; returns its exit status. A failure's reason goes to output/failure, where SageMaker reads it."""
+    enable_huge_pages()
     base = base_dir()
     try:
         hyperparameters = json.loads((base / "input" / "config" / "hyperparameters.json").read_text())

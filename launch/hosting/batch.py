@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from dogbreed.errors import UserError
 from dogbreed.storage.base import ImageError, Store, UnreachableError
-from dogbreed.storage.listing import pack
+from dogbreed.storage.listing import Listing
 from dogbreed.storage.retry import RetryingFetcher
 from launch.hosting.invoke import InvocationError
 from launch.spec.prediction import Prediction
@@ -43,7 +43,7 @@ def list_images(store: Store) -> list[ImageObject]:
     Raises:
         UserError: the URL cannot be listed, or has no images.
     """
-    listing = pack(store.entries())
+    listing = Listing.pack(store.list_objects())
     if not len(listing):
         raise UserError(f"{store.url} has no images (files that end in .jpg, .jpeg, .png, .webp and the like)")
     base = store.url.rstrip("/")

@@ -14,8 +14,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from dogbreed.errors import UserError
-from dogbreed.storage.base import ImageError, open_store
-from dogbreed.storage.listing import SUFFIXES
+from dogbreed.storage import open_store
+from dogbreed.storage.base import ImageError
+from dogbreed.storage.listing import IMAGE_SUFFIXES
 from dogbreed.storage.retry import RetryingFetcher
 from launch.backends import Backend
 from launch.backends.aws.errors import api_errors
@@ -32,7 +33,7 @@ from launch.views.text import duration
 def is_folder(target: str) -> bool:
     """Returns whether `target` is a local folder, or a URL that does not end like an image."""
     if "://" in target:
-        return Path(target).suffix.lower() not in SUFFIXES
+        return Path(target).suffix.lower() not in IMAGE_SUFFIXES
     return Path(target).is_dir()
 
 

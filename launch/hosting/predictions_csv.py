@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from dogbreed.data.classes import ClassName, parse_class
 from dogbreed.errors import UserError
+from dogbreed.labels import ClassName, parse_class
 from launch.spec.prediction import Prediction
 
 COLUMNS = ("key", "label", "class_name", "confidence", "top_k", "reason", "model")

@@ -8,7 +8,6 @@ import torch
 from dogbreed import ImageClassifier, ImageDataModule
 from dogbreed.callbacks.weight_averaging import AveragedWeights
 from dogbreed.cli.config import compose, resolve_defaults
-from dogbreed.data.transforms import InputSpec
 from dogbreed.errors import UserError
 from dogbreed.run.train import train
 
@@ -41,6 +40,7 @@ def without(tmp_path_factory):
 def test_swa_without_a_bounded_number_of_steps_is_an_error():
     data = ImageDataModule("demo://?classes=3&train=4&valid=0&test=0&size=32")
     model = ImageClassifier("test_resnet", data.classes, weights="random")
+    data.input_spec = model.input_spec
     trainer = pl.Trainer(max_epochs=-1, callbacks=[AveragedWeights("swa")], accelerator="cpu", logger=False)
     with pytest.raises(UserError, match=r"averaging=swa .* needs max_epochs or max_steps"):
         trainer.fit(model, data)
@@ -102,7 +102,7 @@ def fit(averaging, *callbacks):
     pl.seed_everything(0, verbose=False)
     data = ImageDataModule("demo://?classes=2&train=16&valid=2&test=2&size=32", batch_size=4, augment=False)
     model = ImageClassifier("test_resnet", data.classes, weights="random", finetune="full", lr=0.01)
-    data.input_spec = InputSpec.from_data_config(model.data_config, data.image_size)
+    data.input_spec = model.input_spec
     trainer = pl.Trainer(
         max_epochs=1, callbacks=[averaging, *callbacks], accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,

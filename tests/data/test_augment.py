@@ -8,16 +8,16 @@ import torch
 
 from dogbreed import ImageDataModule
 from dogbreed.data.augment import RandAugmentTransform
-from dogbreed.data.transforms import InputSpec, TrainTransform
+from dogbreed.data.decode import ImageSize
+from dogbreed.data.transforms import TrainTransform
 from dogbreed.errors import UserError
+from dogbreed.input_spec import InputSpec
 
 DEMO = "demo://?classes=2&train=12&valid=2&test=2&size=32"
 
 
 def images(num_workers: int, **settings: object) -> dict[int, torch.Tensor]:
-    data = ImageDataModule(
-        DEMO, batch_size=5, num_workers=num_workers, data_config={"input_size": (3, 32, 32)}, **settings
-    )
+    data = ImageDataModule(DEMO, batch_size=5, num_workers=num_workers, input_spec=InputSpec(32, 32), **settings)
     loader = data.train_dataloader()
     found = {int(index): image for batch in loader for index, image in zip(batch.indices, batch.images, strict=True)}
     loader.close()
@@ -39,7 +39,8 @@ def test_the_crop_is_the_one_without_and_a_higher_magnitude_changes_more() -> No
     distances = []
     for magnitude in (1, 30):
         transform = RandAugmentTransform(target, magnitude=magnitude)
-        assert transform.view(50, 40, random.Random(3))[:8] == TrainTransform(target).view(50, 40, random.Random(3))[:8]
+        plain_crop = TrainTransform(target).crop(ImageSize(50, 40), random.Random(3))
+        assert transform.crop(ImageSize(50, 40), random.Random(3))[:8] == plain_crop[:8]
         pairs = [(transform, random.Random(seed)) for seed in range(20)]
         changed = torch.stack([change(pixels, chance) for change, chance in pairs]).float()
         plain = torch.stack([TrainTransform(target)(pixels, random.Random(seed)) for seed in range(20)]).float()
@@ -49,8 +50,7 @@ def test_the_crop_is_the_one_without_and_a_higher_magnitude_changes_more() -> No
 
 
 def test_a_batch_on_its_device_is_changed_in_training_alone_and_alike_in_an_epoch_begun_anew() -> None:
-    config = {"input_size": (3, 32, 32)}
-    data = ImageDataModule(DEMO, batch_size=20, randaugment=9, randaugment_on="device", data_config=config)
+    data = ImageDataModule(DEMO, batch_size=20, randaugment=9, randaugment_on="device", input_spec=InputSpec(32, 32))
     (batch, *_) = data.train_dataloader()
 
     def given(training: bool, epoch: int) -> torch.Tensor:
@@ -59,7 +59,7 @@ def test_a_batch_on_its_device_is_changed_in_training_alone_and_alike_in_an_epoc
         return data.on_after_batch_transfer(batch, 0).images.clone()
 
     plain, changed = given(False, 0), given(True, 0)
-    assert plain.shape == changed.shape and torch.equal(plain, data.normalised(batch.images))
+    assert plain.shape == changed.shape and torch.equal(plain, data.normalise(batch.images))
     assert torch.equal(changed, given(True, 0))
     assert not torch.equal(changed, given(True, 1))
     moved = (changed - plain).abs().sum(dim=(1, 2, 3)) > 0
@@ -68,5 +68,5 @@ def test_a_batch_on_its_device_is_changed_in_training_alone_and_alike_in_an_epoc
 
 @pytest.mark.parametrize("settings", [{"randaugment": 31}, {"randaugment": 9, "augment": False}])
 def test_what_it_can_not_do_is_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="from 0 to 30, and with data"):
+    with pytest.raises(UserError, match="from 0 to 30, and only with data"):
         ImageDataModule(DEMO, **settings)

@@ -1,5 +1,6 @@
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,20 @@ from torch import nn
 from dogbreed import ImageDataModule
 from dogbreed.data.loader import Batch
 from dogbreed.errors import UserError
+from dogbreed.input_spec import InputSpec
 
 Folder = Callable[[Path, Mapping[str, int]], Path]
 CONFIG = {"input_size": (3, 16, 16), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.1, 0.3), "crop_pct": 1.0}
+SPEC = InputSpec.from_data_config(CONFIG)
 SMALL = "demo://?classes=3&train=6&valid=2&test=2&size=16"
 
 
 def module(url: str = SMALL, **options: Any) -> ImageDataModule:
-    return ImageDataModule(url, **{"batch_size": 4, "data_config": CONFIG, **options})
+    return ImageDataModule(url, **{"batch_size": 4, "input_spec": SPEC, **options})
 
 
 class Recorder(pl.LightningModule):
     """A model that writes down what it is given."""
-
-    data_config = CONFIG
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,21 +62,21 @@ def test_listing_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
         assert data.num_classes == 3
         data.setup("test")
     assert [message for message in caplog.messages if "classes" in message] == [
-        "demo://?classes=3&train=20&valid=0&test=4&size=16: 3 classes; images: 54 train, 6 valid, 12 test"
+        "demo://?classes=3&train=20&valid=0&test=4&size=16: 3 classes; images: 54 train, 6 val, 12 test"
     ]
-    assert sum("no valid split: made from train" in message for message in caplog.messages) == 1
+    assert sum("no val split: made from train" in message for message in caplog.messages) == 1
 
 
 def test_counts_keys_and_classes() -> None:
     data = module()
     assert data.classes == sorted(data.classes)
-    assert data.class_counts == {"train": [6] * 3, "valid": [2] * 3, "test": [2] * 3}
+    assert data.class_counts == {"train": [6] * 3, "val": [2] * 3, "test": [2] * 3}
     assert [key.split("/")[1] for key in data.keys("test")[:3]] == [data.classes[0], data.classes[0], data.classes[1]]
     batch = next(iter(data.test_dataloader()))
     for label, index in zip(batch.labels, batch.indices, strict=True):
         assert data.keys("test")[index].split("/")[1] == data.classes[label]
-    with pytest.raises(UserError, match="no split 'vlid'; did you mean valid"):
-        data.keys("vlid")
+    with pytest.raises(UserError, match="no split 'vlal'; did you mean val"):
+        data.keys("vlal")
 
 
 def test_a_batch_is_normalised_by_the_data_config() -> None:
@@ -108,15 +109,13 @@ def test_single_images_are_what_evaluation_sees_but_small() -> None:
     assert (found.images - small).abs().mean() < 12
 
 
-def test_size_comes_from_image_size_or_the_drawn_images_or_the_model(tmp_path: Path) -> None:
-    folder = ImageDataModule(str(tmp_path))
-    assert (folder.input_spec.height, folder.input_spec.mean) == (224, (0.485, 0.456, 0.406))
-    data = module(data_config=None)
-    trainer(tmp_path, fast_dev_run=True).fit(Recorder(), data)
-    assert data.input_spec.mean == CONFIG["mean"]
-    folder.trainer = data.trainer
-    assert folder.input_spec.height == CONFIG["input_size"][-1] == 16
-    assert ImageDataModule("demo://?size=40").input_spec.height == 40
+def test_input_spec_is_required_and_image_size_overrides_it(tmp_path: Path, write_images: Folder) -> None:
+    folder = ImageDataModule(str(write_images(tmp_path, {"a": 3, "b": 3})))
+    with pytest.raises(UserError, match=r"set data.input_spec = model.input_spec"):
+        folder.loader("train")
+    folder.input_spec = SPEC
+    assert folder.input_spec == SPEC
+    assert ImageDataModule("demo://?size=40", input_spec=SPEC).input_spec == replace(SPEC, height=40, width=40)
     assert next(iter(module(image_size=24).train_dataloader())).images.shape[-2:] == (24, 24)
 
 
@@ -125,7 +124,7 @@ def test_training_sees_each_epochs_order_also_through_lasting_workers(tmp_path: 
     model = Recorder()
     data = module(num_workers=num_workers, seed=7)
     trainer(tmp_path).fit(model, data)
-    order = data.train_dataloader().stream.order
+    order = data.train_dataloader().stream.sampler
     assert sorted(model.seen) == [0, 1, 2]
     for epoch, rows in model.seen.items():
         assert [indices for indices, _ in rows] == [batch.tolist() for batch in order.batches(epoch)]
@@ -224,15 +223,15 @@ def test_bad_images_do_not_end_a_training(
     assert data.bad_images["train/b/003.jpg"] == "empty file"
     assert all(sum(len(indices) for indices, _ in rows) == 15 for rows in model.seen.values())
     warnings = [record.message for record in caplog.records if record.name.startswith("dogbreed.data")]
-    assert sum("left out train/b/003.jpg: empty file" in message for message in warnings) == 1
+    assert sum("skipped train/b/003.jpg: empty file" in message for message in warnings) == 1
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_bad_images_can_be_an_error(tmp_path: Path, write_images: Folder, num_workers: int) -> None:
     root = write_images(tmp_path, {"train/a": 9, "train/b": 9})
     spoil(root)
-    data = module(str(root), num_workers=num_workers, bad_images="raise", valid_fraction=0)
-    with pytest.raises(UserError, match=r"^train/[ab]/00[123].jpg: .*; data.bad_images=skip leaves such images out$"):
+    data = module(str(root), num_workers=num_workers, bad_images="raise", val_fraction=0)
+    with pytest.raises(UserError, match=r"^train/[ab]/00[123].jpg: .*; data.bad_images=skip skips such images$"):
         list(data.train_dataloader())
     data.teardown("fit")
 
@@ -244,8 +243,8 @@ def test_bad_images_can_be_an_error(tmp_path: Path, write_images: Folder, num_wo
         ({"num_workers": -1}, "data.num_workers=-1: at least 0"),
         ({"image_size": 0}, "data.image_size=0: at least 1"),
         ({"bad_images": "skpi"}, "data.bad_images='skpi'; did you mean skip?"),
-        ({"valid_fraction": 0.6, "test_fraction": 0.4}, "together they must leave some of train"),
-        ({"valid_fraction": -0.1}, "neither may be negative"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, "their sum must be below 1"),
+        ({"val_fraction": -0.1}, "neither may be negative"),
     ],
 )
 def test_settings_out_of_range(options: dict[str, Any], message: str) -> None:
@@ -261,10 +260,10 @@ def test_fingerprint() -> None:
 def test_generated_breeds_can_be_learned(tmp_path: Path) -> None:
     """A linear classifier on colours is well above chance, and far from done."""
     data = module("demo://?classes=4&train=30&valid=15&test=1&size=16", batch_size=120, augment=False)
-    train, valid = (next(iter(data.loader(split))) for split in ("train", "valid"))
-    features = [np.asarray(batch.images, dtype=float).reshape(len(batch.labels), -1) for batch in (train, valid)]
+    train, val = (next(iter(data.loader(split))) for split in ("train", "val"))
+    features = [np.asarray(batch.images, dtype=float).reshape(len(batch.labels), -1) for batch in (train, val)]
     targets = np.eye(4)[train.labels]
     kernel = features[0] @ features[0].T
     weights = features[0].T @ np.linalg.solve(kernel + kernel.trace() / 120 * np.eye(120), targets)
-    accuracy = ((features[1] @ weights).argmax(1) == valid.labels.numpy()).mean()
+    accuracy = ((features[1] @ weights).argmax(1) == val.labels.numpy()).mean()
     assert 0.3 < accuracy < 0.95

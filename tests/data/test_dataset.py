@@ -11,12 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dogbreed.data.dataset import BatchSampler, ImageStream
+from dogbreed.data.dataset import ImageStream
 from dogbreed.data.index import Split
 from dogbreed.data.loader import ImageLoader
-from dogbreed.data.transforms import EvalTransform, InputSpec, TrainTransform
+from dogbreed.data.sampler import BatchSampler
+from dogbreed.data.transforms import EvalTransform, TrainTransform
 from dogbreed.errors import UserError
-from dogbreed.storage.base import FolderStore, ObjectBody, Store
+from dogbreed.input_spec import InputSpec
+from dogbreed.storage.base import ObjectBody, Store
+from dogbreed.storage.local import FolderStore
 
 FORMAT = InputSpec(height=16, width=16)
 
@@ -87,11 +90,11 @@ def folder(tmp_path: Path, write_images: Folder) -> FolderStore:
 
 
 def stream(store: Store, batch_size: int = 5, shuffle: bool = True, train: bool = True) -> ImageStream:
-    entries = sorted(store.entries())
+    entries = sorted(store.list_objects())
     labels = np.array([ord(entry.key[0]) - ord("a") for entry in entries], dtype=np.int64)
     split = Split([e.key for e in entries], labels, np.array([e.size for e in entries], dtype=np.int64))
     transform = TrainTransform(FORMAT) if train else EvalTransform(FORMAT)
-    return ImageStream(store, split, BatchSampler(len(entries), batch_size, shuffle, 0), transform, (16, 16))
+    return ImageStream(store, split, BatchSampler(len(entries), batch_size, shuffle, 0), transform)
 
 
 def ignore(key: str, reason: str) -> None:
@@ -138,7 +141,7 @@ def test_epoch_is_asked_for_at_each_iteration(folder: FolderStore) -> None:
     loader = ImageLoader(stream(folder), 1, ignore, epoch=lambda: next(asked))
     orders = [torch.cat([batch.indices for batch in loader]).tolist() for _ in range(3)]
     assert orders[0] == orders[1] != orders[2]
-    assert orders[2] == np.concatenate(stream(folder).order.batches(0)).tolist()
+    assert orders[2] == np.concatenate(stream(folder).sampler.batches(0)).tolist()
 
 
 def test_epoch_left_in_the_middle_does_not_disturb_the_next(folder: FolderStore) -> None:
@@ -218,7 +221,7 @@ def test_a_batch_without_a_good_image_is_empty(folder: FolderStore) -> None:
 def test_not_one_good_image_is_an_error(folder: FolderStore) -> None:
     for path in folder.root.glob("*/*"):
         path.write_bytes(b"broken")
-    with pytest.raises(UserError, match="not one of 43 images of here could be read"):
+    with pytest.raises(UserError, match="none of 43 images of here could be read"):
         list(ImageLoader(stream(folder), 0, lambda key, reason: None))
 
 

@@ -9,9 +9,9 @@ from dogbreed.errors import UserError
 from dogbreed.storage.base import ObjectInfo
 
 
-def index(*keys: str, valid_fraction: float = 0.1, test_fraction: float = 0.1) -> Index:
+def index(*keys: str, val_fraction: float = 0.1, test_fraction: float = 0.1) -> Index:
     entries = [ObjectInfo(key, 100, "e") for key in keys]
-    return build_index(entries, "DATA", valid_fraction=valid_fraction, test_fraction=test_fraction, seed=0)
+    return build_index(entries, "DATA", val_fraction=val_fraction, test_fraction=test_fraction, seed=0)
 
 
 def texts(found: Index, level: int) -> str:
@@ -24,7 +24,7 @@ def test_split_folders(valid: str) -> None:
     assert found.classes == ["a", "b"]
     assert {name: split.keys for name, split in found.splits.items()} == {
         "train": ["train/a/2.JPG", "train/b/1.jpg"],
-        "valid": [f"{valid}/a/3.png"],
+        "val": [f"{valid}/a/3.png"],
         "test": ["test/b/deep/4.webp"],
     }
     assert found.splits["train"].labels.tolist() == [0, 1]
@@ -36,16 +36,16 @@ def test_split_folders(valid: str) -> None:
 def test_missing_splits_are_made_from_train_and_said() -> None:
     keys = [f"{folder}/{number}.jpg" for folder in ("pug", "husky") for number in range(20)]
     found = index(*keys)
-    assert {name: len(split) for name, split in found.splits.items()} == {"train": 32, "valid": 4, "test": 4}
+    assert {name: len(split) for name, split in found.splits.items()} == {"train": 32, "val": 4, "test": 4}
     assert sorted(key for split in found.splits.values() for key in split.keys) == sorted(keys)
-    assert "no valid split: made from train, 4 of 40 images (10% a class, seed 0)" in texts(found, logging.INFO)
+    assert "no val split: made from train, 4 of 40 images (10% per class, seed 0)" in texts(found, logging.INFO)
     assert "no test split" in texts(found, logging.INFO)
 
 
 def test_only_what_is_missing_is_made() -> None:
     keys = [f"train/pug/{number}.jpg" for number in range(20)]
     found = index(*keys, "test/pug/x.jpg", "valid/")
-    assert len(found.splits["valid"]) == 2
+    assert len(found.splits["val"]) == 2
     assert found.splits["test"].keys == ["test/pug/x.jpg"]
 
 
@@ -58,7 +58,7 @@ def test_order_of_the_listing_does_not_matter() -> None:
 
 def test_fingerprint_follows_names_sizes_and_etags() -> None:
     entries = [ObjectInfo("a/1.jpg", 5, "x"), ObjectInfo("a/2.jpg", 5, "x"), ObjectInfo("notes.txt", 5, "x")]
-    options = {"valid_fraction": 0.1, "test_fraction": 0.1, "seed": 0}
+    options = {"val_fraction": 0.1, "test_fraction": 0.1, "seed": 0}
 
     def fingerprint(*changed: ObjectInfo) -> str:
         return build_index(changed, "DATA", **options).fingerprint
@@ -72,7 +72,7 @@ def test_fingerprint_follows_names_sizes_and_etags() -> None:
 
 def test_other_files_are_left_out_and_counted_once() -> None:
     found = index("train/a/1.jpg", "train/a/notes.txt", "train/a/x.csv", "README", "train/a/b.txt")
-    assert texts(found, logging.INFO).startswith("4 files that are not images are left out (2 .txt")
+    assert texts(found, logging.INFO).startswith("skipped 4 files that are not images (2 .txt")
     assert found.splits["train"].keys == ["train/a/1.jpg"]
 
 
@@ -86,14 +86,14 @@ def test_litter_of_desktops_is_no_image() -> None:
 def test_class_folder_without_images_is_left_out_and_named(empty: str) -> None:
     found = index("train/a/1.jpg", empty)
     assert found.classes == ["a"]
-    assert "class folders without images are left out: poodle" in texts(found, logging.WARNING)
+    assert "skipped class folders without images: poodle" in texts(found, logging.WARNING)
 
 
 def test_images_outside_class_folders_are_named() -> None:
-    assert "left out, as not in train/CLASS/: 2 images" in texts(
+    assert "skipped 2 images outside train/CLASS/" in texts(
         index("train/a/1.jpg", "train/2.jpg", "3.jpg"), logging.WARNING
     )
-    assert "left out, as not in a class folder: 1 image" in texts(index("a/1.jpg", "3.jpg"), logging.WARNING)
+    assert "skipped 1 image outside a class folder" in texts(index("a/1.jpg", "3.jpg"), logging.WARNING)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,11 @@ def test_images_outside_class_folders_are_named() -> None:
         (("1.jpg", "2.jpg"), "2 images, but none in a class folder of train"),
         (("valid/a/1.jpg",), "1 image, but none in a class folder of train"),
         (("train/a/1.jpg", "valid/a/1.jpg", "val/a/1.jpg"), "'val' and 'valid', which mean the same split"),
-        (("train/a/1.jpg", "test/b/1.jpg"), "test has classes that train has not: b; give them images in train"),
-        (("train/a/1.jpg", "train/b/", "valid/b/1.jpg"), "valid has classes that train has not: b"),
+        (
+            ("train/a/1.jpg", "test/b/1.jpg"),
+            "test has classes that train does not have: b; add images of them to train",
+        ),
+        (("train/a/1.jpg", "train/b/", "valid/b/1.jpg"), "val has classes that train does not have: b"),
     ],
 )
 def test_what_can_not_be_used_is_one_clear_line(keys: tuple[str, ...], message: str) -> None:

@@ -14,12 +14,15 @@ import torch
 
 from benchmarks.proxy import Proxy
 from dogbreed.cli.config import compose, resolve_defaults
-from dogbreed.data.dataset import BatchSampler, ImageStream
+from dogbreed.data.dataset import ImageStream
 from dogbreed.data.index import Split
 from dogbreed.data.loader import ImageLoader
-from dogbreed.data.transforms import EvalTransform, InputSpec
+from dogbreed.data.sampler import BatchSampler
+from dogbreed.data.transforms import EvalTransform
+from dogbreed.input_spec import InputSpec
 from dogbreed.run.train import train
-from dogbreed.storage.base import FolderStore, ObjectBody
+from dogbreed.storage.base import ObjectBody
+from dogbreed.storage.local import FolderStore
 from tests.s3_server import S3Server
 
 Folder = Callable[[Path, Mapping[str, int]], Path]
@@ -149,11 +152,11 @@ class CountingStore(FolderStore):
 
 def loader(root: Path, num_workers: int = 0, batch_size: int = 4, fingerprint: str = "f") -> ImageLoader:
     store = CountingStore("here", root)
-    entries = sorted(entry for entry in store.entries() if entry.key.startswith("train/"))
+    entries = sorted(entry for entry in store.list_objects() if entry.key.startswith("train/"))
     numbers = torch.zeros(len(entries), dtype=torch.int64).numpy()
     split = Split([entry.key for entry in entries], numbers, numbers)
     transform = EvalTransform(InputSpec(height=8, width=8))
-    stream = ImageStream(store, split, BatchSampler(len(entries), batch_size, True, 0), transform, (8, 8))
+    stream = ImageStream(store, split, BatchSampler(len(entries), batch_size, True, 0), transform)
 
     def report(key: str, reason: str) -> None:
         raise AssertionError(reason)
@@ -180,7 +183,7 @@ def test_a_loader_goes_on_for_any_number_of_workers(root: Path, before: int, aft
     assert seen + rest == whole
     assert len((root / "fetched").read_text().splitlines()) == sum(map(len, rest))
     assert second.state_dict()["batches"] == len(second)
-    assert next(iter(second)).indices.tolist() == second.stream.order.batches(1)[0].tolist()
+    assert next(iter(second)).indices.tolist() == second.stream.sampler.batches(1)[0].tolist()
     second.close()
 
 
@@ -188,7 +191,7 @@ def test_after_a_finished_epoch_comes_the_next(root: Path) -> None:
     first, second = loader(root), loader(root)
     list(first)
     second.load_state_dict(first.state_dict())
-    assert [batch.indices.tolist() for batch in second] == [batch.tolist() for batch in first.stream.order.batches(1)]
+    assert [batch.indices.tolist() for batch in second] == [batch.tolist() for batch in first.stream.sampler.batches(1)]
 
 
 def test_data_that_changed_are_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -201,5 +204,5 @@ def test_data_that_changed_are_said(root: Path, caplog: pytest.LogCaptureFixture
         assert not caplog.messages
         loader(root, fingerprint="g").load_state_dict(state)
         loader(root, batch_size=8).load_state_dict(state)
-    assert "(fingerprint f is now g): epoch 0 goes on after batch 1 in a new order" in caplog.messages[0]
+    assert "(fingerprint f is now g): epoch 0 continues after batch 1 in a new order" in caplog.messages[0]
     assert "(batch_size 4 is now 8)" in caplog.messages[1]

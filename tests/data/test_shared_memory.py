@@ -1,10 +1,10 @@
 import torch
 
-from dogbreed.data.shared_memory import Buffers, SharedMemoryPool, hold
+from dogbreed.data.shared_memory import SharedMemoryPool, TensorPool, attach
 
 
 def test_memory_is_used_again_once_the_tensor_is_gone() -> None:
-    buffers = Buffers()
+    buffers = TensorPool()
     tensor = buffers.empty((4, 3, 8, 8))
     place = tensor.data_ptr()
     del tensor
@@ -15,7 +15,7 @@ def test_memory_is_used_again_once_the_tensor_is_gone() -> None:
 
 
 def test_memory_that_anybody_still_looks_at_is_left_alone() -> None:
-    buffers = Buffers()
+    buffers = TensorPool()
     tensor = buffers.empty((2, 4)).fill_(1)
     view, weight = tensor.flatten()[3:], torch.ones(4, requires_grad=True)
     loss = (tensor * weight).sum()
@@ -30,40 +30,40 @@ def test_memory_that_anybody_still_looks_at_is_left_alone() -> None:
 
 
 def test_few_buffers_are_kept() -> None:
-    buffers = Buffers()
+    buffers = TensorPool()
     tensors = [buffers.empty((100,)) for _ in range(9)]
     del tensors
     assert len(buffers._free) == 2
 
 
 def test_shared_memory_is_used_again_once_nobody_looks_at_what_was_sent() -> None:
-    outbox = SharedMemoryPool()
-    sent = outbox.empty((2, 3)).fill_(1)
+    pool = SharedMemoryPool()
+    sent = pool.empty((2, 3)).fill_(1)
     place = sent.data_ptr()
-    held = hold(sent)
+    held = attach(sent)
     view = held[1]
     del held
-    assert outbox.empty((2, 3)).fill_(7).data_ptr() != place
+    assert pool.empty((2, 3)).fill_(7).data_ptr() != place
     assert view.tolist() == [1, 1, 1]
     del view
-    assert outbox.empty((1, 2)).data_ptr() == place
+    assert pool.empty((1, 2)).data_ptr() == place
 
 
 def test_what_never_arrived_is_taken_back_and_what_is_held_is_not() -> None:
-    outbox = SharedMemoryPool()
-    lost, sent = outbox.empty((4,)), outbox.empty((4,))
-    place, held = lost.data_ptr(), hold(sent[:0])
-    outbox.take_back()
-    assert [outbox.empty((4,)).data_ptr() == place for _ in range(2)] == [True, False]
+    pool = SharedMemoryPool()
+    lost, sent = pool.empty((4,)), pool.empty((4,))
+    place, held = lost.data_ptr(), attach(sent[:0])
+    pool.reclaim()
+    assert [pool.empty((4,)).data_ptr() == place for _ in range(2)] == [True, False]
     assert held.shape == (0,)
 
 
 def test_few_pieces_of_shared_memory_are_kept() -> None:
-    outbox = SharedMemoryPool()
-    assert len({outbox.empty((9,)).data_ptr() for _ in range(9)}) > 6
-    assert len(outbox._pieces) == 6
+    pool = SharedMemoryPool()
+    assert len({pool.empty((9,)).data_ptr() for _ in range(9)}) > 6
+    assert len(pool._buffers) == 6
 
 
 def test_a_tensor_of_this_process_is_its_own() -> None:
     tensor = torch.zeros(3)
-    assert hold(tensor) is tensor
+    assert attach(tensor) is tensor

@@ -3,15 +3,15 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dogbreed.data.splits import stratified
+from dogbreed.data.splits import stratified_split
 
 KEYS = [f"{number:03d}/{image:03d}.jpg" for number in range(5) for image in range(20)]
 LABELS = [number for number in range(5) for _ in range(20)]
 
 
 def test_each_class_gives_its_part() -> None:
-    valid, test, train = stratified(KEYS, LABELS, [0.1, 0.2], seed=0)
-    for positions, count in ((valid, 2), (test, 4), (train, 14)):
+    val, test, train = stratified_split(KEYS, LABELS, [0.1, 0.2], seed=0)
+    for positions, count in ((val, 2), (test, 4), (train, 14)):
         assert Counter(LABELS[position] for position in positions) == dict.fromkeys(range(5), count)
 
 
@@ -25,7 +25,7 @@ def test_every_image_is_in_one_split_and_train_keeps_every_class(
 ) -> None:
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
     keys = [str(number) for number in range(len(labels))]
-    *made, train = stratified(keys, labels, fractions, seed)
+    *made, train = stratified_split(keys, labels, fractions, seed)
     assert sorted(position for positions in [*made, train] for position in positions) == list(range(len(labels)))
     assert {labels[position] for position in train} == set(range(len(counts)))
     for positions, fraction in zip(made, fractions, strict=True):
@@ -33,15 +33,15 @@ def test_every_image_is_in_one_split_and_train_keeps_every_class(
 
 
 def test_depends_on_seed_and_keys_alone() -> None:
-    first = stratified(KEYS, LABELS, [0.1, 0.1], seed=0)
-    assert first == stratified(KEYS, LABELS, [0.1, 0.1], seed=0)
-    assert first != stratified(KEYS, LABELS, [0.1, 0.1], seed=1)
-    backwards = stratified(KEYS[::-1], LABELS[::-1], [0.1, 0.1], seed=0)
+    first = stratified_split(KEYS, LABELS, [0.1, 0.1], seed=0)
+    assert first == stratified_split(KEYS, LABELS, [0.1, 0.1], seed=0)
+    assert first != stratified_split(KEYS, LABELS, [0.1, 0.1], seed=1)
+    backwards = stratified_split(KEYS[::-1], LABELS[::-1], [0.1, 0.1], seed=0)
     assert [{KEYS[::-1][i] for i in positions} for positions in backwards] == [{KEYS[i] for i in p} for p in first]
 
 
 def test_a_new_image_moves_few_others() -> None:
-    before = {KEYS[i] for i in stratified(KEYS, LABELS, [0.1], seed=0)[0]}
+    before = {KEYS[i] for i in stratified_split(KEYS, LABELS, [0.1], seed=0)[0]}
     keys, labels = [*KEYS, "000/new.jpg"], [*LABELS, 0]
-    after = {keys[i] for i in stratified(keys, labels, [0.1], seed=0)[0]}
+    after = {keys[i] for i in stratified_split(keys, labels, [0.1], seed=0)[0]}
     assert len(before - after) <= 1

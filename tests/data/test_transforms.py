@@ -11,8 +11,9 @@ from torchvision import transforms as reference
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resized_crop
 
-from dogbreed.data.decode import decode
-from dogbreed.data.transforms import EvalTransform, InputSpec, ThumbnailTransform, TrainTransform, random_crop
+from dogbreed.data.decode import ImageSize, decode, read_size
+from dogbreed.data.transforms import EvalTransform, ThumbnailTransform, TrainTransform, random_crop
+from dogbreed.input_spec import InputSpec
 
 CONFIG = {
     "input_size": (3, 96, 96),
@@ -32,7 +33,7 @@ def test_format_from_data_config() -> None:
     assert (found.height, found.width, found.crop_pct) == (96, 96, 0.9)
     assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
     assert found.interpolation is InterpolationMode.BICUBIC
-    assert InputSpec.from_data_config(CONFIG, image_size=32).height == 32
+    assert found.resized(32).height == 32
     bare = InputSpec.from_data_config({"input_size": (3, 64, 48)})
     assert (bare.height, bare.width, bare.mean) == (64, 48, (0.485, 0.456, 0.406))
 
@@ -122,26 +123,20 @@ def test_crops_cover_what_torchvision_covers() -> None:
 @pytest.mark.parametrize("transform", [TrainTransform, EvalTransform, ThumbnailTransform])
 def test_big_photographs_decoded_smaller_stay_near_to_pillow(shared: Path, transform: type) -> None:
     """Pillow decodes all of an image and resizes the same part of it."""
-    target = InputSpec(96, 96, interpolation=InterpolationMode.BICUBIC)
+    spec = InputSpec(96, 96, interpolation=InterpolationMode.BICUBIC)
     differences = {}
     for path in sorted((shared / "photos").glob("*.JPEG")):
-        views = []
-
-        def reduction(height: int, width: int, views: list = views, name: str = path.name) -> int:
-            views.append(transform(target).view(height, width, random.Random(name)).reduced(transform.spare))
-            return views[-1].reduction
-
-        pixels = decode(path.read_bytes(), reduction)
-        view = views[-1]
-        assert pixels.shape[1] == -(-Image.open(path).height // view.reduction)
-        out = transform(target).render(pixels, view, view.reduction)
-        if view.reduction > 1:
+        crop = transform(spec).crop(read_size(path.read_bytes()), random.Random(path.name))
+        pixels = decode(path.read_bytes(), crop.scale)
+        assert pixels.shape[1] == -(-Image.open(path).height // crop.scale)
+        out = transform(spec).apply(pixels, crop)
+        if crop.scale > 1:
             with Image.open(path) as photograph:
                 part = photograph.convert("RGB").crop(
-                    (view.left, view.top, view.left + view.width, view.top + view.height)
+                    (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
                 )
-            part = part.resize((view.out_width, view.out_height), Image.Resampling.BICUBIC)
-            part = ImageOps.mirror(part) if view.mirrored else part
+            part = part.resize((crop.out_width, crop.out_height), Image.Resampling.BICUBIC)
+            part = ImageOps.mirror(part) if crop.mirrored else part
             wanted = center_crop(torch.from_numpy(np.array(part)).permute(2, 0, 1), [96, 96])
             differences[path.name] = float((out.float() - wanted.float()).abs().mean())
     print(f"{len(differences)} images, mean difference {np.mean(list(differences.values())):.2f} grey levels")
@@ -150,11 +145,11 @@ def test_big_photographs_decoded_smaller_stay_near_to_pillow(shared: Path, trans
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000), st.integers(0, 99))
-def test_a_view_lies_in_the_image_and_is_never_enlarged_by_reduction(height: int, width: int, seed: int) -> None:
+def test_crop_is_inside_and_not_enlarged_by_its_scale(height: int, width: int, seed: int) -> None:
     for transform in (TrainTransform(InputSpec()), EvalTransform(InputSpec())):
-        view = transform.view(height, width, random.Random(seed)).reduced(transform.spare)
-        assert 0 <= view.top < view.top + view.height <= height
-        assert 0 <= view.left < view.left + view.width <= width
-        if view.reduction > 1:
-            assert view.height // view.reduction >= view.out_height
-            assert view.width // view.reduction >= view.out_width
+        crop = transform.crop(ImageSize(height, width), random.Random(seed))
+        assert 0 <= crop.top < crop.top + crop.height <= height
+        assert 0 <= crop.left < crop.left + crop.width <= width
+        if crop.scale > 1:
+            assert crop.height // crop.scale >= crop.out_height
+            assert crop.width // crop.scale >= crop.out_width

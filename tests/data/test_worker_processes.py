@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from dogbreed.data.dataset import BatchSampler
+from dogbreed.data.sampler import BatchSampler
 from tests.paths import ROOT
 from tests.s3_server import S3Server
 
@@ -21,10 +21,10 @@ TWO_RANKS = """
 import json, os, signal, sys
 from pathlib import Path
 import pytorch_lightning as pl, torch
-from dogbreed import ImageDataModule
+from dogbreed import ImageDataModule, InputSpec
 
 root, out, run, die_at = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-CONFIG = {"input_size": (3, 16, 16), "crop_pct": 1.0}
+SPEC = InputSpec(16, 16, crop_pct=1.0)
 
 class Recorder(pl.LightningModule):
     def __init__(self):
@@ -41,7 +41,7 @@ class Recorder(pl.LightningModule):
 
 saved = pl.callbacks.ModelCheckpoint(out, every_n_train_steps=5, save_last=True, save_top_k=0)
 quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "callbacks": [saved]}
-data = ImageDataModule(str(root), batch_size=4, num_workers=1, data_config=CONFIG, valid_fraction=0, test_fraction=0)
+data = ImageDataModule(str(root), batch_size=4, num_workers=1, input_spec=SPEC, val_fraction=0, test_fraction=0)
 trainer = pl.Trainer(max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", use_distributed_sampler=True, **quiet)
 last = out / "last.ckpt"
 trainer.fit(Recorder(), data, ckpt_path=last if last.exists() else None)
@@ -76,9 +76,9 @@ def test_two_ranks_that_are_killed_go_on_with_the_next_batch(tmp_path: Path, wri
 THREE_EPOCHS = """
 import json, sys
 import psutil, torch
-from dogbreed import ImageDataModule
+from dogbreed import ImageDataModule, InputSpec
 
-options = {"data_config": {"input_size": (3, 224, 224)}, "valid_fraction": 0, "test_fraction": 0}
+options = {"input_spec": InputSpec(), "val_fraction": 0, "test_fraction": 0}
 data = ImageDataModule("s3://memory", endpoint_url=sys.argv[1], num_workers=1, **options)
 loader, pss = data.train_dataloader(), []
 for _ in range(3):

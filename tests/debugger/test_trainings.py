@@ -123,7 +123,7 @@ def test_frozen_pretrained_network_on_real_images_has_no_finding(shared: Path, t
     from dogbreed.run.train import train as train_config
 
     breeds = sorted(path.name for path in (shared / "data" / "train").iterdir() if path.is_dir())[::20]
-    for split in ("train", "valid", "test"):
+    for split in ("train", "val", "test"):
         (tmp_path / "data" / split).mkdir(parents=True)
         for breed in breeds:
             (tmp_path / "data" / split / breed).symlink_to(shared / "data" / split / breed)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from dogbreed.debugger.callbacks import debugger_callbacks
+from dogbreed.input_spec import InputSpec
 
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 
@@ -58,7 +59,7 @@ class TinyData(pl.LightningDataModule):
         self.bad_images: dict[str, str] = {}
         self._splits = {}
         held = val if isinstance(val, tuple) else (val,) * len(counts)
-        for seed, (split, each) in enumerate({"train": counts, "valid": held, "test": held}.items()):
+        for seed, (split, each) in enumerate({"train": counts, "val": held, "test": held}.items()):
             labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(each))
             images = striped(labels, seed, noise)
             if shuffled:
@@ -84,7 +85,7 @@ class TinyData(pl.LightningDataModule):
         return self.loader("train", shuffle=True)
 
     def val_dataloader(self) -> Any:
-        return self.loader("valid")
+        return self.loader("val")
 
     def test_dataloader(self) -> Any:
         return self.loader("test")
@@ -105,7 +106,7 @@ class TinyModel(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["net"])
         self.net = network() if net is None else net
-        self.data_config = {"mean": MEAN, "std": STD}
+        self.input_spec = InputSpec(mean=MEAN, std=STD)
         self.losses: list[float] = []
 
     def _loss(self, batch: Any, stage: str) -> Tensor:

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,14 +18,13 @@ import torch
 
 from dogbreed import ImageClassifier, ImageDataModule
 from dogbreed.cli.config import compose, resolve_defaults
-from dogbreed.data.transforms import InputSpec
 from dogbreed.errors import UserError
 from dogbreed.features import FeatureCache, FeatureDataModule, NotCacheableError
 from dogbreed.features.extract import FeatureExtractor
 from dogbreed.models.linear_probe import fit_linear_probe
 from dogbreed.run.train import train
 from dogbreed.storage import retry
-from dogbreed.storage.base import BusyError
+from dogbreed.storage.base import TransientError
 from dogbreed.storage.demo import DemoStore
 
 DEMO = "demo://?classes=3&train=12&valid=6&test=6&size=32"
@@ -59,7 +59,7 @@ def numbers(results):
     return results["epochs"], results["test"], results["classes"]
 
 
-ALL = ["train", "valid", "test"]
+ALL = ["train", "val", "test"]
 
 
 def test_cache_equals_images_and_is_computed_once(run, tmp_path, caplog):
@@ -101,7 +101,7 @@ def test_cached_run_saves_the_whole_network_and_report(run, tmp_path):
 def test_cache_keeps_head_dropout_and_tta(run, name):
     plain, _ = run("features=off", "+model.kwargs.drop_rate=0.3", "tta=true", f"model.name={name}")
     kept, computed = run("+model.kwargs.drop_rate=0.3", "tta=true", f"model.name={name}")
-    assert computed == ["train", "valid-both-sides", "test-both-sides"]
+    assert computed == ["train", "val-both-sides", "test-both-sides"]
     assert kept["epochs"][1] == pytest.approx(plain["epochs"][1], rel=1e-5)
     assert kept["test"] == pytest.approx(plain["test"], rel=1e-5)
 
@@ -109,7 +109,7 @@ def test_cache_keeps_head_dropout_and_tta(run, name):
 def test_cache_with_a_view_per_epoch_equals_augmented_images(run):
     plain, _ = run("features=off", "data.augment=true")
     kept, computed = run("features.views=2", "data.augment=true")
-    assert computed == ["train-7-0.08-0-0", "train-7-0.08-0-1", "valid", "test"]
+    assert computed == ["train-7-0.08-0-0", "train-7-0.08-0-1", "val", "test"]
     for epoch in (0, 1):
         assert kept["epochs"][epoch] == pytest.approx(plain["epochs"][epoch], rel=1e-5)
     _, computed = run("features.views=3", "data.augment=true")
@@ -136,7 +136,7 @@ def test_cache_that_would_change_the_training_is_not_used(run, tmp_path, caplog,
 def classifier(data, seed=1, **settings):
     pl.seed_everything(seed, verbose=False)
     model = ImageClassifier("test_resnet", data.classes, **{"weights": "random", "lr": 0.05, **settings})
-    data.input_spec = InputSpec.from_data_config(model.data_config, data.image_size)
+    data.input_spec = model.input_spec
     return model
 
 
@@ -313,7 +313,7 @@ def test_cache_of_an_outage_is_not_kept(run, monkeypatch, caplog):
 
     async def fetch_some(store, key):
         if key.startswith(("train", "test")) and key.endswith("0003.jpg"):
-            raise BusyError("no answer")
+            raise TransientError("no answer")
         return await fetch(store, key)
 
     cheap = ["epochs=1", "debugger=off"]
@@ -332,8 +332,8 @@ def test_cache_of_an_outage_is_not_kept(run, monkeypatch, caplog):
 
 def test_cache_of_an_empty_split_has_no_features(run, tmp_path, write_images):
     folder = write_images(tmp_path / "images", {"a": 5, "b": 5})
-    given = ["model.weights=random", "debugger=off", "epochs=1", "data.test_fraction=0", "data.valid_fraction=0.2"]
-    assert run(*given, url=str(folder))[1] == ["train", "valid"]
+    given = ["model.weights=random", "debugger=off", "epochs=1", "data.test_fraction=0", "data.val_fraction=0.2"]
+    assert run(*given, url=str(folder))[1] == ["train", "val"]
 
 
 def test_resume_of_a_run_on_images_may_use_features(run, tmp_path):
@@ -398,3 +398,16 @@ def test_cache_in_an_unwritable_folder_is_a_user_error(run, tmp_path):
     (tmp_path / "features").write_text("")
     with pytest.raises(UserError, match=r"features.folder=.* cannot be written .*features=off"):
         run("debugger=off")
+
+
+def test_load_uses_the_input_spec_of_the_model(tmp_path):
+    data = images()
+    model = classifier(data)
+    data.input_spec = replace(model.input_spec, mean=(0.0, 0.0, 0.0))
+    other = FeatureCache(tmp_path / "other").load(model, data)
+    unassigned = FeatureCache(tmp_path / "unassigned").load(model, images())
+    classifier(data)
+    expected = FeatureCache(tmp_path / "expected").load(model, data)
+    for split, (view,) in expected.items():
+        assert np.array_equal(other[split][0].values, view.values)
+        assert np.array_equal(unassigned[split][0].values, view.values)

@@ -39,7 +39,7 @@ def test_second_machine_downloads_what_the_first_computed(bucket, tmp_path, monk
         return train(resolve_defaults(compose("train", [*tiny, *places, *sharing, "epochs=1"])))
 
     first, second = run("a"), run("b")
-    assert computed == ["train", "valid", "test"]
+    assert computed == ["train", "val", "test"]
     assert (first["epochs"], first["test"]) == (second["epochs"], second["test"])
     assert f"features of train downloaded from {url}" in caplog.text
     left = sorted(path.name for path in server.root.rglob("features/*/*"))

@@ -17,7 +17,7 @@ import simplejpeg
 from dogbreed.errors import UserError
 from dogbreed.publishing import targets, transfer
 from dogbreed.publishing.download import TransferError
-from dogbreed.storage.base import open_store
+from dogbreed.storage import open_store
 from dogbreed.storage.manifest import MANIFEST, read_manifest
 from launch import publish
 from tests.paths import ROOT
@@ -72,9 +72,9 @@ def test_a_folder_comes_to_s3_once(pets, bucket, s3_server, uploaded, capsys):
     assert "16 images uploaded" in (out := capsys.readouterr().out)
     assert f"data.url=s3://{bucket.name}/dogs data.endpoint_url={s3_server.url}" in out
     store = open_store(f"s3://{bucket.name}/dogs", s3_server.url)
-    listed = {entry.key: entry for entry in store.entries()}
+    listed = {entry.key: entry for entry in store.list_objects()}
     manifest = list(read_manifest(store))
-    assert [image.entry for image in manifest] == [listed[key] for key in files(pets)]
+    assert [image.object_info for image in manifest] == [listed[key] for key in files(pets)]
     assert {(image.width, image.height, len(image.hash)) for image in manifest} == {(32, 24, 32)}
 
     uploaded.clear()
@@ -179,9 +179,9 @@ def test_a_connection_that_drops_is_borne_and_one_that_is_lost_is_said(pets, buc
     async def put(self, key, *args):
         calls.append(key)
         if key == "train/b/003.jpg" and lost:
-            raise targets.BusyError("error sending request: connection reset by peer")
+            raise targets.TransientError("error sending request: connection reset by peer")
         if calls.count(key) == 1:
-            raise targets.BusyError("503 SlowDown")
+            raise targets.TransientError("503 SlowDown")
         await real(self, key, *args)
 
     monkeypatch.setattr(targets.S3Target, "put", put)
@@ -238,7 +238,7 @@ def test_an_interrupted_update_is_not_described_by_the_old_manifest(pets, bucket
         ([], "give what to publish and where"),
         (["missing.zip", "out"], "missing.zip: no such file or folder"),
         (["{pets}", "gs://bucket"], "nothing can be published to gs://bucket"),
-        (["{pets}", "s3://"], "names no bucket"),
+        (["{pets}", "s3://"], "has no bucket"),
         (["{pets}", "{pets}/out"], "lie in each other"),
         (["{pets}", "s3://no-such-bucket/x", "endpoint_url={url}"], "there is no such bucket"),
         (["{pets}", "s3://bucket/x", "endpoint_url=http://127.0.0.1:1"], "cannot be listed: Could not connect"),
@@ -288,10 +288,10 @@ def test_ctrl_c_keeps_what_is_there_and_the_same_command_goes_on(pets, place, up
 
 def test_a_published_prefix_trains(pets, bucket, s3_server):
     """The data module reads it, through the manifest."""
-    from dogbreed import ImageDataModule
+    from dogbreed import ImageDataModule, InputSpec
 
     assert to_s3(s3_server, pets, bucket) == 0
-    data = ImageDataModule(f"s3://{bucket.name}/dogs", endpoint_url=s3_server.url, image_size=32, num_workers=0)
-    assert (data.classes, data.class_counts) == (["a", "b"], {"train": [4, 4], "valid": [2, 2], "test": [2, 2]})
+    data = ImageDataModule(f"s3://{bucket.name}/dogs", endpoint_url=s3_server.url, input_spec=InputSpec(32, 32))
+    assert (data.classes, data.class_counts) == (["a", "b"], {"train": [4, 4], "val": [2, 2], "test": [2, 2]})
     assert sum(len(batch.labels) for batch in data.test_dataloader()) == 4
     assert data.bad_images == {}

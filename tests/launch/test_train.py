@@ -123,13 +123,13 @@ def test_what_is_typed_goes_over_what_the_sweep_found():
     ("typed", "merged"),
     [
         (["data=demo"], ["data=demo"]),
-        (["data=folder"], ["data.url=/pics1", "data.valid_fraction=0.2", "data=folder"]),
+        (["data=folder"], ["data.url=/pics1", "data.val_fraction=0.2", "data=folder"]),
         (["data=s3", "data.url=s3://b/p"], ["data=s3", "data.url=s3://b/p"]),
-        (["data.url=/pics2"], ["data=folder", "data.valid_fraction=0.2", "data.url=/pics2"]),
+        (["data.url=/pics2"], ["data=folder", "data.val_fraction=0.2", "data.url=/pics2"]),
     ],
 )
 def test_another_choice_of_a_group_drops_what_the_sweep_was_given_within_the_old_one(typed, merged):
-    found = ["data=folder", "data.url=/pics1", "data.valid_fraction=0.2"]
+    found = ["data=folder", "data.url=/pics1", "data.val_fraction=0.2"]
     assert merge_overrides(["epochs=3", *found], typed) == ["epochs=3", *merged]
 
 

@@ -47,7 +47,7 @@ def moved(model, before):
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit", "test_efficientnet", "mobilenetv2_050"])
 def test_classifier_of_any_model_trains_its_head_alone(name):
     model = classifier(model=name, lr=0.1)
-    size = model.data_config["input_size"][-1] if name == "test_vit" else 64
+    size = model.input_spec.width if name == "test_vit" else 64
     assert model(torch.randn(2, 3, size, size)).shape == (2, 3)
     body, head = split_parameters(model.net)
     assert not any(p.requires_grad for p in body)
@@ -229,7 +229,7 @@ def test_subclass_with_its_own_step_logs_no_training_metrics():
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
 def test_head_dropout_is_active_while_the_head_is_trained(name):
     model = classifier(model=name, model_kwargs={"drop_rate": 0.5}).train()
-    size = model.data_config["input_size"][-1]
+    size = model.input_spec.height
     images = torch.rand(2, 3, size, size)
     assert not torch.equal(model(images), model(images))
     assert torch.equal(model.eval()(images), model(images))

@@ -25,14 +25,17 @@ def pack(tmp_path):
 
 def test_an_archive_is_read_without_unpacking(pack, tmp_path):
     source = open_source(str(pack([("pets/", b""), ("pets/a/1.jpg", b"one"), ("pets/b/2.jpg", b"three")])))
-    assert sorted((entry.key, entry.size) for entry in source.entries()) == [("pets/a/1.jpg", 3), ("pets/b/2.jpg", 5)]
+    assert sorted((entry.key, entry.size) for entry in source.list_objects()) == [
+        ("pets/a/1.jpg", 3),
+        ("pets/b/2.jpg", 5),
+    ]
     assert source.read("pets/b/2.jpg") == b"three"
     assert [path.name for path in tmp_path.iterdir()] == ["pets.zip"]
 
 
 def test_an_archive_with_the_separators_of_windows(pack):
     source = open_source(str(pack([("pets\\", b""), ("pets\\a\\1.jpg", b"one"), ("pets/b/2.jpg", b"three")])))
-    assert sorted(entry.key for entry in source.entries()) == ["pets/a/1.jpg", "pets/b/2.jpg"]
+    assert sorted(entry.key for entry in source.list_objects()) == ["pets/a/1.jpg", "pets/b/2.jpg"]
     assert source.read("pets/a/1.jpg") == b"one"
     with pytest.raises(UserError, match=r"'a/1.jpg' is in it 2 times"):
         open_source(str(pack([("a/1.jpg", b"one"), ("a\\1.jpg", b"two")])))

@@ -31,7 +31,7 @@ def test_a_sound_data_set_is_published_as_it_is():
     plan = make_plan(images(*SPLIT), "pets")
     assert names(plan) == sorted(SPLIT)
     assert told(plan) == plan.notes == []
-    assert counts(plan) == "2 classes; images: 2 train, 2 valid, 2 test"
+    assert counts(plan) == "2 classes; images: 2 train, 2 val, 2 test"
 
 
 @pytest.mark.parametrize("around", ["dogImages/", "a/b/"])
@@ -57,7 +57,7 @@ def test_a_class_folder_is_not_taken_off():
     plan = make_plan(images("train/a/1", "train/b/2"), "pets")
     assert names(plan) == ["train/a/1", "train/b/2"]
     assert plan.notes == [f"there is no {name} split: a training draws one from train, the same each time"
-                          for name in ("valid", "test")]  # fmt: skip
+                          for name in ("val", "test")]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_names_that_meet_after_mending_stay_apart():
     [
         ((), "no images; expected below it: train/CLASS/"),
         (("1", "2"), "none in a class folder"),
-        ((*SPLIT, "valid/c/7"), "valid has classes that train has not: c"),
+        ((*SPLIT, "valid/c/7"), "val has classes that train does not have: c"),
         (("train/a/1", "valid/a/2"), "there is only one class, a; a classifier needs two or more"),
         ((*SPLIT, "val/a/7"), "'val' and 'valid', which mean the same split"),
     ],

@@ -23,7 +23,6 @@ GRADUAL = """
 import logging, sys
 import pytorch_lightning as pl, torch
 from dogbreed import ImageClassifier, ImageDataModule
-from dogbreed.data.transforms import InputSpec
 from dogbreed.features import FeatureCache, FeatureDataModule
 
 logger = logging.getLogger("dogbreed.features")
@@ -32,6 +31,7 @@ logger.addHandler(logging.StreamHandler())
 pl.seed_everything(0, verbose=False)
 data = ImageDataModule("demo://?classes=2&train=16&valid=4&test=4&size=32", batch_size=4)
 model = ImageClassifier("test_resnet", data.classes, weights="random", finetune="gradual", lr=0.01)
+data.input_spec = model.input_spec
 before = {k: v.clone() for k, v in model.named_parameters()}
 kept = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
 trainer = pl.Trainer(max_epochs=2, accelerator="cpu", devices=2, strategy="ddp_find_unused_parameters_true", **kept)
@@ -41,7 +41,7 @@ torch.save([before, dict(model.named_parameters())], f"{sys.argv[1]}/{trainer.gl
 pl.seed_everything(0, verbose=False)
 data = ImageDataModule("demo://?classes=2&train=16&valid=4&test=4&size=32", batch_size=4, augment=False)
 model = ImageClassifier("test_resnet", data.classes, weights="random", lr=0.01)
-data.input_spec = InputSpec.from_data_config(model.data_config, data.image_size)
+data.input_spec = model.input_spec
 features = FeatureCache(f"{sys.argv[1]}/features").load(model, data)
 trainer = pl.Trainer(max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", **kept)
 trainer.fit(model, FeatureDataModule(data, features))
@@ -86,6 +86,7 @@ def test_two_processes_equal_one_that_accumulates(tmp_path):
     pl.seed_everything(0, verbose=False)
     data = ImageDataModule("demo://?classes=2&train=16&valid=4&test=4&size=32", batch_size=8, augment=False)
     alone = ImageClassifier("test_resnet", data.classes, weights="random", lr=0.01)
+    data.input_spec = alone.input_spec
     kept = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_epochs=2, accelerator="cpu", devices=1, **kept)
     trainer.fit(alone, data)

@@ -77,6 +77,7 @@ def test_train_tests_and_exports_the_best_epoch(tmp_path, goal):
     assert results["best_epoch"] == losses.index(min(losses) if goal == "minimize" else max(losses))
     best = ImageClassifier.load_from_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
     data = instantiate(resolve_defaults(compose("train", TINY)).data)
+    data.input_spec = best.input_spec
     (tested,) = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).test(best, data)
     assert results["test"] == pytest.approx(tested, rel=1e-5)
     left = load_file(tmp_path / "model" / "model.safetensors")
@@ -155,9 +156,9 @@ def test_epoch_without_validation_has_no_validation_metrics(tmp_path, monkeypatc
 
 
 def test_empty_validation_split_needs_another_objective(tmp_path):
-    none = [*TINY, "data.url='demo://?classes=3&train=12&valid=0&test=6&size=32'", "data.valid_fraction=0", "epochs=2"]
+    none = [*TINY, "data.url='demo://?classes=3&train=12&valid=0&test=6&size=32'", "data.val_fraction=0", "epochs=2"]
     none.append(f"output_dir={tmp_path}")
-    with pytest.raises(UserError, match=r"objective.metric=val/accuracy needs images in valid.*data.valid_fraction="):
+    with pytest.raises(UserError, match=r"objective.metric=val/accuracy needs images in val.*data.val_fraction="):
         train(resolve_defaults(compose("train", none)))
     results = train(
         resolve_defaults(compose("train", [*none, "objective.metric=train/loss", "objective.goal=minimize"]))
@@ -183,10 +184,10 @@ def test_unreadable_images_are_skipped_and_listed(tmp_path, demo_folder, caplog)
 @pytest.fixture
 def demo_folder(tmp_path):
     """A folder of class folders with a few generated images."""
-    from dogbreed.storage.base import open_store
+    from dogbreed.storage import open_store
 
     store = open_store("demo://?classes=2&train=6&valid=2&test=2&size=32", None)
-    for entry in store.entries():
+    for entry in store.list_objects():
         path = tmp_path / "images" / entry.key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(asyncio.run(store.fetch(entry.key)).data)

@@ -71,8 +71,7 @@ def make_model(folder, classes=CLASSES):
     """Writes the model folder of a small random network whose outputs differ between images."""
     import torch
 
-    from dogbreed.data.transforms import InputSpec
-    from dogbreed.models.backbones import create, data_config
+    from dogbreed.models.backbones import create, input_spec
     from dogbreed.serving.bundle import make_card, write_model
 
     torch.manual_seed(3)
@@ -80,7 +79,7 @@ def make_model(folder, classes=CLASSES):
     torch.nn.init.normal_(net.get_classifier().weight, std=3.0)
     card = make_card(
         name="small", architecture="test_resnet", model_kwargs={}, classes=list(classes),
-        input_spec=InputSpec.from_data_config(data_config(net)), metrics={"val/accuracy": 0.5, "x": float("nan")},
+        input_spec=input_spec(net), metrics={"val/accuracy": 0.5, "x": float("nan")},
         overrides=["model=timm", "model.name=test_resnet"],
     )  # fmt: skip
     write_model(folder, net.state_dict(), card)

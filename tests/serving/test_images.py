@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dogbreed.data.transforms import InputSpec
+from dogbreed.input_spec import InputSpec
 from dogbreed.serving.images import decode_image, decode_images
 from dogbreed.serving.request import RequestError, parse_request
 from tests.serving.sample_images import as_json, half_transparent, jpeg, png_of_size, scene, variants

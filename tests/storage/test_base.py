@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from dogbreed.errors import UserError
-from dogbreed.storage.base import FolderStore, ImageError, open_store
+from dogbreed.storage import open_store
+from dogbreed.storage.base import ImageError
 from dogbreed.storage.demo import DemoStore
+from dogbreed.storage.local import FolderStore
 from dogbreed.storage.s3 import S3Store
 
 Folder = Callable[[Path, Mapping[str, int]], Path]
@@ -28,10 +30,10 @@ def test_url_chooses_the_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "endpoint_url", "message"),
     [
-        ("gs://bucket/x", None, "no images can be read from gs://; allowed: a folder path, file:///path, s3://"),
-        ("s3:///x", None, "names no bucket; type s3://bucket/prefix"),
+        ("gs://bucket/x", None, "gs:// is not supported; allowed: a folder path, file:///path, s3://"),
+        ("s3:///x", None, "has no bucket; type s3://bucket/prefix"),
         ("s3://bucket", "127.0.0.1:9000", "type http://HOST:PORT"),
-        ("demo://", "http://127.0.0.1:9000", "goes with data.url=s3://"),
+        ("demo://", "http://127.0.0.1:9000", "needs data.url=s3://"),
     ],
 )
 def test_mistakes_are_named(url: str, endpoint_url: str | None, message: str) -> None:
@@ -44,7 +46,7 @@ def test_folder_lists_files_and_folders_without_files(tmp_path: Path, write_imag
     write_images(tmp_path, {"train/a": 2, "train/empty": 0})
     (tmp_path / "linked").symlink_to(tmp_path / "train" / "a")
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere")
-    entries = sorted(open_store(str(tmp_path)).entries())
+    entries = sorted(open_store(str(tmp_path)).list_objects())
     assert [entry.key for entry in entries] == [
         "linked/000.jpg",
         "linked/001.jpg",
@@ -58,9 +60,9 @@ def test_folder_lists_files_and_folders_without_files(tmp_path: Path, write_imag
 def test_etag_follows_a_change(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     (tmp_path / "x.jpg").write_bytes(b"1")
-    before = next(iter(store.entries()))
+    before = next(iter(store.list_objects()))
     os.utime(tmp_path / "x.jpg", ns=(1, 1))
-    assert next(iter(store.entries())).etag != before.etag
+    assert next(iter(store.list_objects())).etag != before.etag
 
 
 @pytest.mark.parametrize(
@@ -70,21 +72,21 @@ def test_any_name_can_be_read(tmp_path: Path, key: str) -> None:
     (tmp_path / key).parent.mkdir(exist_ok=True)
     (tmp_path / key).write_bytes(key.encode())
     store = open_store(str(tmp_path))
-    assert [entry.key for entry in store.entries()] == [key]
+    assert [entry.key for entry in store.list_objects()] == [key]
     assert asyncio.run(store.fetch(key)).data == key.encode()
 
 
 def test_a_link_that_goes_round_does_not_hang(tmp_path: Path, write_images: Folder) -> None:
     write_images(tmp_path, {"train/a": 1})
     (tmp_path / "train/a/up").symlink_to(tmp_path)
-    assert "train/a/000.jpg" in {entry.key for entry in open_store(str(tmp_path)).entries()}
+    assert "train/a/000.jpg" in {entry.key for entry in open_store(str(tmp_path)).list_objects()}
 
 
 def test_what_can_not_be_listed(tmp_path: Path) -> None:
     (tmp_path / "file.zip").touch()
     for name, message in (("nowhere", "the folder does not exist"), ("file.zip", "the folder is a file")):
         with pytest.raises(UserError, match=message):
-            list(open_store(str(tmp_path / name)).entries())
+            list(open_store(str(tmp_path / name)).list_objects())
 
 
 def test_a_file_that_is_gone_is_a_matter_of_that_image(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import boto3
 import pytest
 
 from benchmarks.proxy import Proxy
-from dogbreed.storage.base import open_store
-from dogbreed.storage.credentials import provider
+from dogbreed.storage import open_store
+from dogbreed.storage.credentials import credential_provider
 
 PROFILE = """
 [profile trainer]
@@ -43,7 +43,7 @@ def test_a_role_is_assumed_and_renewed(monkeypatch: pytest.MonkeyPatch, tmp_path
         client.put_object(Bucket="images", Key="a/1.jpg", Body=b"1")
 
         store = open_store("s3://images", proxy.url)
-        assert [entry.key for entry in store.entries()] == ["a/1.jpg"]
+        assert [entry.key for entry in store.list_objects()] == ["a/1.jpg"]
         assert asyncio.run(store.fetch("a/1.jpg")).data == b"1"
         heads = b"".join(proxy.heads)
         assert (
@@ -53,7 +53,7 @@ def test_a_role_is_assumed_and_renewed(monkeypatch: pytest.MonkeyPatch, tmp_path
         )
 
         # A quarter of an hour is so short that boto3 renews them whenever they are looked at.
-        provide = provider(boto3.Session())
+        provide = credential_provider(boto3.Session())
         first, second = provide(), provide()
         assert first["access_key_id"] != second["access_key_id"]
         assert first["token"]

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dogbreed.data.classes import parse_class
 from dogbreed.data.index import build_index
 from dogbreed.errors import UserError
+from dogbreed.labels import parse_class
 from dogbreed.storage.base import ImageError
 from dogbreed.storage.demo import DemoStore
 
@@ -18,7 +18,7 @@ def get(store: DemoStore, key: str) -> bytes:
 
 def test_counts_and_size_from_the_url() -> None:
     store = DemoStore.from_url("demo://?classes=3&train=4&valid=2&test=0&size=24")
-    keys = [entry.key for entry in store.entries()]
+    keys = [entry.key for entry in store.list_objects()]
     assert len(keys) == 3 * 6
     assert not any(key.startswith("test/") for key in keys)
     assert Image.open(io.BytesIO(get(store, keys[0]))).size == (24, 24)
@@ -27,13 +27,13 @@ def test_counts_and_size_from_the_url() -> None:
 
 def test_same_key_same_bytes() -> None:
     one, other = DemoStore.from_url("demo://?size=32"), DemoStore.from_url("demo://?size=32&train=99")
-    keys = [entry.key for entry in one.entries()]
+    keys = [entry.key for entry in one.list_objects()]
     assert [get(one, key) for key in keys[:20]] == [get(other, key) for key in keys[:20]]
     assert len({get(one, key) for key in keys}) == len(keys)
 
 
 def test_breeds_have_names_like_breeds() -> None:
-    folders = {entry.key.split("/")[1] for entry in DemoStore.from_url("demo://?classes=80&train=1").entries()}
+    folders = {entry.key.split("/")[1] for entry in DemoStore.from_url("demo://?classes=80&train=1").list_objects()}
     assert len(folders) == 80
     assert all(parse_class(folder).name != folder for folder in folders)
     assert len({parse_class(folder).name for folder in folders}) == 80
@@ -49,7 +49,7 @@ def test_no_two_breeds_look_alike_on_average() -> None:
 
 def test_images_vary_within_a_breed() -> None:
     store = DemoStore.from_url("demo://?train=20&size=32")
-    keys = [entry.key for entry in store.entries() if "/001." in entry.key][:20]
+    keys = [entry.key for entry in store.list_objects() if "/001." in entry.key][:20]
     images = np.stack([np.asarray(Image.open(io.BytesIO(get(store, key)))) for key in keys])
     assert images.astype(float).std(axis=0).mean() > 25
 
@@ -58,11 +58,11 @@ def test_images_vary_within_a_breed() -> None:
     ("url", "message"),
     [
         ("demo://?clases=3", "no setting 'clases'; did you mean classes?"),
-        ("demo://?classes=1", "classes=1 is not a whole number from 2 to 80"),
-        ("demo://?train=-1", "train=-1 is not a whole number from 1 to 10000"),
-        ("demo://?train=many", "train=many is not"),
-        ("demo://?train=", "train= is not"),
-        ("demo://?size=²", "size=² is not"),
+        ("demo://?classes=1", "classes=1 must be a whole number from 2 to 80"),
+        ("demo://?train=-1", "train=-1 must be a whole number from 1 to 10000"),
+        ("demo://?train=many", "train=many must be"),
+        ("demo://?train=", "train= must be"),
+        ("demo://?size=²", "size=² must be"),
         ("demo://breeds", "type demo://"),
     ],
 )
@@ -80,5 +80,5 @@ def test_key_of_no_image(key: str) -> None:
 
 def test_makes_an_index() -> None:
     store = DemoStore.from_url("demo://?train=30&valid=0")
-    index = build_index(store.entries(), store.url, valid_fraction=0.1, test_fraction=0.1, seed=0)
-    assert [len(index.splits[name]) for name in ("train", "valid", "test")] == [27 * 8, 3 * 8, 20 * 8]
+    index = build_index(store.list_objects(), store.url, val_fraction=0.1, test_fraction=0.1, seed=0)
+    assert [len(index.splits[name]) for name in ("train", "val", "test")] == [27 * 8, 3 * 8, 20 * 8]

@@ -17,16 +17,19 @@ from torchvision.transforms.v2 import functional as F
 from benchmarks.proxy import Proxy
 from dogbreed import ImageDataModule
 from dogbreed.data.decode import decode
-from dogbreed.data.transforms import EvalTransform, InputSpec
+from dogbreed.data.shrink import shrink
+from dogbreed.data.transforms import EvalTransform
 from dogbreed.errors import UserError
-from dogbreed.storage import retry as patience
-from dogbreed.storage.disk_cache import Cache
-from dogbreed.storage.shrink import shrink
+from dogbreed.input_spec import InputSpec
+from dogbreed.storage import retry
+from dogbreed.storage.disk_cache import DiskCache
+from dogbreed.system.locks import file_lock
 from tests.s3_server import S3Server
 
 Folder = Callable[[Path, Mapping[str, int]], Path]
 CONFIG = {"input_size": (3, 16, 16), "interpolation": "bilinear", "crop_pct": 0.9}
-SETTINGS = {"batch_size": 8, "valid_fraction": 0.0, "test_fraction": 0.0}
+SPEC = InputSpec.from_data_config(CONFIG)
+SETTINGS = {"batch_size": 8, "val_fraction": 0.0, "test_fraction": 0.0}
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def proxy(
     """In front of a bucket of this test with 60 images in train."""
     name = request.node.name.replace("_", "-").partition("[")[0][:60]
     write_images(s3_server.root / name, {"train/a": 30, "train/b": 30})
-    monkeypatch.setattr(patience, "LEAST_HEDGE_S", 60.0)  # requests are counted: no slow one may be asked twice
+    monkeypatch.setattr(retry, "MIN_HEDGE_S", 60.0)  # requests are counted: no slow one may be asked twice
     proxy = Proxy(s3_server.url)
     proxy.bucket, proxy.root = name, s3_server.root / name
     yield proxy
@@ -46,7 +49,7 @@ def proxy(
 def module(proxy: Proxy, cache: Path | None, **options: Any) -> ImageDataModule:
     options = {"num_workers": 0, **SETTINGS, **options}
     cached = {"cache": str(cache), **options} if cache else options
-    return ImageDataModule(f"s3://{proxy.bucket}", endpoint_url=proxy.url, data_config=CONFIG, **cached)
+    return ImageDataModule(f"s3://{proxy.bucket}", endpoint_url=proxy.url, input_spec=SPEC, **cached)
 
 
 def epochs(data: ImageDataModule, count: int = 1) -> list[list[torch.Tensor]]:
@@ -64,7 +67,7 @@ def same(one: list[list[torch.Tensor]], other: list[list[torch.Tensor]]) -> bool
 # First of all, before this process itself uses obstore: workers are then spawned, which takes seconds.
 @pytest.mark.parametrize(("num_workers", "scaled"), [(2, False), (0, True)])
 def test_the_second_epoch_asks_for_nothing(proxy: Proxy, tmp_path: Path, num_workers: int, scaled: bool) -> None:
-    plain = epochs(ImageDataModule(str(proxy.root), data_config=CONFIG, num_workers=0, **SETTINGS), 2)
+    plain = epochs(ImageDataModule(str(proxy.root), input_spec=SPEC, num_workers=0, **SETTINGS), 2)
     options = {"num_workers": num_workers, "cache_scaled": scaled}
     for _ in ("the first training", "another one"):
         assert same(epochs(module(proxy, tmp_path / "c", **options), 2), plain)
@@ -104,12 +107,12 @@ def test_damaged_files_are_fetched_anew(proxy: Proxy, tmp_path: Path) -> None:
     assert len(proxy.gets) == 3
 
 
-def files_of(cache: Cache) -> dict[str, int]:
+def files_of(cache: DiskCache) -> dict[str, int]:
     return {"".join(path.parts[-2:]): path.stat().st_size for path in cache.folder.glob("[0-9a-f][0-9a-f]/*")}
 
 
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
-    cache = Cache.open(tmp_path, "place", 10_000 / 1e9)
+    cache = DiskCache.open(tmp_path, "place", 10_000 / 1e9)
     names = [f"{number:032x}" for number in range(12)]
     for name in names[:9]:
         cache.put(name, b"x" * 1000)
@@ -126,12 +129,12 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
 
 
 def write_many(folder: Path, first: int) -> None:
-    cache = Cache.open(folder, "place", 100_000 / 1e9)
+    cache = DiskCache.open(folder, "place", 100_000 / 1e9)
     for number in range(first, first + 300):
         cache.put(f"{number:032x}", number.to_bytes(4, "big") * 300)
         earlier = max(number - 5, first)
         assert cache.get(f"{earlier:032x}") in (None, earlier.to_bytes(4, "big") * 300)
-    os._exit(7 if cache.trouble else 0)
+    os._exit(7 if cache.error else 0)
 
 
 def test_several_processes_keep_the_bound_and_whole_files(tmp_path: Path) -> None:
@@ -140,9 +143,9 @@ def test_several_processes_keep_the_bound_and_whole_files(tmp_path: Path) -> Non
     writers = [context.Process(target=write_many, args=(tmp_path, first)) for first in (0, 0, 1000, 2000)]
     for writer in writers:
         writer.start()
-    cache, largest = Cache.open(tmp_path, "place", 1), 0
+    cache, largest = DiskCache.open(tmp_path, "place", 1), 0
     while any(writer.is_alive() for writer in writers[:3]):
-        with cache._lock():
+        with file_lock(cache.folder / "lock"):
             largest = max(largest, sum(files_of(cache).values()))
         if largest > 50_000:
             writers[3].kill()
@@ -165,10 +168,12 @@ def test_a_full_disk_is_said_once_and_the_training_goes_on(
 
     root, cache = write_images(tmp_path / "data", {"train/a": 30, "train/b": 30}), tmp_path / "c"
     monkeypatch.setattr(Path, "write_bytes", full)
-    data = ImageDataModule(str(root), cache=str(cache), data_config=CONFIG, num_workers=2, **SETTINGS)
+    data = ImageDataModule(str(root), cache=str(cache), input_spec=SPEC, num_workers=2, **SETTINGS)
     assert [sum(map(len, epoch)) for epoch in epochs(data, 2)] == [60, 60]
     said = [message for message in caplog.messages if "cache" in message]
-    assert said == [f"the cache takes no more images, the training goes on without: {cache}: No space left on device"]
+    assert said == [
+        f"the cache stores no further images, the training continues without: {cache}: No space left on device"
+    ]
     assert not list(cache.glob("??/*"))
     assert not data.bad_images
 
@@ -182,7 +187,7 @@ def test_settings(proxy: Proxy, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             module(proxy, cache, **options)
-    with pytest.raises(UserError, match="whose images are made"):
+    with pytest.raises(UserError, match="whose images are generated"):
         ImageDataModule("demo://", cache=str(tmp_path))
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.storage.base import ObjectInfo
-from dogbreed.storage.listing import Keys, pack
+from dogbreed.storage.listing import Listing, PackedStrings
 
 NAMES = st.text(min_size=1, max_size=8).filter(lambda name: "/" not in name and name[0] != ".")
 
@@ -15,27 +15,27 @@ NAMES = st.text(min_size=1, max_size=8).filter(lambda name: "/" not in name and 
 @given(st.lists(NAMES, unique=True))
 def test_keys_are_the_sorted_strings(names: list[str]) -> None:
     entries = [ObjectInfo(f"a/{name}.jpg", len(name), "e") for name in names]
-    listing = pack(entries)
+    listing = Listing.pack(entries)
     expected = sorted(entries, key=lambda entry: entry.key.encode("utf-8", "surrogateescape"))
     assert listing.keys == [entry.key for entry in expected]
     assert listing.sizes.tolist() == [entry.size for entry in expected]
-    assert listing.fingerprint == pack(reversed(entries)).fingerprint
+    assert listing.fingerprint == Listing.pack(reversed(entries)).fingerprint
 
 
 def test_keys_are_a_sequence() -> None:
-    keys = pack(ObjectInfo(f"a/{number}.jpg", 1, "e") for number in range(9)).keys
-    assert isinstance(keys, Keys)
+    keys = Listing.pack(ObjectInfo(f"a/{number}.jpg", 1, "e") for number in range(9)).keys
+    assert isinstance(keys, PackedStrings)
     assert list(keys[7:]) == ["a/7.jpg", "a/8.jpg"]
     assert keys[-1] == "a/8.jpg"
     assert "a/3.jpg" in keys
     assert keys != [*keys[:8], "a/9.jpg"]
     assert pickle.loads(pickle.dumps(keys)) == keys
-    assert repr(keys) == "Keys('a/0.jpg', 'a/1.jpg', 'a/2.jpg', ... 6 more)"
+    assert repr(keys) == "PackedStrings('a/0.jpg', 'a/1.jpg', 'a/2.jpg', ... 6 more)"
 
 
 def test_names_that_are_no_utf8() -> None:
     odd = b"a/\xff.jpg".decode("utf-8", "surrogateescape")
-    assert pack([ObjectInfo(odd, 1, "e")]).keys[0] == odd
+    assert Listing.pack([ObjectInfo(odd, 1, "e")]).keys[0] == odd
 
 
 MILLION = """
@@ -43,7 +43,9 @@ import os, sys, numpy as np, psutil
 from multiprocessing import get_context
 from dogbreed.data.index import build_index
 from dogbreed.storage.base import ObjectInfo
-from dogbreed.data.dataset import BatchSampler, ImageStream
+from dogbreed.storage.listing import Listing, PackedStrings
+from dogbreed.data.dataset import ImageStream
+from dogbreed.data.sampler import BatchSampler
 
 def total(children=()):
     return sum(psutil.Process(pid).memory_full_info().pss for pid in (os.getpid(), *children)) / 2**20
@@ -62,7 +64,7 @@ before = total()
 rss = psutil.Process().memory_info().rss / 2**20
 context = get_context("fork")
 ready, done = context.Semaphore(0), context.Semaphore(0)
-index = build_index(entries, "DATA", valid_fraction=0, test_fraction=0, seed=0)
+index = build_index(entries, "DATA", val_fraction=0, test_fraction=0, seed=0)
 # Not ru_maxrss: that begins with what the parent had.
 peak = int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024 - rss
 workers = [context.Process(target=read, args=(index, ready, done)) for _ in range(2)]

@@ -1,7 +1,6 @@
 """What is known of a bucket from before is used where it still holds, and said and left where not."""
 
 import logging
-import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import Any
 import pytest
 
 from benchmarks.proxy import Proxy
-from dogbreed.storage import listing_cache as known
-from dogbreed.storage.base import open_store
+from dogbreed.storage import listing_cache, open_store
 from dogbreed.storage.listing import Listing
 from dogbreed.storage.manifest import MANIFEST, ImageFile, manifest_bytes
 from dogbreed.storage.s3 import S3Store
-from dogbreed.storage.s3_listing import THREADS, Lister
+from dogbreed.storage.s3_listing import NUM_THREADS
 from tests.s3_server import S3Server
 
 COUNT = 1100
@@ -45,11 +43,11 @@ def proxy(s3_server: S3Server, images: Path) -> Iterator[Proxy]:
 
 def find(proxy: Proxy, folder: Path | None = None) -> Listing:
     proxy.lists.clear()
-    return known.find_listing(open_store("s3://known", proxy.url), folder)
+    return listing_cache.find_listing(open_store("s3://known", proxy.url), folder)
 
 
 def publish(images: Path, server: S3Server) -> None:
-    entries = [entry for entry in open_store("s3://known", server.url).entries() if entry.key.endswith(".jpg")]
+    entries = [entry for entry in open_store("s3://known", server.url).list_objects() if entry.key.endswith(".jpg")]
     (images / MANIFEST).write_bytes(manifest_bytes(ImageFile(*entry) for entry in entries))
 
 
@@ -70,13 +68,13 @@ def test_a_listing_is_kept_and_used_while_it_holds(
     added = images / "train/1.pug/00500x.jpg"
     added.touch()
     assert len(find(proxy, tmp_path)) == COUNT + 1
-    assert "(train/1.pug/00500x.jpg is new): listed anew" in caplog.text
+    assert "(train/1.pug/00500x.jpg is new); listing it again" in caplog.text
     added.write_bytes(b"x")
     find(proxy, tmp_path)
-    assert "(train/1.pug/00500x.jpg was changed): listed anew" in caplog.text
+    assert "(train/1.pug/00500x.jpg was modified); listing it again" in caplog.text
     added.unlink()
     assert len(find(proxy, tmp_path)) == COUNT
-    assert "(train/1.pug/00500x.jpg is gone): listed anew" in caplog.text
+    assert "(train/1.pug/00500x.jpg is gone); listing it again" in caplog.text
     next(tmp_path.glob("*.npz")).write_bytes(b"PK damaged")
     assert find(proxy, tmp_path).fingerprint == first.fingerprint
     assert "cannot be read" in caplog.text
@@ -91,7 +89,7 @@ def test_a_manifest_is_used_while_it_holds(
     assert listed.other_suffixes == {".csv": 1, ".txt": 30}
     publish(images, s3_server)
     assert find(proxy).fingerprint == listed.fingerprint
-    assert "listed by its manifest (2 of 2 pages compared)" in caplog.text
+    assert "using its manifest (2 of 2 pages compared)" in caplog.text
     assert len(proxy.lists) < whole
     gone = images / f"train/{(COUNT - 1) % 3}.pug/{COUNT - 1:05d}.jpg"
     gone.unlink()
@@ -100,20 +98,20 @@ def test_a_manifest_is_used_while_it_holds(
     finally:
         gone.touch()
     (stale,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert f"its manifest is stale (train/{gone.parent.name}/{gone.name} is gone) and not used" in stale.message
+    assert f"ignoring its stale manifest (train/{gone.parent.name}/{gone.name} is gone)" in stale.message
     content = (images / MANIFEST).read_bytes()
     (images / MANIFEST).write_bytes(content[: len(content) // 2])
     assert len(find(proxy)) == COUNT
-    assert "its manifest is not used, as it is damaged" in caplog.text
+    assert "ignoring its manifest: it is damaged" in caplog.text
 
 
 def test_of_many_pages_some_are_compared(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store("s3://known", proxy.url)
-    listing = known.pack(store.entries())
-    monkeypatch.setattr(known, "_PAGE", 50)
+    listing = Listing.pack(store.list_objects())
+    monkeypatch.setattr(listing_cache, "_PAGE_SIZE", 50)
     proxy.lists.clear()
-    assert known.difference(Lister(store).page, listing, random.Random(0)) is None
-    assert len(proxy.lists) == known._COMPARED
+    assert listing_cache.difference(store.lister().page, listing) is None
+    assert len(proxy.lists) == listing_cache._MAX_PAGES_COMPARED
 
 
 def test_pages_never_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,13 +128,13 @@ def test_pages_never_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
             item = {"Key": f"{Prefix}{number}.jpg", "Size": 1, "ETag": '"e"'}
             return {"Contents": [item], "IsTruncated": number < 4, "NextContinuationToken": str(number + 1)}
 
-    monkeypatch.setattr(S3Store, "make_client", lambda self: Client())
-    entries = Lister(S3Store.from_url("s3://million", None)).entries(many="")
+    monkeypatch.setattr(S3Store, "boto_client", lambda self: Client())
+    entries = S3Store.from_url("s3://million", None).lister().list_objects(large_folder="")
     found = []
     for entry in entries:
         found.append(entry.key)
         time.sleep(0.001 if len(found) < 100 else 0)
-        assert len(listed) - len(found) <= 2 * THREADS
+        assert len(listed) - len(found) <= 2 * NUM_THREADS
     assert len(set(found)) == len(found) == pages
 
 
@@ -146,7 +144,7 @@ def test_one_page_is_simply_listed(s3_server: S3Server, images: Path, tmp_path: 
     small.mkdir(parents=True)
     (small / "1.jpg").touch()
     proxy = Proxy(s3_server.url)
-    assert len(known.find_listing(open_store("s3://small", proxy.url), tmp_path)) == 1
+    assert len(listing_cache.find_listing(open_store("s3://small", proxy.url), tmp_path)) == 1
     proxy.close()
     assert (len(proxy.lists), len(proxy.gets)) == (1, 0)
     assert not list(tmp_path.iterdir())
@@ -161,7 +159,11 @@ def test_requester_pays(s3_server: S3Server, request_payer: bool) -> None:
     (root / "1.jpg").write_bytes(b"1")
     proxy = Proxy(s3_server.url)
     store = open_store("s3://payer", proxy.url, request_payer)
-    assert [entry.key for entry in store.entries()] == [entry.key for entry in Lister(store).page()[0]] == ["a/1.jpg"]
+    assert (
+        [entry.key for entry in store.list_objects()]
+        == [entry.key for entry in store.lister().page()[0]]
+        == ["a/1.jpg"]
+    )
     assert store.read("a/1.jpg") == asyncio.run(store.fetch("a/1.jpg")).data == b"1"
     proxy.close()
     assert len(proxy.heads) == 4

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dogbreed.storage.base import open_store
+from dogbreed.storage import open_store
 from dogbreed.storage.manifest import MANIFEST, ImageFile, ManifestError, manifest_bytes, parse_manifest, read_manifest
 
 IMAGES = [

@@ -16,28 +16,31 @@ import torch
 from benchmarks.proxy import Proxy, fail_share
 from dogbreed import ImageDataModule
 from dogbreed.errors import UserError
-from dogbreed.storage import retry as patience
-from dogbreed.storage.base import BusyError, FolderStore, ImageError, ObjectBody, ObjectInfo
+from dogbreed.input_spec import InputSpec
+from dogbreed.storage import retry
+from dogbreed.storage.base import ImageError, ObjectBody, ObjectInfo, TransientError
+from dogbreed.storage.local import FolderStore
 from dogbreed.storage.retry import RetryingFetcher, wait_for
 from tests.s3_server import S3Server
 
 Folder = Callable[[Path, Mapping[str, int]], Path]
 CONFIG = {"input_size": (3, 16, 16), "interpolation": "bilinear", "crop_pct": 0.9}
+SPEC = InputSpec.from_data_config(CONFIG)
 
 
 @pytest.fixture
 def proxy(s3_server: S3Server, write_images: Folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """In front of the bucket `faults` with 120 images in train, and a library that loses patience soon."""
     write_images(s3_server.root / "faults", {"train/a": 60, "train/b": 60})
-    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(retry, "FIRST_BACKOFF_S", 0.02)
     proxy = Proxy(s3_server.url)
     yield proxy
     proxy.close()
 
 
 def module(proxy: Proxy, **options: Any) -> ImageDataModule:
-    options = {"batch_size": 8, "num_workers": 0, "valid_fraction": 0.0, "test_fraction": 0.0, **options}
-    return ImageDataModule("s3://faults", endpoint_url=proxy.url, data_config=CONFIG, **options)
+    options = {"batch_size": 8, "num_workers": 0, "val_fraction": 0.0, "test_fraction": 0.0, **options}
+    return ImageDataModule("s3://faults", endpoint_url=proxy.url, input_spec=SPEC, **options)
 
 
 def seen(data: ImageDataModule) -> list[int]:
@@ -68,9 +71,9 @@ def test_a_image_that_always_fails_is_left_out_with_its_reason(proxy: Proxy) -> 
     data = module(proxy)
     assert len(seen(data)) == 119
     assert list(data.bad_images) == ["train/a/007.jpg"]
-    assert "given up after 8 tries" in data.bad_images["train/a/007.jpg"]
+    assert "gave up after 8 attempts" in data.bad_images["train/a/007.jpg"]
     assert "SlowDown" in data.bad_images["train/a/007.jpg"]
-    with pytest.raises(UserError, match=r"^train/a/007.jpg: given up after 8 tries .*; data.bad_images=skip"):
+    with pytest.raises(UserError, match=r"^train/a/007.jpg: gave up after 8 attempts .*; data.bad_images=skip"):
         seen(module(proxy, bad_images="raise"))
 
 
@@ -79,7 +82,7 @@ def test_objects_that_vanish_in_the_epoch(proxy: Proxy, s3_server: S3Server) -> 
     data.setup("fit")
     (s3_server.root / "faults/train/b/011.jpg").unlink()
     assert len(seen(data)) == 119
-    assert data.bad_images == {"train/b/011.jpg": "not in the bucket any more"}
+    assert data.bad_images == {"train/b/011.jpg": "no longer in the bucket"}
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -92,7 +95,7 @@ def test_too_many_bad_images_end_the_run(proxy: Proxy, num_workers: int) -> None
     assert "of s3://faults could not be read, more than data.max_bad=0.01 allows; the first: train/a" in str(
         caught.value
     )
-    assert "not in the bucket any more" in str(caught.value)
+    assert "no longer in the bucket" in str(caught.value)
     assert 10 < len(data.bad_images) <= 18
     assert len(seen(module(proxy, max_bad=0.06))) == 60
     with pytest.raises(UserError, match=r"[1-8] of 8 images"):
@@ -100,12 +103,12 @@ def test_too_many_bad_images_end_the_run(proxy: Proxy, num_workers: int) -> None
 
 
 def test_a_store_that_dies_is_given_up(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "GIVE_UP_S", 2.0)
+    monkeypatch.setattr(retry, "GIVE_UP_S", 2.0)
     data = module(proxy)
     data.setup("fit")
     proxy.rule = fail_share(1.0, "reset")
     began = time.monotonic()
-    with pytest.raises(UserError, match=r"given up after \d+ tries in \d+ s"):
+    with pytest.raises(UserError, match=r"gave up after \d+ attempts in \d+ s"):
         seen(data)
     assert time.monotonic() - began < 120
 
@@ -125,14 +128,14 @@ def test_credentials_that_are_renewed_in_mid_epoch(
     proxy.rule = lambda path, before: "403" if len(proxy.gets) == 80 or (len(proxy.gets) > 80 and not renewed) else None
     renewed = []
 
-    make = type(data.store)._client
+    make = type(data.store).object_client
 
     def client(self: Any) -> Any:
         renewed.append(len(proxy.gets) > 70)
         renewed[:] = [value for value in renewed if value]
         return make(self)
 
-    monkeypatch.setattr(type(data.store), "_client", client)
+    monkeypatch.setattr(type(data.store), "object_client", client)
     assert seen(data) == list(range(120))
     assert renewed == [True]
 
@@ -145,8 +148,8 @@ def test_a_worker_that_is_killed_is_one_clear_error(
         return ObjectBody(b"", "")
 
     monkeypatch.setattr(FolderStore, "fetch", die)
-    data = ImageDataModule(str(write_images(tmp_path, {"a": 9})), num_workers=1, data_config=CONFIG)
-    with pytest.raises(UserError, match=r"process that loads images has died .*data.num_workers"):
+    data = ImageDataModule(str(write_images(tmp_path, {"a": 9})), num_workers=1, input_spec=SPEC)
+    with pytest.raises(UserError, match=r"data loading process died .*data.num_workers"):
         list(data.train_dataloader())
 
 
@@ -176,7 +179,7 @@ class Remote:
 
 def test_hedging_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is slow for everybody must not be asked for everything twice."""
-    monkeypatch.setattr(patience, "LEAST_HEDGE_S", 0.01)
+    monkeypatch.setattr(retry, "MIN_HEDGE_S", 0.01)
     store = Remote(*[0.0] * 20, *[1.0] * 100)
 
     async def fetch_all() -> None:
@@ -200,20 +203,20 @@ def test_other_errors_are_not_tried_again() -> None:
 def test_an_overloaded_store_is_left_alone_for_a_while_and_a_lost_answer_asked_for_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(patience, "FIRST_WAIT_S", 1.0)
+    monkeypatch.setattr(retry, "FIRST_BACKOFF_S", 1.0)
 
-    def took_s(error: BusyError) -> float:
+    def took_s(error: TransientError) -> float:
         began = time.monotonic()
         asyncio.run(RetryingFetcher(Remote(error)).fetch("k", 1))
         return time.monotonic() - began
 
-    assert took_s(BusyError("cut")) < patience.FIRST_WAIT_S / 2 < took_s(BusyError("503", is_overloaded=True))
+    assert took_s(TransientError("cut")) < retry.FIRST_BACKOFF_S / 2 < took_s(TransientError("503", is_throttled=True))
 
 
 def test_a_timeout_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "TIMEOUT_S", 0.05)
-    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.001)
-    store = Remote(9.0, BusyError("503"), 0.0)
+    monkeypatch.setattr(retry, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(retry, "FIRST_BACKOFF_S", 0.001)
+    store = Remote(9.0, TransientError("503"), 0.0)
     assert asyncio.run(RetryingFetcher(store).fetch("k", 1)).data == b"k"
     assert store.asked == 3
 
@@ -221,8 +224,8 @@ def test_a_timeout_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_watchdog_names_the_key_and_gives_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(patience, "SAY_AFTER_S", 0.05)
-    monkeypatch.setattr(patience, "GIVE_UP_S", 0.06)
-    with caplog.at_level(logging.WARNING), pytest.raises(ImageError, match="no answer for"):
+    monkeypatch.setattr(retry, "WARN_AFTER_S", 0.05)
+    monkeypatch.setattr(retry, "GIVE_UP_S", 0.06)
+    with caplog.at_level(logging.WARNING), pytest.raises(ImageError, match="no response for"):
         wait_for(Future(), "train/pug/1.jpg")
-    assert "waiting for train/pug/1.jpg: no answer" in caplog.messages[0]
+    assert "waiting for train/pug/1.jpg: no response" in caplog.messages[0]

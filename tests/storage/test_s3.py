@@ -8,11 +8,14 @@ import torch
 from benchmarks.proxy import Proxy
 from dogbreed import ImageDataModule
 from dogbreed.errors import UserError
-from dogbreed.storage.base import ImageError, open_store
+from dogbreed.input_spec import InputSpec
+from dogbreed.storage import open_store
+from dogbreed.storage.base import ImageError
 from tests.s3_server import S3Server
 
 Folder = Callable[[Path, Mapping[str, int]], Path]
 CONFIG = {"input_size": (3, 16, 16), "interpolation": "bilinear", "crop_pct": 0.9}
+SPEC = InputSpec.from_data_config(CONFIG)
 ODD_NAMES = ["a b.jpg", "ü+x.jpg", "p%20q.jpg", "h#1.jpg", "q?x=1&y.jpg", "日本.jpg", "it's [1].jpg", "~$,;=@!.jpg"]
 
 
@@ -27,7 +30,7 @@ def bucket(s3_server: S3Server, write_images: Folder, request: pytest.FixtureReq
 
 def module(url: str, server: S3Server | None = None, **options: object) -> ImageDataModule:
     endpoint_url = server.url if server else None
-    return ImageDataModule(url, endpoint_url=endpoint_url, batch_size=5, data_config=CONFIG, **options)
+    return ImageDataModule(url, endpoint_url=endpoint_url, batch_size=5, input_spec=SPEC, **options)
 
 
 # The order of tests matters to their speed alone: once this process has used obstore, workers are spawned, not forked.
@@ -48,7 +51,7 @@ def test_equals_the_folder(s3_server: S3Server, bucket: str, num_workers: int) -
     local = module(str(s3_server.root / bucket / "dogs 1"), num_workers=0)
     assert remote.classes == local.classes == ["001.Pug", "002.Husky"]
     assert remote.class_counts == local.class_counts
-    for split in ("train", "valid", "test"):
+    for split in ("train", "val", "test"):
         assert remote.keys(split) == local.keys(split)
     for ours, theirs in ((remote.train_dataloader(), local.train_dataloader()),) * 2:
         pairs = list(zip(ours, theirs, strict=True))
@@ -72,7 +75,7 @@ def test_odd_names(s3_server: S3Server, bucket: str) -> None:
     for name in ODD_NAMES:
         (folder / name).write_bytes(name.encode())
     store = open_store(f"s3://{bucket}/dogs 1/train", s3_server.url)
-    keys = {entry.key for entry in store.entries()}
+    keys = {entry.key for entry in store.list_objects()}
     for name in ODD_NAMES:
         assert f"001.Pug/{name}" in keys
         assert asyncio.run(store.fetch(f"001.Pug/{name}")).data == name.encode()
@@ -88,7 +91,7 @@ def test_listing_of_many_pages(s3_server: S3Server, folders: list[str]) -> None:
         path = s3_server.root / f"many{len(folders)}" / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    found = [entry.key for entry in open_store(f"s3://many{len(folders)}", s3_server.url).entries()]
+    found = [entry.key for entry in open_store(f"s3://many{len(folders)}", s3_server.url).list_objects()]
     assert sorted(found) == sorted(expected)
 
 
@@ -99,7 +102,7 @@ def test_folders_are_listed_in_parallel(s3_server: S3Server) -> None:
         for number in range(50):
             (folder / f"{number}.jpg").touch()
     proxy = Proxy(s3_server.url, delay_s=0.3)
-    entries = list(open_store("s3://wide", proxy.url).entries())
+    entries = list(open_store("s3://wide", proxy.url).list_objects())
     proxy.close()
     assert len(entries) == 24 * 50
     assert proxy.most_open > 8
@@ -107,7 +110,7 @@ def test_folders_are_listed_in_parallel(s3_server: S3Server) -> None:
 
 def test_entries_carry_size_and_etag(s3_server: S3Server, bucket: str) -> None:
     store = open_store(f"s3://{bucket}/dogs 1", s3_server.url)
-    for entry in store.entries():
+    for entry in store.list_objects():
         assert entry.size == (s3_server.root / bucket / "dogs 1" / entry.key).stat().st_size
         assert entry.etag
         assert '"' not in entry.etag
@@ -116,7 +119,7 @@ def test_entries_carry_size_and_etag(s3_server: S3Server, bucket: str) -> None:
 def test_object_that_is_gone(s3_server: S3Server, bucket: str) -> None:
     store = open_store(f"s3://{bucket}/dogs 1", s3_server.url)
     assert store.read("train/001.Pug/gone.jpg") is None
-    with pytest.raises(ImageError, match="not in the bucket any more"):
+    with pytest.raises(ImageError, match="no longer in the bucket"):
         asyncio.run(store.fetch("train/001.Pug/gone.jpg"))
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from dogbreed.system.threads import ahead, single_threaded
+from dogbreed.system.threads import run_ahead, single_threaded_pool
 
 
 def test_threads_of_a_pool_start_no_others_and_all_others_do_as_before() -> None:
@@ -16,7 +16,7 @@ def test_threads_of_a_pool_start_no_others_and_all_others_do_as_before() -> None
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with single_threaded(3, "decode") as pool:
+        with single_threaded_pool(3, "decode") as pool:
             inside = [pool.submit(torch.get_num_threads).result() for _ in range(6)]
         later: list[int] = []
         thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
@@ -35,16 +35,16 @@ def test_results_come_in_order_and_no_more_jobs_are_begun_than_allowed() -> None
             drawn.append(number)
             yield partial(pow, number, 2)
 
-    with single_threaded(2, "square") as pool:
-        results = ahead(pool, jobs(), 4)
+    with single_threaded_pool(2, "square") as pool:
+        results = run_ahead(pool, jobs(), 4)
         assert next(results)() == 0
         assert drawn == [0, 1, 2, 3, 4]
         assert [result() for result in results] == [number**2 for number in range(1, 20)]
 
 
 def test_a_job_that_fails_does_so_when_its_result_is_asked_for() -> None:
-    with single_threaded(1, "divide") as pool:
-        good, bad, other = ahead(pool, [partial(divmod, 7, number) for number in (2, 0, 7)], 2)
+    with single_threaded_pool(1, "divide") as pool:
+        good, bad, other = run_ahead(pool, [partial(divmod, 7, number) for number in (2, 0, 7)], 2)
         assert (good(), other()) == ((3, 1), (1, 0))
         with pytest.raises(ZeroDivisionError):
             bad()

@@ -32,7 +32,7 @@ def read_run(folder: Path) -> Recording:
     recording.inputs = _guarded(debug / files.RECORDS, lambda _: assemble(rows, settings, activity), problems) or {}
     recording.metrics = metrics_by_epoch(rows)
     recording.events = [row for row in rows if row.get("kind") == "event"]
-    for split in ("test", "valid"):
+    for split in ("test", "val"):
         predictions = _guarded(debug / f"predictions-{split}.npz", _predictions, problems)
         if predictions is not None:
             recording.inputs.setdefault("predictions", predictions)

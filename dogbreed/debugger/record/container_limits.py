@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from dogbreed.system import cpu
+from dogbreed.system.cpu import cpu_count
 
 CGROUP = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60
@@ -30,7 +30,7 @@ def read_limits(root: Path = CGROUP, host_cores: int | None = None, host_memory:
 
     The host's cores are those that this process may be scheduled on (its affinity).
     """
-    num_cores = float(host_cores or cpu.count())
+    num_cores = float(host_cores or cpu_count())
     memory = host_memory or psutil.virtual_memory().total
     quota = _cpu_quota(root)
     limit = _number(root / "memory.max") or _number(root / "memory" / "memory.limit_in_bytes")

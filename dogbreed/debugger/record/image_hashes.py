@@ -63,7 +63,7 @@ class ImageHasher(Recorder):
         data: Any = getattr(trainer, "datamodule", None)
         if not trainer.is_global_zero or not callable(getattr(data, "loader", None)):
             return
-        hashes = {split: self._hash_split(trainer, data, split) for split in ("train", "valid", "test")}
+        hashes = {split: self._hash_split(trainer, data, split) for split in ("train", "val", "test")}
         value = {
             "hashes": {split: {key: f"{bits:x}" for key, bits in found.items()} for split, found in hashes.items()},
             "bad": dict(getattr(data, "bad_images", {})),

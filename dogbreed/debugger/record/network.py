@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dogbreed.input_spec import InputSpec
+
 _HEADS = ("head", "fc", "classifier", "last_linear")
 
 COUNTED_ACTIVATIONS: Mapping[type[nn.Module], str] = {
@@ -54,9 +56,8 @@ def is_pretrained(pl_module: pl.LightningModule) -> bool:
 
 def normalization(pl_module: pl.LightningModule) -> dict[str, Sequence[float]]:
     """Returns `mean` and `std` per channel of the images that the network expects, {} if unknown."""
-    spec = getattr(pl_module, "input_spec", None) or getattr(pl_module, "data_config", None)
-    spec = spec if isinstance(spec, Mapping) else {name: getattr(spec, name, None) for name in ("mean", "std")}
-    return {name: spec[name] for name in ("mean", "std")} if spec.get("mean") and spec.get("std") else {}
+    spec = getattr(pl_module, "input_spec", None)
+    return {"mean": spec.mean, "std": spec.std} if isinstance(spec, InputSpec) else {}
 
 
 def parameter_tags(root: nn.Module, pretrained: bool) -> dict[str, frozenset[str]]:

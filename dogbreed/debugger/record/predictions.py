@@ -83,7 +83,7 @@ class PredictionRecorder(Recorder):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the predictions."""
         if not trainer.sanity_checking:
-            self._finish(trainer, pl_module, "valid")
+            self._finish(trainer, pl_module, "val")
 
     @safe_hook
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

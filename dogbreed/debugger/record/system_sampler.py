@@ -16,7 +16,7 @@ import pynvml
 
 from dogbreed.debugger.record.container_limits import CGROUP, read_limits, used_cpu_s, used_memory
 from dogbreed.debugger.record.system_metrics_writer import Sample, SystemMetricsWriter
-from dogbreed.system import cpu
+from dogbreed.system.cpu import cpu_ids
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Machine:
     def __init__(self, root: Path = CGROUP) -> None:
         self.root = root
         self.limits = read_limits(root)
-        self.cores = cpu.numbers()
+        self.cores = cpu_ids()
         self.gpus = open_gpus()
         self._previous: dict[str, tuple[float, float]] = {}
         psutil.cpu_times_percent(percpu=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from dogbreed.data.classes import parse_class
 from dogbreed.debugger import files
 from dogbreed.debugger.report.charts import Axes, bar_chart, data_uri, heat_map
 from dogbreed.debugger.report.section import Section
 from dogbreed.debugger.rules.classes import confusion_matrix, reliability
 from dogbreed.debugger.series import Array, Predictions
+from dogbreed.labels import parse_class
 
 _PAIRS = 15
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dogbreed.system import cpu
+from dogbreed.system.cpu import cpu_count
 from launch.local.job_store import Json, write_json
 from launch.local.jobs.process import with_launch_on_path
 
@@ -33,7 +33,7 @@ class Share(NamedTuple):
     @property
     def cpus(self) -> int:
         """Number of CPU cores."""
-        return max(1, cpu.count() // self.parallel)
+        return max(1, cpu_count() // self.parallel)
 
     def devices(self, visible: list[str]) -> list[str]:
         """Returns this job's part of the visible CUDA devices: an equal share, or one if there are too few."""

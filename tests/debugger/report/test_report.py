@@ -134,7 +134,7 @@ class TestWhatIsMissing:
         report = write_report(copy, say=False)
         assert "no test" in json.loads(report.json.read_text())["absent"]["Worst mistakes"]
         html = report.html.read_text()
-        assert "Of 120 valid images" in html and "<h2>Worst mistakes</h2>" not in html
+        assert "Of 120 val images" in html and "<h2>Worst mistakes</h2>" not in html
 
     @pytest.mark.parametrize(
         ("change", "said"),

@@ -49,9 +49,9 @@ def random_hashes(prefix: str, count: int, seed: int) -> dict[str, int]:
 
 def test_same_image_in_two_splits_is_named():
     train, val = random_hashes("t", 600, 0), random_hashes("v", 50, 1)
-    assert train_val_overlap(ImageHashes({"train": train, "valid": val})).status is Status.OK
+    assert train_val_overlap(ImageHashes({"train": train, "val": val})).status is Status.OK
     val["copy.jpg"] = train["t311"] ^ 0b111  # three bits differ
-    outcome = train_val_overlap(ImageHashes({"train": train, "valid": val}))
+    outcome = train_val_overlap(ImageHashes({"train": train, "val": val}))
     assert outcome.status is Status.ISSUE
     assert (outcome.evidence[0].tensor, outcome.evidence[0].value) == ("t311", 3)
     assert "copy.jpg" in outcome.evidence[0].text
@@ -69,7 +69,7 @@ def test_pairs_within_a_split_come_once_each():
 
 def test_copies_are_counted_once_however_many_pairs_they_make():
     [same] = random_hashes("", 1, 0).values()
-    splits = {"train": 300, "valid": 40, "test": 5}
+    splits = {"train": 300, "val": 40, "test": 5}
     images = ImageHashes({s: {f"{s}/{i}": same ^ (i == 7) for i in range(n)} for s, n in splits.items()})
     outcome = train_val_overlap(images)
     assert outcome.violations == 45
@@ -82,14 +82,14 @@ def test_flat_images_are_no_copies_of_each_other():
     white, shaded, nearly = 0, 2**256 - 1, 0b1011 << 100
     flat = {"white": white, "shaded": shaded, "nearly": nearly}
     train, val = random_hashes("t", 20, 0), random_hashes("v", 5, 1)
-    images = ImageHashes({"train": {**train, **flat}, "valid": {**val, **flat}})
+    images = ImageHashes({"train": {**train, **flat}, "val": {**val, **flat}})
     outcome = train_val_overlap(images)
     assert (outcome.status, outcome.datapoints) == (Status.OK, 31)
     assert "6 images without detail" in outcome.summary
     outcome = near_duplicates(images)
     assert (outcome.status, outcome.datapoints) == (Status.OK, 20)
     assert "3 images without detail" in outcome.summary
-    outcome = train_val_overlap(ImageHashes({"train": flat, "valid": flat}))
+    outcome = train_val_overlap(ImageHashes({"train": flat, "val": flat}))
     assert outcome.status is Status.INSUFFICIENT_DATA
 
 

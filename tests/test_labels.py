@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dogbreed.data.classes import ClassName, parse_class
+from dogbreed.labels import ClassName, parse_class
 
 
 def test_folder_with_number() -> None:

@@ -1,0 +1,21 @@
+"""Labels and display names from class folders: `069.French_bulldog` has label `069` and name `French_bulldog`."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class ClassName(NamedTuple):
+    """The two parts of a class folder's name."""
+
+    label: str
+    """Short code: the digits before the dot, leading zeros included; the whole folder name if it has no number."""
+    name: str
+    """Display name: the text after the dot; the whole folder name if it has no number."""
+
+
+def parse_class(folder: str) -> ClassName:
+    """Returns the label and display name of a class folder."""
+    numbered = re.fullmatch(r"([0-9]+)\.(.+)", folder, flags=re.DOTALL)
+    return ClassName(numbered[1], numbered[2]) if numbered else ClassName(folder, folder)
