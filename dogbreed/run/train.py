@@ -99,9 +99,17 @@ def _fit_and_test(cfg: DictConfig, run: Run, model: ImageClassifier, data: Image
             _validate(cfg, run, model, batches, {})  # the fit ended before its first validation
     results: dict[str, Any] = {"name": cfg.name, "stopped_by": run.stop.received.name if run.stop.received else None}
     if not run.stop.received:
-        run.trainer.test(model, batches, ckpt_path=run.best.path or None, verbose=False)
+        if run.best.path:
+            _load_best(run.trainer, model, run.best.path)
+        run.trainer.test(model, batches, verbose=False)
         results |= {"test": _metrics(run.trainer, "test/"), "classes": model.class_report()}
     return results | summarise(run.printer.history, cfg.objective.metric, cfg.objective.goal, run.best.since)
+
+
+def _load_best(trainer: pl.Trainer, model: ImageClassifier, path: str) -> None:
+    """Loads the best weights in all processes. Only the first host has the file, so its weights are broadcast."""
+    weights = _read_checkpoint(path)["state_dict"] if trainer.is_global_zero else {}
+    model.load_state_dict(trainer.strategy.broadcast(weights))
 
 
 def _validate(
