@@ -1,8 +1,8 @@
 # make tune       create the environment and run a sweep on this machine
 # make test       unit and integration tests, in parallel
 # make contracts  proofs against SageMaker's own toolkits, SDK and service model
-# make check      lint, format, types
-# make layers     imports against the layers, words that have a plainer term
+# make check      lint, format, types, layers
+# make words      list words that have a plainer term
 # make docs       build the documentation site into site/
 # make notebooks  run the scripts in notebooks/ and save them with their outputs
 # make clean      delete environments, builds and caches
@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 TOOLKITS := .toolkits
 SETUP := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: help tune test contracts check layers docs notebooks clean
+.PHONY: help tune test contracts check words docs notebooks clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -47,15 +47,16 @@ test: $(VENV)/.dev
 contracts: $(VENV)/.dev $(TOOLKITS)/training/.ready $(TOOLKITS)/inference/.ready
 	DOGBREED_TOOLKIT=$(abspath $(TOOLKITS))/training DOGBREED_INFERENCE=$(abspath $(TOOLKITS))/inference \
 		$(BIN)/python -m pytest tests/contracts
+	$(BIN)/python -m pytest -m slow tests --ignore tests/contracts
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-# Not yet part of check: both still list what is to be changed.
-layers: $(VENV)/.dev
 	$(BIN)/lint-imports
+
+# Not yet part of check: it still lists words that are to be replaced.
+words: $(VENV)/.dev
 	$(BIN)/python -m tests.check_words
 
 docs: $(VENV)/.dev
