@@ -56,10 +56,12 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     """Runs the training that `cfg`, composed of `overrides`, describes; returns the exit status."""
     cfg = resolve_defaults(cfg)
     os.environ[NAME] = cfg.name
+    from dogbreed.run.distributed import destroy_process_group
     from dogbreed.run.train import train  # here, so that --help and a mistake are answered at once, without torch
 
     set_up_logging()  # now, as Lightning brings levels of its own
     results = train(cfg, overrides)
+    destroy_process_group()
     return 0 if results["stopped_by"] is None else {"SIGTERM": 143, "SIGINT": 130}[results["stopped_by"]]
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 from typing import NamedTuple
 
+import torch.distributed
 from omegaconf import DictConfig
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
 from timm.layers.norm_act import convert_sync_batchnorm
@@ -54,6 +55,16 @@ def plan_steps(cfg: DictConfig, num_processes: int) -> StepPlan:
             num_images, cfg.batch_size, num_processes, batches, lr,
         )  # fmt: skip
     return StepPlan(batches, lr)
+
+
+def destroy_process_group() -> None:
+    """Destroys the process group of this process, if it has one.
+
+    Lightning destroys only NCCL's. The threads of a Gloo group that is left to the interpreter's exit can abort the
+    process after a finished training (https://github.com/pytorch/pytorch/issues/190489).
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def accumulation(effective_batch_size: int, batch_size: int, num_processes: int) -> int:

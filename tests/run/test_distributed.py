@@ -50,6 +50,7 @@ if trainer.is_global_zero:
 
 from dogbreed.train import main
 main([*sys.argv[2:], "trainer.devices=2", "+trainer.strategy=ddp", f"output_dir={sys.argv[1]}/two"])
+assert not torch.distributed.is_initialized(), "threads of the process group can abort the process at its exit"
 """
 
 STEPS = [
