@@ -8,19 +8,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dogbreed.cli.reference import configuration_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from nbconvert import MarkdownExporter
 
+from dogbreed.cli.reference import configuration_page
+from dogbreed.cli.schema import TRAINING
 from dogbreed.debugger.rules.reference import rules_page
+from launch.spec.settings import SCHEMAS
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+
+COMMANDS = {
+    "dogbreed.train": ("train", TRAINING),
+    "launch.tune": ("tune", SCHEMAS["tune"]),
+    "launch.train": ("training", SCHEMAS["training"]),
+    "launch.deploy": ("deploy", SCHEMAS["deploy"]),
+    "launch.predict": ("predict", SCHEMAS["predict"]),
+}
+"""Command to the file in `conf/` that it composes and the settings that it takes."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages and the notebooks."""
-    pages = {"reference/configuration.md": configuration_page(), "reference/rules.md": rules_page()}
+    pages = {"reference/configuration.md": configuration_page(COMMANDS), "reference/rules.md": rules_page()}
     for name, content in pages.items():
         files.append(File.generated(config, name, content=content))
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):

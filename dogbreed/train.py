@@ -16,11 +16,14 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from omegaconf import DictConfig
 
 from dogbreed.cli.command import run_cli
 from dogbreed.cli.config import compose, resolve_defaults
+from dogbreed.cli.schema import TRAINING
+from dogbreed.errors import UserError
 
 NAME = "DOGBREED_NAME"
 """Environment variable by which the processes that one training starts know its name."""
@@ -48,8 +51,26 @@ def set_up_logging() -> None:
 
 def main(overrides: list[str]) -> int:
     """Runs one training from Hydra `overrides`; returns the exit status: 0, or 128 + the signal that stopped it."""
-    of_parent = [f"name={os.environ[NAME]}"] if "LOCAL_RANK" in os.environ and NAME in os.environ else []
-    return run(compose("train", [*overrides, *of_parent]), overrides)
+    if "LOCAL_RANK" in os.environ:
+        of_parent = [f"name={os.environ[NAME]}"] if NAME in os.environ else []
+        return run(compose("train", [*overrides, *of_parent]), overrides)
+    cfg = resolve_defaults(compose("train", overrides))
+    if cfg.resume_from is None:
+        check_unused(Path(cfg.output_dir), Path(cfg.checkpoint_dir))
+    return run(cfg, overrides)
+
+
+def check_unused(output_dir: Path, checkpoint_dir: Path) -> None:
+    """Checks that a new run does not overwrite the results of another one.
+
+    Raises:
+        UserError: The folders have results or checkpoints, or belong to a job of the launcher.
+    """
+    checkpoint = checkpoint_dir / "last.ckpt"
+    files = [output_dir / "results.json", output_dir / "request.json", checkpoint_dir / "best.ckpt", checkpoint]
+    if any(file.exists() for file in files):
+        hint = f", or continue it with resume_from={checkpoint}" if checkpoint.exists() else ""
+        raise UserError(f"{output_dir} has the results of another run: choose another name, name=NAME{hint}")
 
 
 def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
@@ -66,4 +87,4 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_cli(main, __doc__)
+    run_cli(main, __doc__, TRAINING, "train")

@@ -14,8 +14,6 @@ exit status is 0 if the endpoint is in service, 1 if it failed, 130 after Ctrl-C
 
 from __future__ import annotations
 
-from omegaconf import OmegaConf
-
 from dogbreed.cli.command import run_cli
 from dogbreed.errors import UserError
 from launch.backends import open_backend
@@ -24,7 +22,7 @@ from launch.hosting.endpoint_state import find_endpoint
 from launch.hosting.lifecycle import deploy, plan_deployment
 from launch.hosting.model_source import find_model
 from launch.runs.submit import submit
-from launch.spec.settings import compose
+from launch.spec.settings import SCHEMAS, compose
 from launch.views.endpoint_tables import plan_table
 from launch.views.text import console
 
@@ -32,7 +30,7 @@ from launch.views.text import console
 def main(argv: list[str]) -> int:
     """Deploys one model; returns 0, 1 if it is not in service, or 128 + the signal that was received."""
     cfg = compose("deploy", argv)
-    if OmegaConf.is_missing(cfg, "from_training"):
+    if cfg.from_training is None:
         raise UserError("from_training is not set: type from_training=NAME; python -m launch.status lists trainings")
     out, backend, source = console(stderr=cfg.dry_run), open_backend(cfg), str(cfg.from_training)
     with api_errors(cfg):
@@ -45,4 +43,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_cli(main, __doc__)
+    run_cli(main, __doc__, SCHEMAS["deploy"], "deploy")

@@ -12,7 +12,7 @@ from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
 from launch.cli import split_argv
 from launch.hosting.endpoint_state import get_endpoint, list_endpoints, read_endpoint_info
-from launch.spec.settings import compose
+from launch.spec.settings import BACKEND, compose
 from launch.views.endpoint_tables import details_table, endpoints_table, print_log_tail, total_line
 from launch.views.text import console
 
@@ -39,4 +39,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_cli(main, __doc__)
+    run_cli(main, __doc__, BACKEND)

@@ -20,7 +20,7 @@ from dogbreed.errors import UserError
 from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
 from launch.hosting.predict import is_folder, predict_folder, predict_images
-from launch.spec.settings import compose
+from launch.spec.settings import SCHEMAS, compose
 from launch.views.predictions import predictions_table
 from launch.views.text import console
 
@@ -56,4 +56,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_cli(main, __doc__)
+    run_cli(main, __doc__, SCHEMAS["predict"], "predict")

@@ -25,7 +25,7 @@ from launch.runs.loop import run_to_end
 from launch.runs.progress import SweepRun, TrainingRun
 from launch.runs.results import read_sweep
 from launch.runs.summary import read_findings
-from launch.spec.settings import compose
+from launch.spec.settings import BACKEND, compose
 from launch.views.tables import jobs_table, sweep_table, training_table
 from launch.views.text import console
 
@@ -68,4 +68,4 @@ def _details(client: Any, name: str, backend: Backend, out: Console) -> Table:
 
 
 if __name__ == "__main__":
-    run_cli(main, __doc__)
+    run_cli(main, __doc__, BACKEND)

@@ -12,7 +12,7 @@ from launch.backends.aws.errors import api_errors
 from launch.cli import SUCCESS, split_argv
 from launch.runs.lookup import describe
 from launch.spec.naming import TERMINAL
-from launch.spec.settings import compose
+from launch.spec.settings import BACKEND, compose
 from launch.views.text import console
 
 
@@ -41,4 +41,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_cli(main, __doc__)
+    run_cli(main, __doc__, BACKEND)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dogbreed.cli.command import run_cli
 from launch.runs.training import run_training
+from launch.spec.settings import SCHEMAS
 
 
 def main(overrides: list[str]) -> int:
@@ -22,4 +23,4 @@ def main(overrides: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_cli(main, __doc__)
+    run_cli(main, __doc__, SCHEMAS["training"], "training")

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dogbreed.cli.command import run_cli
 from launch.runs.sweep import run_sweep
+from launch.spec.settings import SCHEMAS
 
 
 def main(overrides: list[str]) -> int:
@@ -27,4 +28,4 @@ def main(overrides: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_cli(main, __doc__)
+    run_cli(main, __doc__, SCHEMAS["tune"], "tune")

@@ -14,7 +14,7 @@ from launch.backends.aws.errors import api_errors
 from launch.cli import split_argv
 from launch.hosting.endpoint_state import get_endpoint
 from launch.hosting.lifecycle import delete_endpoint
-from launch.spec.settings import compose
+from launch.spec.settings import BACKEND, compose
 from launch.views.text import console
 
 
@@ -35,4 +35,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run_cli(main, __doc__)
+    run_cli(main, __doc__, BACKEND)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from omegaconf.errors import ConfigAttributeError
 
-from dogbreed.cli.groups import describe_groups
+from dogbreed.cli.reference import help_text
+from dogbreed.cli.schema import Schema
 from dogbreed.errors import UserError
 
 
@@ -20,20 +21,31 @@ def enable_huge_pages() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def run_cli(main: Callable[[list[str]], int | None], doc: str | None) -> None:
-    """Runs `main(overrides)` as a command: `--help` prints `doc`, a `UserError` is one line, exit status 2."""
+def run_cli(
+    main: Callable[[list[str]], int | None],
+    doc: str | None,
+    schema: Schema | None = None,
+    config_name: str | None = None,
+) -> None:
+    """Runs `main(argv)` as a command and exits with its status; a `UserError` is one line, with exit status 2.
+
+    Args:
+        main: The command.
+        doc: Its description, which `--help` prints.
+        schema: The settings that it takes, which `--help` lists.
+        config_name: File in `conf/` that it composes, whose config groups `--help` lists.
+    """
     enable_huge_pages()
-    overrides = sys.argv[1:]
-    if any(word in ("-h", "--help") for word in overrides):
-        print((doc or "").strip())
-        print(f"\nGroups and choices (GROUP=CHOICE):\n{describe_groups()}")
+    argv = sys.argv[1:]
+    if any(word in ("-h", "--help") for word in argv):
+        print(help_text(doc or "", schema or {}, config_name))
         sys.exit(0)
     try:
-        sys.exit(main(overrides))
+        sys.exit(main(argv))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except ConfigAttributeError as error:  # check() cannot know what each command reads
+    except ConfigAttributeError as error:  # an override has deleted a key; check() cannot know what a command reads
         print(f"error: key '{error.full_key}' is needed: leave out ~{error.full_key}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The hyperparameters of a classifier, each declared once: type, default, bounds, meaning, default search range.
+"""The hyperparameters of a classifier and of its schedules, each declared once: type, default, bounds, meaning, range.
 
 `ImageClassifier` takes them, the command line composes and checks them, and `--help` and the configuration reference
 list them.
@@ -105,3 +105,19 @@ class Hyperparameters:
             if name not in names:
                 raise UserError(f"{name} is not a hyperparameter{did_you_mean(name, names)}")
         return replace(self, **changes)
+
+
+@dataclass
+class CosineSettings:
+    """Warm-up, then half a cosine (`scheduler=cosine`)."""
+
+    warmup: float = setting(0.05, "Share of all steps in which the learning rate rises from 0.", low=0, high=1)
+    floor: float = setting(0.0, "Final learning rate as a share of its peak.", low=0, high=1)
+
+
+@dataclass
+class StepSettings:
+    """Drops at regular intervals (`scheduler=step`)."""
+
+    every_epochs: int = setting(2, "Epochs between two drops of the learning rate.", low=1)
+    factor: float = setting(0.1, "Factor of the learning rate at each drop.", above=0)

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from dogbreed.errors import UserError
+from dogbreed.models.hyperparameters import CosineSettings, StepSettings
 from dogbreed.models.targets import load_target
 
 if TYPE_CHECKING:
@@ -53,7 +54,14 @@ def create_scheduler(optimizer: Optimizer, settings: Mapping[str, Any], trainer:
 _ARGUMENTS = ["step", "total_steps", "steps_per_epoch"]
 
 
-def cosine(step: int, total_steps: int, steps_per_epoch: int, *, warmup: float = 0.05, floor: float = 0.0) -> float:
+def cosine(
+    step: int,
+    total_steps: int,
+    steps_per_epoch: int,
+    *,
+    warmup: float = CosineSettings.warmup,
+    floor: float = CosineSettings.floor,
+) -> float:
     """Returns a linear warm-up over the first `warmup` fraction of all steps, then half a cosine down to `floor`.
 
     Loshchilov and Hutter, SGDR (ICLR 2017), one cycle; warm-up as in Goyal et al. (2017).
@@ -65,7 +73,14 @@ def cosine(step: int, total_steps: int, steps_per_epoch: int, *, warmup: float =
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def step(step: int, total_steps: int, steps_per_epoch: int, *, every_epochs: int = 2, factor: float = 0.1) -> float:
+def step(
+    step: int,
+    total_steps: int,
+    steps_per_epoch: int,
+    *,
+    every_epochs: int = StepSettings.every_epochs,
+    factor: float = StepSettings.factor,
+) -> float:
     """Returns `factor` raised to the number of times that `every_epochs` epochs have passed."""
     return factor ** (step // (every_epochs * steps_per_epoch))
 

@@ -12,6 +12,7 @@ one declaration:
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import types
 import typing
@@ -139,9 +140,9 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def nested(kind: type, doc: str) -> Any:
-    """Declares a dataclass field that holds the settings of dataclass `kind`."""
-    return dataclasses.field(default_factory=kind, metadata={"doc": doc})
+def nested(kind: type) -> Any:
+    """Declares a dataclass field that holds the settings of dataclass `kind`, whose docstring describes it."""
+    return dataclasses.field(default_factory=kind, metadata={"doc": inspect.cleandoc(kind.__doc__ or "")})
 
 
 @cache

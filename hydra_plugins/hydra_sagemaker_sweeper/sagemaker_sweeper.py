@@ -8,6 +8,7 @@ What the task function returns is the objective. Under `hydra.sweeper.launch` st
 
 # No `from __future__ import annotations`: Hydra runs this file without naming it in sys.modules, where a dataclass
 # would look its annotations up.
+import argparse
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
@@ -112,7 +112,10 @@ def _flags(local: bool) -> list[str]:
     """
     from dogbreed.errors import UserError
 
-    args = get_args()
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag, short in (("--config-name", "-cn"), ("--config-path", "-cp"), ("--config-dir", "-cd")):
+        parser.add_argument(flag, short)
+    args, _ = parser.parse_known_args()
     config_dir = args.config_dir and str(Path(args.config_dir).absolute())
     given = {"--config-name": args.config_name, "--config-path": args.config_path, "--config-dir": config_dir}
     found = [f"{flag}={value}" for flag, value in given.items() if value]

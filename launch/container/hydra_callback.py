@@ -1,10 +1,12 @@
-"""Inside a job of another Hydra application: what its task function returns becomes the objective of the sweep.
+"""Reports the return value of another Hydra application, which runs as a job, as the objective of the sweep.
 
-Hydra's own sweepers take the return value; a tuning job reads it from the log, so it is printed as a metric line.
+Hydra's own sweepers take the return value; a tuning job reads the log, so the value is printed as a metric line.
 """
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from typing import Any, SupportsFloat
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -16,19 +18,24 @@ from launch.container.entry import base_dir, report_failure
 from launch.spec.contract import RETURN_METRIC
 
 CALLBACK = "++hydra.callbacks.objective._target_=launch.container.hydra_callback.PrintReturned"
-"""The override that puts it in place."""
+"""The override that installs `PrintReturned`."""
 
 
 class PrintReturned(Callback):
-    """Prints what the task function returned, where it is a number; tells SageMaker why it failed, where it did."""
+    """Prints the return value of the task function if it is a number, and reports its error if it failed."""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Prints the metric line of a task that completed, reports the error of one that did not.
+        """Prints the metric line of a completed task, or writes the error of a failed one for SageMaker.
 
-        Whatever can be a float counts: numpy's numbers and tensors of one element too.
+        NumPy numbers and tensors of one element count as numbers.
         """
-        if job_return.status is JobStatus.FAILED:
-            error = job_return._return_value
+        if job_return.status is JobStatus.UNKNOWN:
+            return
+        try:
+            with redirect_stderr(io.StringIO()):  # Hydra prints the error itself
+                value = job_return.return_value
+        except BaseException as error:  # noqa: BLE001 - whatever the task raised
             report_failure(base_dir(), f"{type(error).__name__}: {error}")
-        if job_return.status is JobStatus.COMPLETED and isinstance(job_return.return_value, SupportsFloat):
-            print(metric_line(0, {RETURN_METRIC: float(job_return.return_value)}), flush=True)
+            return
+        if isinstance(value, SupportsFloat):
+            print(metric_line(0, {RETURN_METRIC: float(value)}), flush=True)

@@ -10,9 +10,10 @@ from pathlib import Path
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from dogbreed.cli.config import check, resolve_defaults
+from dogbreed.cli.config import resolve_defaults
 from dogbreed.cli.groups import choices, unknown_choice
-from dogbreed.cli.overrides import parse
+from dogbreed.cli.overrides import is_sweep, parse
+from dogbreed.cli.schema import TRAINING, check
 from dogbreed.errors import UserError
 from launch.spec.contract import RETURN_METRIC, encode
 from launch.spec.search_space import SearchParameter, combinations, split_overrides
@@ -176,7 +177,7 @@ def _with_experiment(overrides: Sequence[Override]) -> tuple[DictConfig, list[Ov
 
     Required keys that are searched have their first choice in the config.
     """
-    plain = [str(override.input_line) for override in overrides if not _is_sweep(override)]
+    plain = [str(override.input_line) for override in overrides if not is_sweep(override)]
     for override in overrides:
         sweep = override.value()
         if override.key_or_group in REQUIRED_KEYS and isinstance(sweep, ChoiceSweep):
@@ -184,12 +185,8 @@ def _with_experiment(overrides: Sequence[Override]) -> tuple[DictConfig, list[Ov
     cfg = compose("tune", plain)
     given = {override.key_or_group for override in overrides}
     added = parse([f"{key}={value}" for key, value in cfg.sweep.items() if key not in given])
-    fixed = [str(override.input_line) for override in added if not _is_sweep(override)]
+    fixed = [str(override.input_line) for override in added if not is_sweep(override)]
     return compose("tune", [*fixed, *plain]) if fixed else cfg, [*added, *overrides]
-
-
-def _is_sweep(override: Override) -> bool:
-    return override.is_sweep_override() or override.value() == "range"
 
 
 def _is_integer(value: object) -> bool:
@@ -224,7 +221,7 @@ def _check_values(cfg: DictConfig, parameters: Sequence[SearchParameter]) -> Non
         for value in parameter.values:
             trial = cfg.copy()
             OmegaConf.update(trial, key, parse([f"{key}={value}"])[0].value(), force_add=True)
-            check(trial)
+            check(trial, TRAINING)
 
 
 def _with_absolute_paths(parameter: SearchParameter, cwd: Path) -> SearchParameter:

@@ -1,112 +1,243 @@
-"""The launcher's own settings (backend, instance, tuner): checked before anything is made of them. Pure."""
+"""Declares the settings of the launcher once (type, default, bounds, meaning), and composes and checks its configs."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dogbreed.cli.config import compose as compose_config
-from dogbreed.errors import UserError, did_you_mean
+from dogbreed.cli.overrides import Overrides
+from dogbreed.cli.schema import TRAINING, Schema, search_ranges, store_node
+from dogbreed.errors import UserError
+from dogbreed.system.settings import nested, setting
 from launch.spec.naming import RESERVED_NAMES
 
-ANY = math.inf
-NUMBERS: dict[str, tuple[type, float, float, bool]] = {
-    "instance.count": (int, 1, ANY, False),
-    "instance.volume_gb": (int, 1, ANY, False),
-    "instance.max_hours": (float, 1 / 3600, 28 * 24, False),
-    "instance.max_wait_hours": (float, 1 / 3600, 28 * 24, True),
-    "instance.retries": (int, 0, 30, False),
-    "instance.keep_alive_minutes": (float, 0, 360, False),
-    "instance.price_per_hour": (float, 0, ANY, True),
-    "tuner.max_jobs": (int, 1, ANY, True),
-    "tuner.max_parallel_jobs": (int, 1, ANY, False),
-    "tuner.max_hours": (float, 1 / 30, 4380, True),
-    "tuner.target": (float, -ANY, ANY, True),
-    "tuner.patience": (int, 3, ANY, True),
-    "tuner.min_epochs": (int, 1, ANY, False),
-    "tuner.max_epochs": (int, 1, ANY, False),
-    "tuner.seed": (int, 0, ANY, True),
-    "top_k": (int, 1, ANY, False),
-    "serverless.memory_mb": (int, 1024, 6144, True),
-    "serverless.max_concurrency": (int, 1, 200, False),
-    "autoscaling.max_count": (int, 1, ANY, True),
-    "autoscaling.min_count": (int, 1, ANY, False),
-    "autoscaling.requests_per_minute": (float, 0.1, ANY, False),
-    "data_capture.percent": (int, 0, 100, False),
-    "in_flight": (int, 1, 256, False),
+
+@dataclass
+class InstanceSettings:
+    """What a job runs on at AWS; recorded only for jobs on this machine."""
+
+    type: str = setting("ml.m5.xlarge", "Instance type.")
+    count: int = setting(1, "Instances per job.", low=1)
+    alternatives: list[str] = setting([], "Further types for a sweep, tried in this order if the first is unavailable.")
+    volume_gb: int = setting(30, "Disk size in GB.", low=1)
+    max_hours: float = setting(2, "Hours after which a job is stopped.", low=1 / 3600, high=28 * 24)
+    spot: bool = setting(
+        False, "Use spot instances: cheaper, may be interrupted; the job resumes from its last checkpoint."
+    )
+    max_wait_hours: float | None = setting(
+        None, "Spot: hours for waiting and running together; null is twice max_hours.", low=1 / 3600, high=28 * 24
+    )
+    retries: int = setting(0, "Restarts after an internal error of AWS.", low=0, high=30)
+    keep_alive_minutes: float = setting(
+        0, "Minutes that a training's instance stays warm for the next one, at its price.", low=0, high=360
+    )
+    price_per_hour: float | None = setting(
+        None, "Price of one instance-hour, in any currency; null shows hours without a cost.", low=0
+    )
+
+
+@dataclass
+class TunerSettings:
+    """How a sweep searches."""
+
+    strategy: str = setting(
+        "Random",
+        "Search strategy; the choices of `tuner` set it.",
+        choices=("Auto", "Bayesian", "Grid", "Hyperband", "Random"),
+    )
+    max_jobs: int | None = setting(6, "Trials in all; null decides by the strategy.", low=1)
+    max_parallel_jobs: int = setting(2, "Trials at a time.", low=1)
+    max_hours: float | None = setting(
+        None, "Hours for the whole sweep; null sets no limit beyond that of the jobs.", low=1 / 30, high=4380
+    )
+    early_stopping: bool = setting(False, "Stop a trial whose objective falls behind the median of the others.")
+    target: float | None = setting(None, "End the sweep when its objective is this good.")
+    patience: int | None = setting(None, "End the sweep after this many trials without improvement.", low=3)
+    until_converged: bool = setting(False, "End the sweep when the search no longer improves.")
+    autotune: bool = setting(False, "AWS only: let AWS choose what the request leaves open.")
+    warm_start: list[str] = setting([], "Names of up to 5 earlier sweeps to learn from.")
+    warm_start_type: str = setting(
+        "TransferLearning",
+        "How to use earlier sweeps; with `IdenticalDataAndAlgorithm`, the same space and data, their trials count too.",
+        choices=("IdenticalDataAndAlgorithm", "TransferLearning"),
+    )
+    seed: int | None = setting(
+        "${seed}", "Seed of the search; adaptive searches also depend on the order in which trials finish.", low=0
+    )
+
+
+@dataclass
+class HyperbandSettings:
+    """Further settings of `tuner=hyperband` and `tuner=auto`."""
+
+    min_epochs: int = setting(1, "Epochs before a trial may be stopped.", low=1)
+    max_epochs: int = setting(
+        "${epochs}", "Epochs of a trial that is never stopped; the largest number if epochs is searched.", low=1
+    )
+
+
+@dataclass
+class BackendSettings:
+    """Where jobs run: on this machine, as processes, without an account or Docker."""
+
+    name: str = setting(
+        "local", "Name of the backend; the choices of `backend` set it.", choices=("local", "sagemaker")
+    )
+    root: str = setting("outputs", "Folder of sweeps and jobs, with a folder each.")
+    environment: dict[str, Any] = setting({}, "Environment variables of every job: +backend.environment.NAME=VALUE.")
+    tags: dict[str, Any] = setting({}, "Tags of every sweep and training: +backend.tags.NAME=VALUE.")
+
+
+@dataclass
+class AwsSettings:
+    """Further settings of `backend=sagemaker`; null values come from the AWS configuration or the SageMaker SDK."""
+
+    region: str | None = setting(None, "AWS region; null uses AWS_DEFAULT_REGION or that of the profile.")
+    role: str | None = setting(None, "ARN of the role of the jobs; null uses that of the current credentials.")
+    bucket: str | None = setting(None, "Bucket for code and results; null is sagemaker-REGION-ACCOUNT.")
+    prefix: str = setting("dogbreed", "Prefix of everything in the bucket.")
+    image: str | None = setting(None, "Training image; null is the SDK's newest PyTorch image for the instance.")
+    inference_image: str | None = setting(None, "Image of endpoints; null is the SDK's newest PyTorch inference image.")
+    input_mode: str | None = setting(
+        None,
+        "null streams data.url in the job; `FastFile` and `File` let SageMaker mount or copy it.",
+        choices=("FastFile", "File"),
+    )
+    subnets: list[str] = setting([], "Subnets of a VPC for the jobs, together with security_groups.")
+    security_groups: list[str] = setting([], "Security groups for the jobs.")
+    kms_key: str | None = setting(None, "Key that encrypts results in the bucket.")
+    volume_kms_key: str | None = setting(None, "Key that encrypts the disks of the instances.")
+    network_isolation: bool = setting(
+        False, "Jobs have no network access: needs an image that contains everything, and an input_mode."
+    )
+    encrypt_traffic: bool = setting(False, "Encrypt the traffic between the hosts of one job.")
+
+
+@dataclass
+class SweepSettings:
+    """One sweep."""
+
+    sweep: dict[str, Any] = setting({}, "KEY: RANGE in Hydra's sweep grammar, as on the command line; for experiments.")
+    logs: bool = setting(False, "Print every log line of running trials, prefixed with the trial's number.")
+    first_points: list[Any] = setting(
+        [], "Known-good starting points: an adaptive search on this machine first tries those within its ranges."
+    )
+    dry_run: bool = setting(False, "Print the exact, validated request and stop.")
+    resume: str | None = setting(None, "Name of a stopped sweep to resume.")
+
+
+@dataclass
+class TrainingJobSettings:
+    """One training job."""
+
+    from_tuning: str | None = setting(
+        None, "Name of a sweep: train with the settings of its best trial; other overrides take precedence."
+    )
+    dry_run: bool = setting(False, "Print the exact, validated request and stop.")
+
+
+@dataclass
+class EndpointInstanceSettings:
+    """What an endpoint runs on at AWS; recorded only for endpoints on this machine."""
+
+    type: str = setting("ml.m5.large", "Instance type.")
+    count: int = setting(1, "Number of instances.", low=1)
+    price_per_hour: float | None = setting(
+        None, "Price of one instance-hour, in any currency; launch.endpoints adds it up.", low=0
+    )
+
+
+@dataclass
+class ServerlessSettings:
+    """No instance: AWS starts the model on demand and charges per request."""
+
+    memory_mb: int | None = setting(
+        None, "Memory in MB, 1024 to 6144 in steps of 1024; null is not serverless.", low=1024, high=6144
+    )
+    max_concurrency: int = setting(10, "Concurrent requests.", low=1, high=200)
+
+
+@dataclass
+class AutoscalingSettings:
+    """AWS adds and removes instances by the number of requests."""
+
+    max_count: int | None = setting(None, "Largest number of instances; null keeps instance.count.", low=1)
+    min_count: int = setting(1, "Smallest number of instances.", low=1)
+    requests_per_minute: float = setting(600, "Target load of one instance.", low=0.1)
+
+
+@dataclass
+class DataCaptureSettings:
+    """AWS stores requests and responses in S3."""
+
+    percent: int = setting(0, "Percentage of the requests; 0 captures none.", low=0, high=100)
+    url: str | None = setting(None, "s3://BUCKET/PREFIX; null is below the bucket and prefix of the backend.")
+
+
+@dataclass
+class DeploySettings:
+    """One endpoint."""
+
+    from_training: str | None = setting(
+        None, "A training, a trial of a sweep, a sweep (its best trial), or s3://BUCKET/.../model.tar.gz; required."
+    )
+    name: str | None = setting(None, "Name of the endpoint; null is that of the training or sweep.")
+    dry_run: bool = setting(False, "Print the exact, validated requests and stop.")
+    answer: str = setting(
+        "label",
+        "Response: `label` with class name, confidence and the most likely classes, or `index`.",
+        choices=("label", "index"),
+    )
+    top_k: int = setting(5, "Number of most likely classes in a response.", low=1)
+    environment: dict[str, Any] = setting(
+        {}, "Further environment variables of the model server: +environment.NAME=VALUE."
+    )
+    instance: EndpointInstanceSettings = nested(EndpointInstanceSettings)
+    serverless: ServerlessSettings = nested(ServerlessSettings)
+    autoscaling: AutoscalingSettings = nested(AutoscalingSettings)
+    data_capture: DataCaptureSettings = nested(DataCaptureSettings)
+
+
+@dataclass
+class PredictSettings:
+    """Predictions of an endpoint."""
+
+    output: str = setting("predictions.csv", "CSV file for the predictions of a folder; images it lists are skipped.")
+    in_flight: int = setting(16, "Concurrent requests, for a folder.", low=1, high=256)
+
+
+BACKEND: Schema = {"backend": (BackendSettings, AwsSettings)}
+"""The settings of commands that only look up what exists."""
+
+_JOB: Schema = {**TRAINING, **BACKEND, "instance": (InstanceSettings,)}
+
+SCHEMAS: dict[str, Schema] = {
+    "train": TRAINING,
+    "tune": {**_JOB, "": (SweepSettings, *TRAINING[""]), "tuner": (TunerSettings, HyperbandSettings)},
+    "training": {**_JOB, "": (TrainingJobSettings, *TRAINING[""])},
+    "deploy": {"": (DeploySettings,), **BACKEND},
+    "predict": {"": (PredictSettings,), **BACKEND},
 }
-"""Key, type, lowest and highest value, and whether it may be null."""
-
-BOOLEANS = (
-    "dry_run", "logs",
-    "instance.spot", "tuner.early_stopping", "tuner.until_converged", "tuner.autotune",
-    "backend.network_isolation", "backend.encrypt_traffic",
-)  # fmt: skip
-LISTS = ("first_points", "instance.alternatives", "tuner.warm_start", "backend.subnets", "backend.security_groups")
-MAPS = ("sweep", "backend.environment", "backend.tags", "environment")
-
-CHOICES: dict[str, tuple[str | None, ...]] = {
-    "tuner.warm_start_type": ("IdenticalDataAndAlgorithm", "TransferLearning"),
-    "backend.input_mode": (None, "FastFile", "File"),
-    "answer": ("label", "index"),
-}
+"""The settings of each config, by the name of its file in `conf/`."""
 
 
-def compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+def compose(config_name: str, overrides: Iterable[str] | Overrides = ()) -> DictConfig:
     """Returns a config of the launcher composed with Hydra `overrides`, every value checked.
 
     Args:
-        config_name: `tune`, `training`, `deploy` or `predict`.
-        overrides: as they are typed.
+        config_name: `train`, `tune`, `training`, `deploy` or `predict`.
+        overrides: `KEY=VALUE` and `GROUP=CHOICE`, as text or parsed.
 
     Raises:
-        UserError: an override cannot be parsed, names an unknown key or choice, or gives a value that is not allowed.
+        UserError: An override cannot be parsed, names an unknown key or choice, or gives a value that is not allowed.
     """
-    cfg = compose_config(config_name, overrides)
-    check_settings(cfg)
+    schema = SCHEMAS[config_name]
+    store_node("search", "search_ranges", search_ranges(schema))
+    cfg = compose_config(config_name, overrides, schema)
+    if "trainer" in cfg and cfg.name in RESERVED_NAMES:  # an endpoint may have such a name
+        raise UserError(f"name={cfg.name}: outputs/{cfg.name} has another purpose; choose another name")
     return cfg
-
-
-def check_settings(cfg: DictConfig) -> None:
-    """Checks those settings of the launcher that `cfg` has.
-
-    Raises:
-        UserError: naming the key, the value and what is allowed.
-    """
-    for problem in _problems(cfg):
-        raise UserError(problem)
-
-
-def _problems(cfg: DictConfig) -> Iterator[str]:
-    if "trainer" in cfg and cfg.name in RESERVED_NAMES:  # an endpoint itself may be called so
-        yield f"name={cfg.name}: the folder of that name is for other things; choose another name"
-    for key, (kind, low, high, optional) in NUMBERS.items():
-        value = OmegaConf.select(cfg, key)
-        if value is None and (optional or not _has(cfg, key)):
-            continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or (kind is int and value % 1 != 0) or not low <= value <= high:
-            upper = "" if high == ANY else f" and at most {high:g}"
-            lower = "" if low == -ANY else f" of at least {low:.4g}"
-            yield f"{key}={value}: must be a {'whole ' if kind is int else ''}number{lower}{upper}"
-    for key in BOOLEANS:
-        if _has(cfg, key) and not isinstance(OmegaConf.select(cfg, key), bool):
-            yield f"{key}={OmegaConf.select(cfg, key)}: must be true or false"
-    for key in LISTS:
-        if _has(cfg, key) and not isinstance(OmegaConf.select(cfg, key), ListConfig):
-            yield f"{key}={OmegaConf.select(cfg, key)}: must be a list, type '{key}=[a,b]'"
-    for key in MAPS:
-        if _has(cfg, key) and not isinstance(OmegaConf.select(cfg, key), DictConfig):
-            yield f"{key}={OmegaConf.select(cfg, key)}: give each entry by its name, type +{key}.NAME=VALUE"
-    for key, allowed in CHOICES.items():
-        value = OmegaConf.select(cfg, key)
-        if _has(cfg, key) and value not in allowed:
-            yield f"{key}={value}: not allowed{did_you_mean(str(value), ['null' if a is None else a for a in allowed])}"
-
-
-def _has(cfg: DictConfig, key: str) -> bool:
-    group, _, leaf = key.rpartition(".")
-    node = OmegaConf.select(cfg, group) if group else cfg
-    return node is not None and leaf in node

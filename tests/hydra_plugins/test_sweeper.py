@@ -53,7 +53,9 @@ def test_the_readmes_command_runs(tmp_path):
     [(0.25, "0.25"), (1, "1"), (np.float32(0.25), "0.25"), (torch.tensor(0.25), "0.25"), ("word", ""), (None, "")],
 )
 def test_whatever_is_a_number_is_the_objective(value, printed, capsys):
-    PrintReturned().on_job_end(OmegaConf.create(), JobReturn(_return_value=value, status=JobStatus.COMPLETED))
+    job = JobReturn(status=JobStatus.COMPLETED)
+    job.return_value = value
+    PrintReturned().on_job_end(OmegaConf.create(), job)
     assert capsys.readouterr().out == (f"metrics epoch=0 objective={printed}\n" if printed else "")
 
 

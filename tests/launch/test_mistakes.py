@@ -36,7 +36,7 @@ def said(main, words, monkeypatch, capsys):
         ("epochs=range(1,inf)", "both ends must be finite numbers"),
         ("batch_size=range(16,64,0)", "the step must not be 0; type 'batch_size=range(16,64)'"),
         ("tuner=hyperband tuner.min_epochs=abc", "tuner.min_epochs=abc: must be a whole number of at least 1"),
-        ("tuner=hyperband tuner.max_epochs=null", "tuner.max_epochs=None: must be a whole number"),
+        ("tuner=hyperband tuner.max_epochs=null", "tuner.max_epochs=null: must be a whole number"),
         ("tuner.seed=abc", "tuner.seed=abc: must be a whole number of at least 0"),
         ("sweep=3", "sweep=3: give each entry by its name"),
         ("~first_points", "key 'first_points' is needed: leave out ~first_points"),
@@ -56,7 +56,7 @@ def test_of_a_sweep(typed, message, monkeypatch, capsys, tmp_path):
 def test_of_the_folder_of_jobs(main, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     error = said(main, ["backend.root=null", *(["lr=range"] if main is tune.main else [])], monkeypatch, capsys)
-    assert "backend.root=None: give the folder of the jobs" in error
+    assert "backend.root=null: must be text" in error
 
 
 @pytest.mark.parametrize(

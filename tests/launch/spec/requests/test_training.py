@@ -135,7 +135,7 @@ def test_the_settings_of_jobs_are_in_a_trainings_request_too():
     ("typed", "message"),
     [
         ("instance.spot=yes-please", "instance.spot=yes-please: must be true or false"),
-        ("instance.retries=31", "instance.retries=31: must be a whole number of at least 0 and at most 30"),
+        ("instance.retries=31", "instance.retries=31: must be a whole number from 0 to 30"),
         ("instance.max_hours=abc", "instance.max_hours=abc: must be a number"),
         ("tuner.patience=2", "tuner.patience=2: must be a whole number of at least 3"),
         ("tuner.warm_start=earlier", "tuner.warm_start=earlier: must be a list, type 'tuner.warm_start=[a,b]'"),
