@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 
 from hydra import compose as hydra_compose
@@ -19,10 +19,13 @@ from hydra.errors import HydraException
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 
-from dogbreed.cli.groups import choices, conf_dir, unknown_choice
+from dogbreed.cli.groups import choices, conf_dir, default_choices, unknown_choice
 from dogbreed.cli.overrides import Overrides, is_sweep, parse
 from dogbreed.cli.schema import TRAINING, Schema, check, register, settings_of
 from dogbreed.errors import UserError, did_you_mean
+
+_MERGE_ERROR = "Error merging override "
+"""Start of Hydra's message if a list is given for settings with names."""
 
 __all__ = ["check", "compose", "compose_unchecked", "fresh_name", "resolve_defaults"]
 
@@ -52,7 +55,7 @@ def compose_unchecked(
         UserError: An override cannot be parsed, gives several values, or names an unknown key or choice.
     """
     parsed = parse(overrides)
-    _check_choices(parsed)
+    _check_choices(parsed, default_choices(config_name))
     texts = ["experiment=[]" if text == "experiment=null" else text for text in parsed.texts]
     register(schema)
     with _hydra():
@@ -79,7 +82,7 @@ def _hydra() -> Iterator[None]:
         runtime.set("name", job_name)
 
 
-def _check_choices(overrides: Overrides) -> None:
+def _check_choices(overrides: Overrides, groups: Container[str]) -> None:
     """Checks what can be checked before composing: that each override gives one value, and groups a known choice."""
     for override in overrides:
         key, text = override.key_or_group, str(override.input_line)
@@ -88,6 +91,10 @@ def _check_choices(overrides: Overrides) -> None:
                 f"{text}: several values, but this command takes one; python -m launch.tune '{text}' searches them"
             )
         options, value = choices(key), override.value()
+        if options and key not in groups:
+            if isinstance(value, str):
+                continue  # Hydra knows whether the config has that key
+            raise UserError(_not_a_group(key))
         if not options or override.is_delete() or (text.partition("=")[2] == "null" and key == "experiment"):
             continue
         if isinstance(value, dict) or (isinstance(value, list) and key != "experiment"):
@@ -98,15 +105,24 @@ def _check_choices(overrides: Overrides) -> None:
                 raise UserError(unknown_choice(key, given, options))
 
 
+def _not_a_group(key: str) -> str:
+    return f"{key} is no config group of this command: give each setting by its name, type {key}.NAME=VALUE"
+
+
 def _explain(config_name: str, error: HydraException, schema: Schema) -> str:
     """Returns one line for Hydra's message, with a suggestion if a key is unknown. Needs an initialised Hydra."""
-    _, quote, rest = str(error).splitlines()[0].partition("Could not override '")
+    first = str(error).splitlines()[0]
+    if first.startswith(_MERGE_ERROR):
+        return f"{first.removeprefix(_MERGE_ERROR)}: give each setting by its name, type KEY.NAME=VALUE"
+    _, quote, rest = first.partition("Could not override '")
     if not quote:
         return " ".join(str(error).split())
     key = rest.split("'")[0]
     cfg, group = hydra_compose(config_name), key.partition(".")[0]
     if choices(group) and group not in cfg:
         return f"key '{key}' has no effect on this command: leave it out"
+    if choices(key):
+        return _not_a_group(key)
     parent, _, leaf = key.rpartition(".")
     exact = [full for full, _ in settings_of(schema) if full.rpartition(".")[2] == leaf]
     if exact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,6 +32,7 @@ def unknown_choice(group: str, name: str, options: Iterable[str]) -> str:
     return f"{group} '{name}' is unknown{did_you_mean(name, options)}{hint}"
 
 
+@functools.cache
 def default_choices(config_name: str) -> dict[str, str | None]:
     """Returns the config groups of `conf/CONFIG_NAME.yaml` and their default choices, included files last."""
     groups: dict[str, str | None] = {}

@@ -87,13 +87,13 @@ class FeatureSettings:
     folder: str = setting(
         "${oc.env:DOGBREED_FEATURES,outputs/.features}", "Folder of the cache; deleting it only costs time."
     )
-    views: int | None = setting(
+    views: int = setting(
         0,
         "Random crops per training image that are cached and shown in turn; 0 caches the plain image and needs "
         "data.augment=false.",
         low=0,
     )
-    max_gb: float | None = setting(20, "Size limit in GB; the least recently used features are removed.", low=0)
+    max_gb: float = setting(20, "Size limit in GB; the least recently used features are removed.", low=0)
     url: str | None = setting(
         None, "s3://BUCKET/PREFIX where the jobs of a sweep share features: the first computes, the others wait."
     )

@@ -1,6 +1,9 @@
 """A mistake in what was typed is one line that says what to type."""
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from dogbreed.cli.config import compose, fresh_name, resolve_defaults
 from dogbreed.cli.groups import conf_dir
@@ -38,6 +41,12 @@ from launch.spec.settings import compose as compose_launch
         ("~nosuch", "nosuch"),
         ("scheduler=cosinus", "did you mean cosine?"),
         ("data.url=${nope}", "nope"),
+        ("data=/my/dogs", "data=/my/dogs: give images by their address, type data=folder data.url=/my/dogs"),
+        ("data=s3://b/dogs", "type data=s3 data.url=s3://b/dogs"),
+        ("lr=0.1,0.2", "several values, but this command takes one; python -m launch.tune 'lr=0.1,0.2'"),
+        ("image_size=128", "key 'image_size' is unknown; did you mean data.image_size?"),
+        ("tuner.max_jobs=3", "key 'tuner.max_jobs' has no effect on this command"),
+        ("--lr=0.1", "'--lr=0.1': settings have no dashes; type lr=0.1"),
     ],
 )
 def test_a_mistake_gives_one_line(override, message):
@@ -84,3 +93,26 @@ def test_names_are_new_readable_and_short_enough():
     assert len(names) == 8
     assert all(len(name) <= 32 and name.replace("-", "").isalnum() and name.isascii() for name in names)
     assert all("--" not in name and not name.endswith("-") for name in names)
+
+
+def test_dashes_with_a_value_apart_name_the_override():
+    with pytest.raises(UserError, match=r"settings have no dashes; type lr=0\.1"):
+        compose("train", ["--lr", "0.1"])
+
+
+def test_compose_keeps_an_initialised_hydra(tmp_path):
+    (tmp_path / "app.yaml").write_text("x: 1\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        before = GlobalHydra.instance().hydra
+        compose("train", ["lr=0.5"])
+        with pytest.raises(UserError):
+            compose("train", ["nosuch=1"])
+        assert GlobalHydra.instance().hydra is before
+        assert hydra_compose("app").x == 1
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_compose_leaves_hydra_uninitialised():
+    GlobalHydra.instance().clear()
+    compose("train")
+    assert not GlobalHydra.instance().is_initialized()

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
+from dogbreed.cli.config import compose
 from dogbreed.cli.groups import conf_dir
 from dogbreed.debugger.callbacks import debugger_callbacks
 
 
 def group(name: str):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose(f"debugger/{name}").debugger
+    return compose(f"debugger/{name}").debugger
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted((conf_dir() / "debugger").glob("*.yaml"))])
