@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 from dogbreed.errors import UserError
@@ -51,7 +50,7 @@ class Target(Protocol):
             read: Returns the image's bytes.
         """
 
-    async def put(self, key: str, data: bytes, image: Checked | None = None) -> None:
+    def put(self, key: str, data: bytes, image: Checked | None = None) -> None:
         """Writes an object, wholly or not at all.
 
         Raises:
@@ -97,11 +96,9 @@ class FolderTarget:
         """Returns whether the file has the image's content."""
         return (self.store.root / entry.key).read_bytes() == read()
 
-    async def put(self, key: str, data: bytes, image: Checked | None = None) -> None:
+    def put(self, key: str, data: bytes, image: Checked | None = None) -> None:
         """Writes a file."""
-        await asyncio.to_thread(self._write, self.store.root / key, data)
-
-    def _write(self, path: Path, data: bytes) -> None:
+        path = self.store.root / key
         part = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +126,7 @@ class S3Target:
     def __init__(self, store: S3Store) -> None:
         self.store = store
         self._client: Any = None
+        self._client_lock = threading.Lock()
 
     def list_objects(self) -> Iterable[ObjectInfo]:
         """Returns the objects."""
@@ -145,21 +143,21 @@ class S3Target:
         head = self._boto.head_object(Bucket=self.store.bucket, Key=self.store.prefix + entry.key)
         return bool(head.get("Metadata", {}).get(HASH_NAME) == image.hash)
 
-    async def put(self, key: str, data: bytes, image: Checked | None = None) -> None:
+    def put(self, key: str, data: bytes, image: Checked | None = None) -> None:
         """Writes an object in one piece, so that its ETag is its MD5 wherever S3 does it that way."""
         import obstore
         from obstore.exceptions import BaseError, GenericError
 
-        if self._client is None:
-            self._client = self.store.object_client()
+        with self._client_lock:
+            if self._client is None:
+                self._client = self.store.object_client()
+            client = self._client
         kind = kind_of(data[:16])
         attributes = {"Content-Type": f"image/{kind.lower()}"} if kind else {}
         if image is not None:
             attributes[HASH_NAME] = image.hash
         try:
-            await obstore.put_async(
-                self._client, self.store.prefix + key, data, attributes=attributes, use_multipart=False
-            )
+            obstore.put(client, self.store.prefix + key, data, attributes=attributes, use_multipart=False)
         except BaseError as error:
             reason = str(error).partition("\n")[0]
             if any(code in str(error) for code in EXPIRED_CREDENTIALS):

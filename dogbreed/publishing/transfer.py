@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -18,11 +20,11 @@ from dogbreed.storage.base import ImageError, ObjectInfo, TransientError
 from dogbreed.storage.listing import IMAGE_SUFFIXES
 from dogbreed.storage.manifest import MANIFEST, ImageFile, ManifestError, manifest_bytes, read_manifest
 
-LANES = 32
-"""Images on their way at the same time."""
+NUM_THREADS = 32
+"""Concurrent uploads."""
 
-PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Before each new attempt at the same image."""
+BACKOFFS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Before each retry of an upload; shortened by jitter."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,15 @@ def content(source: Source, image: Checked) -> bytes:
     return data
 
 
-def carry_out(work: Work, there: There, target: Target, source: Source, tell: Callable[[], None]) -> None:
+def carry_out(work: Work, there: There, target: Target, source: Source, on_upload: Callable[[], None]) -> None:
     """Uploads and deletes. An old manifest goes first: what is interrupted must not be described by it.
+
+    Args:
+        work: What to do.
+        there: The state of the target before.
+        target: Where to upload.
+        source: Where to read the images.
+        on_upload: Called in a worker thread after each upload, also for those in progress at an interrupt.
 
     Raises:
         TransferError: the connection is lost, or the disk is full; what was uploaded stays.
@@ -112,7 +121,7 @@ def carry_out(work: Work, there: There, target: Target, source: Source, tell: Ca
         target.delete([MANIFEST])
     if work.extra:
         target.delete(work.extra)
-    asyncio.run(_upload(work.uploads, target, source, tell))
+    _upload(work.uploads, target, source, on_upload)
 
 
 def seal(images: Sequence[Checked], there: There, target: Target) -> bool:
@@ -137,34 +146,36 @@ def seal(images: Sequence[Checked], there: There, target: Target) -> bool:
     ]
     if there.has_manifest and there.manifest == {line.key: line for line in lines}:
         return False
-    asyncio.run(_patiently(target, MANIFEST, manifest_bytes(lines), None))
+    _put_with_retries(target, MANIFEST, manifest_bytes(lines), None, threading.Event())
     return True
 
 
-async def _upload(images: Iterable[Checked], target: Target, source: Source, tell: Callable[[], None]) -> None:
-    left = iter(images)
-    lanes = [asyncio.create_task(_lane(left, target, source, tell)) for _ in range(LANES)]
-    try:
-        await asyncio.gather(*lanes)
-    finally:
-        for lane in lanes:
-            lane.cancel()
-        await asyncio.gather(*lanes, return_exceptions=True)
+def _upload(images: Iterable[Checked], target: Target, source: Source, on_upload: Callable[[], None]) -> None:
+    """Uploads in threads. At an interrupt or an error, uploads in progress are completed and counted first."""
+    remaining, stop = deque(images), threading.Event()
 
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                image = remaining.popleft()
+            except IndexError:
+                return
+            _put_with_retries(target, image.name, content(source, image), image, stop)
+            on_upload()
 
-async def _lane(left: Iterator[Checked], target: Target, source: Source, tell: Callable[[], None]) -> None:
-    for image in left:
-        data = await asyncio.to_thread(content, source, image)
-        await _patiently(target, image.name, data, image)
-        tell()
-
-
-async def _patiently(target: Target, key: str, data: bytes, image: Checked | None) -> None:
-    for pause_s in (*PAUSES_S, None):
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
         try:
-            return await target.put(key, data, image)
+            for worker in as_completed([pool.submit(work) for _ in range(NUM_THREADS)]):
+                worker.result()
+        finally:
+            stop.set()
+
+
+def _put_with_retries(target: Target, key: str, data: bytes, image: Checked | None, stop: threading.Event) -> None:
+    for backoff_s in (*BACKOFFS_S, None):
+        try:
+            return target.put(key, data, image)
         except TransientError as error:
-            if pause_s is None:
+            if backoff_s is None or stop.wait(backoff_s * random.uniform(0.5, 1.0)):
                 raise TransferError(str(error)) from error
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
     raise AssertionError

@@ -2,10 +2,8 @@
 
 import csv
 import os
-import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -50,8 +48,8 @@ def uploaded(monkeypatch):
     keys = []
     for target in (targets.S3Target, targets.FolderTarget):
 
-        async def put(self, key, *args, _real=target.put):
-            await _real(self, key, *args)
+        def put(self, key, *args, _real=target.put):
+            _real(self, key, *args)
             keys.append(key)
 
         monkeypatch.setattr(target, "put", put)
@@ -176,16 +174,16 @@ def test_what_was_wrong_and_is_mended_is_told_no_more(pets, place):
 def test_a_connection_that_drops_is_borne_and_one_that_is_lost_is_said(pets, bucket, s3_server, monkeypatch, capsys):
     real, calls = targets.S3Target.put, []
 
-    async def put(self, key, *args):
+    def put(self, key, *args):
         calls.append(key)
         if key == "train/b/003.jpg" and lost:
             raise targets.TransientError("error sending request: connection reset by peer")
         if calls.count(key) == 1:
             raise targets.TransientError("503 SlowDown")
-        await real(self, key, *args)
+        real(self, key, *args)
 
     monkeypatch.setattr(targets.S3Target, "put", put)
-    monkeypatch.setattr(transfer, "PAUSES_S", (0.0, 0.01))
+    monkeypatch.setattr(transfer, "BACKOFFS_S", (0.0, 0.01))
     lost = True
     assert to_s3(s3_server, pets, bucket) == 1
     error = capsys.readouterr().err
@@ -224,7 +222,7 @@ def test_an_interrupted_update_is_not_described_by_the_old_manifest(pets, bucket
     assert to_s3(s3_server, pets, bucket) == 0
     (pets / "train/a/000.jpg").write_bytes(simplejpeg.encode_jpeg(np.zeros((24, 32, 3), np.uint8)))
 
-    async def put(self, key, *args):
+    def put(self, key, *args):
         raise TransferError("gone")
 
     monkeypatch.setattr(targets.S3Target, "put", put)
@@ -266,24 +264,45 @@ def test_no_credentials(pets, s3_server, monkeypatch):
         publish.main([str(pets), "s3://bucket/x", f"endpoint_url={s3_server.url}"])
 
 
-def test_ctrl_c_keeps_what_is_there_and_the_same_command_goes_on(pets, place, uploaded):
-    command = [sys.executable, "-m", "launch.publish", "demo://?classes=4&train=240&valid=5&test=5&size=32"]
-    command += [str(place / "out")]
+INTERRUPTED = """
+import itertools, signal, threading
+from dogbreed.cli.command import run_cli
+from dogbreed.publishing import targets
+from launch import publish
+
+put, calls, interrupted = targets.FolderTarget.put, itertools.count(1), threading.Event()
+
+def interrupt(*args):
+    interrupted.set()
+    raise KeyboardInterrupt
+
+def put_with_ctrl_c(self, *args):
+    call = next(calls)
+    if call == 50:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    if call >= 50:
+        interrupted.wait()
+    put(self, *args)
+
+signal.signal(signal.SIGINT, interrupt)
+targets.FolderTarget.put = put_with_ctrl_c
+run_cli(publish.main, None)
+"""
+"""The command, with Ctrl-C during its 50th upload; uploads in progress finish after it."""
+
+
+def test_publish_after_ctrl_c_counts_uploads_and_resumes(place, uploaded, capsys):
+    argv = ["demo://?classes=4&train=240&valid=5&test=5&size=32", str(place / "out")]
+    command = [sys.executable, "-c", INTERRUPTED, *argv]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
-        for _ in range(3000):
-            if len(list((place / "out").rglob("*.jpg"))) > 20:  # some are there, and counted
-                break
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "images uploaded; the same command goes on" in out
-    assert "Traceback" not in err
-    there = files(place / "out")
-    assert there and MANIFEST not in there
-    assert publish.main(command[3:]) == 0
-    assert len(uploaded) == 1001 - len(there)
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=120, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    images = files(place / "out")
+    assert 50 <= len(images) < 1000 and MANIFEST not in images
+    assert f"stopped after {len(images)} images uploaded; the same command goes on" in done.stdout
+    assert publish.main(argv) == 0
+    assert len(uploaded) == 1001 - len(images)
 
 
 def test_a_published_prefix_trains(pets, bucket, s3_server):
