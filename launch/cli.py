@@ -1,4 +1,4 @@
-"""What the commands share: argv to names, flags and overrides, and their exit status."""
+"""Shared by all commands: parsing of argv into names, flags and overrides, and exit statuses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Args(NamedTuple):
     names: list[str]
     """Arguments that are neither overrides nor flags."""
     overrides: list[str]
-    """Arguments with a `=`: KEY=VALUE."""
+    """Arguments that contain `=`: KEY=VALUE."""
     flags: frozenset[str]
     """The known flags that were given."""
 
@@ -25,7 +25,7 @@ class Args(NamedTuple):
         """Returns the only name.
 
         Args:
-            usage: What to type, for the error message.
+            usage: The correct command line, for the error message.
 
         Raises:
             UserError: There is none, or more than one.
@@ -50,7 +50,7 @@ def split_argv(argv: Sequence[str], flags: Collection[str] = ()) -> Args:
 
     Args:
         argv: The arguments after the command's name.
-        flags: Words such as `--follow` that the command knows.
+        flags: Flags that the command accepts, such as `--follow`.
     """
     overrides = [word for word in argv if "=" in word]
     names = [word for word in argv if "=" not in word and word not in flags]

@@ -1,4 +1,4 @@
-"""Sweeps in a notebook: run one, or read one that has ended; the last line of a cell shows its table and its image.
+"""Sweeps in a notebook: runs one, or reads an ended one; as the last line of a cell it shows a table and a plot.
 
 from launch.notebook import read_results, run_sweep
 sweep = run_sweep("model=resnet18", "lr=range", "tuner.max_jobs=6")
@@ -26,7 +26,7 @@ OUTPUTS = Path("outputs")
 
 @dataclass(frozen=True)
 class Results:
-    """What a sweep left in its folder."""
+    """The results of a sweep."""
 
     folder: Path
     summary: dict[str, Any]
@@ -34,7 +34,7 @@ class Results:
 
     @property
     def trials(self) -> list[dict[str, Any]]:
-        """One flat dict a trial, best first: `pandas.DataFrame(sweep.trials)` takes them as they are."""
+        """One flat dict per trial, best first, as `pandas.DataFrame(sweep.trials)` accepts."""
         metric = self.summary["metric"]
         return [
             {"trial": trial["name"], "status": trial["status"], metric: trial["objective"]}
@@ -46,12 +46,12 @@ class Results:
 
     @property
     def best_overrides(self) -> list[str]:
-        """What makes the best trial again: `python -m dogbreed.train` with these words."""
+        """The overrides that train the best trial again: `python -m dogbreed.train OVERRIDES`."""
         return list(self.summary["overrides"])
 
     @property
     def image(self) -> Path:
-        """Objective against each hyperparameter, and learning curves: a PNG."""
+        """A PNG plot of the objective against each hyperparameter, and of the learning curves."""
         return self.folder / "sweep.png"
 
     def _repr_html_(self) -> str:
@@ -76,26 +76,26 @@ def _cell(column: str, value: Any) -> str:
 
 
 def run_sweep(*overrides: str) -> Results:
-    """Runs a sweep as `python -m launch.tune OVERRIDES` does, its lines included, and returns what it found.
+    """Runs a sweep as `python -m launch.tune OVERRIDES` does, prints the same lines and returns its results.
 
     Raises:
-        UserError: a mistake in the overrides, or no trial gave a result.
+        UserError: An override is invalid, or no trial has a result.
     """
     typed = {override.key_or_group: override.value() for override in parse(overrides)}
     if typed.get("dry_run"):
-        raise UserError("dry_run=true runs no sweep whose results could be shown: type it after python -m launch.tune")
+        raise UserError("dry_run=true gives no results to show: use it with python -m launch.tune")
     resumed = typed.get("resume")
     name = str(typed.get("name") or (resumed_name(str(resumed)) if resumed else fresh_name("notebook")))
     if sweeps.run_sweep([*overrides, f"name={name}"]):
-        raise UserError(f"sweep {name} gave no result; its lines above say why")
+        raise UserError(f"sweep {name} has no result; see the lines above")
     return _read(Path(str(typed.get("backend.root", OUTPUTS))), name)
 
 
 def read_results(name: str) -> Results:
-    """Returns what sweep `name` left in `outputs/NAME`.
+    """Returns the results of sweep `name` from `outputs/NAME`.
 
     Raises:
-        UserError: there is no such sweep, or it has not ended.
+        UserError: There is no such sweep, or it has not ended.
     """
     return _read(OUTPUTS, name)
 

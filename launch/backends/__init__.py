@@ -1,4 +1,4 @@
-"""Where requests go: AWS, or this machine. Nothing outside this package and `launch.local` knows which."""
+"""Backends, AWS or this machine. Only this package and `launch.local` know which one is in use."""
 
 from __future__ import annotations
 

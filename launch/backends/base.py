@@ -1,4 +1,4 @@
-"""What the launcher needs from a backend: clients, logs, and what to name in a request."""
+"""The interface of backends: clients, logs, and the values that requests refer to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from launch.spec.requests.endpoint import EndpointTarget, TrainedModel
 from launch.spec.requests.training import JobTarget
 
 Upload = Callable[[], None]
-"""Uploads what a request refers to; called after the request was validated and before it is sent."""
+"""Uploads the files that a request refers to; called after the request is validated and before it is sent."""
 
 
 class LogTail(Protocol):
@@ -41,7 +41,7 @@ class Backend(ABC):
     billed: ClassVar[bool]
     """Whether instance time costs money."""
     takes_first_points: ClassVar[bool]
-    """Whether the search can be told which points to try first."""
+    """Whether the search accepts points to try first."""
     max_logs: ClassVar[int | None]
     """Trials of a sweep whose logs are read at its end, best first; None: all of them."""
 
@@ -84,11 +84,11 @@ class Backend(ABC):
 
     @abstractmethod
     def describe_instances(self, cfg: DictConfig) -> str:
-        """Returns what the jobs of `cfg` run on, for people."""
+        """Returns a readable description of the instances that the jobs of `cfg` run on."""
 
     @abstractmethod
     def check_data(self, cfg: DictConfig, out: Console) -> None:
-        """Checks once that jobs will find images and weights, as far as this machine can see them.
+        """Checks images and weights once, before any job starts, if this machine can access them.
 
         Raises:
             UserError: Something is missing.
@@ -96,19 +96,19 @@ class Backend(ABC):
 
     @abstractmethod
     def prepare(self, cfg: DictConfig, app: Path | None = None) -> tuple[JobTarget, Upload]:
-        """Returns what the request for the jobs of `cfg` must name, and the upload to run before it is sent.
+        """Returns the target of the jobs of `cfg`, and the upload to run before the request is sent.
 
         Args:
             cfg: The resolved config.
             app: Folder of another Hydra application whose code the jobs run; None for dogbreed.
 
         Raises:
-            UserError: A setting is missing, or jobs could not reach what they need.
+            UserError: A setting is missing, or jobs could not access their data, weights or requirements.
         """
 
     @abstractmethod
     def prepare_endpoint(self, cfg: DictConfig, model: TrainedModel) -> tuple[EndpointTarget, TrainedModel, Upload]:
-        """Returns what the request for an endpoint must name, the model as the request names it, and the upload.
+        """Returns the target of an endpoint, the model as the request refers to it, and the upload.
 
         Raises:
             UserError: A setting is missing.

@@ -1,1 +1,1 @@
-"""What runs inside a job."""
+"""The code that runs inside a job."""

@@ -1,10 +1,10 @@
-"""Inside a job: `/opt/ml` and `SM_*` to Hydra overrides, then `dogbreed.train`.
+"""Entry point of a job: turns `/opt/ml` and `SM_*` into Hydra overrides and runs `dogbreed.train`.
 
     python -m launch.container.entry
 
 Runs in SageMaker's container and, unchanged, as a process on this machine under the same contract
-(https://docs.aws.amazon.com/sagemaker/latest/dg/amazon-sagemaker-toolkits.html). Where the job has several GPUs or
-hosts it starts itself again under torchrun, one process a GPU. A job that tries another Hydra application
+(https://docs.aws.amazon.com/sagemaker/latest/dg/amazon-sagemaker-toolkits.html). If the job has several GPUs or
+hosts, it restarts itself under torchrun, with one process per GPU. A trial of another Hydra application
 (`hydra/sweeper=sagemaker`) runs that application's script instead.
 """
 
@@ -27,17 +27,17 @@ from dogbreed.train import run
 from launch.spec.contract import APP, DATA, TUNING_METRIC, WEIGHTS, encode, job_overrides
 
 RENDEZVOUS_PORT = 29500
-"""Where the processes of the hosts find each other: torch's own default."""
+"""Port of the rendezvous between hosts; torch's default."""
 
 
 def folder_overrides(base: Path, environ: Mapping[str, str]) -> list[str]:
-    """Returns the overrides that put a training's files where SageMaker collects them, and take what it brought.
+    """Returns overrides for the folders that SageMaker collects, and for the channels and checkpoints that it provides.
 
-    Checkpoints lie in a folder of the job's own: the trials of a sweep share one place in S3. What one goes on from is
-    for the time until the end.
+    Each job has a separate checkpoint folder, because the trials of a sweep share one S3 prefix. The checkpoint to
+    resume from is removed when the job completes.
 
     Raises:
-        UserError: a channel is empty.
+        UserError: A channel is empty.
     """
     name = environ.get("TRAINING_JOB_NAME", "job")
     checkpoints = base / "checkpoints" / name
@@ -52,25 +52,25 @@ def folder_overrides(base: Path, environ: Mapping[str, str]) -> list[str]:
         places |= {"data.url": str(_channel(DATA, environ)), "++data.endpoint_url": None}
     if f"SM_CHANNEL_{WEIGHTS.upper()}" in environ:
         places["model.weights"] = str(next(_channel(WEIGHTS, environ).iterdir()))
-    if (checkpoints / "last.ckpt").is_file():  # a spot instance was taken away: go on where it stopped
+    if (checkpoints / "last.ckpt").is_file():  # the spot instance was interrupted: resume
         places["resume_from"] = str(checkpoints / "last.ckpt")
     return [f"{key}={encode(value)}" for key, value in places.items()]
 
 
 def _channel(name: str, environ: Mapping[str, str]) -> Path:
-    """Returns the folder into which SageMaker mounted or copied what the request's channel `name` names.
+    """Returns the folder where SageMaker mounted or copied the content of channel `name`.
 
     Raises:
-        UserError: nothing is in it.
+        UserError: The folder is empty.
     """
     folder = Path(environ[f"SM_CHANNEL_{name.upper()}"])
     if not folder.is_dir() or not any(folder.iterdir()):
-        raise UserError(f"channel {name}: nothing is in {folder}; is anything below the S3 address in the request?")
+        raise UserError(f"channel {name}: {folder} is empty; check that the S3 URI in the request has objects below it")
     return folder
 
 
 class Processes(NamedTuple):
-    """How many processes train together."""
+    """The processes of a distributed training."""
 
     hosts: list[str]
     this_host: str
@@ -78,7 +78,7 @@ class Processes(NamedTuple):
 
     @property
     def overrides(self) -> list[str]:
-        """The trainer's settings for them; none where there is one process."""
+        """Returns the trainer's overrides for them; none for a single process."""
         if len(self.hosts) * self.per_host == 1:
             return []
         return [
@@ -89,8 +89,8 @@ class Processes(NamedTuple):
 
     @property
     def command(self) -> list[str]:
-        """torchrun, one process a GPU on this host, each of them this module."""
-        place = ["--standalone"]  # a name like algo-1 need not be known on this machine, where trials share the ports
+        """Returns the torchrun command that runs this module in one process per GPU of this host."""
+        place = ["--standalone"]  # algo-1 may not resolve, and trials share ports
         if len(self.hosts) > 1:
             place = [
                 f"--nnodes={len(self.hosts)}", f"--node-rank={self.hosts.index(self.this_host)}",
@@ -101,7 +101,7 @@ class Processes(NamedTuple):
 
 
 def find_processes(cfg: DictConfig, environ: Mapping[str, str]) -> Processes:
-    """Returns the processes for the job's hosts and GPUs, as far as the config's trainer wants them."""
+    """Returns the processes for the job's hosts and GPUs, limited by the config's trainer settings."""
     hosts = json.loads(environ.get("SM_HOSTS", "[]")) or ["localhost"]
     devices, gpus = cfg.trainer.devices, int(environ.get("SM_NUM_GPUS", "0"))
     if cfg.trainer.accelerator == "cpu" or gpus == 0:
@@ -112,12 +112,12 @@ def find_processes(cfg: DictConfig, environ: Mapping[str, str]) -> Processes:
 
 
 def base_dir() -> Path:
-    """Returns `/opt/ml`, or the folder that stands for it on this machine."""
+    """Returns `/opt/ml`, or the folder that replaces it on this machine."""
     return Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 
 
 def main() -> int:
-    """Runs the job; returns its exit status. A failure's reason goes to output/failure, where SageMaker reads it."""
+    """Runs the job and returns its exit status; writes the reason of a failure to output/failure for SageMaker."""
     enable_huge_pages()
     base = base_dir()
     try:
@@ -126,7 +126,7 @@ def main() -> int:
         if APP in hyperparameters:
             return _run_app(hyperparameters[APP], overrides, base)
         if TUNING_METRIC in hyperparameters:
-            # The trials of a sweep see the same images: looking for doubles once, in a training, is enough.
+            # All trials of a sweep use the same images, so a single training checks for duplicates, not every trial.
             overrides.insert(0, "debugger.images.enabled=false")
         overrides += folder_overrides(base, os.environ)
         cfg = compose("train", overrides)
@@ -141,18 +141,18 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return report_failure(base, str(error))
-    except Exception as error:  # noqa: BLE001 - whatever it is, SageMaker must be told
+    except Exception as error:  # noqa: BLE001 - every failure must be reported to SageMaker
         traceback.print_exc()
         last = (str(error).strip().splitlines() or [""])[-1]
         return report_failure(base, f"{type(error).__name__}: {last}")
-    if status == 0:  # nothing is left to go on with, and the optimizer's state is twice the size of the model
+    if status == 0:  # no resume is needed any more, and the optimizer's state is twice the size of the model
         name = os.environ.get("TRAINING_JOB_NAME", "job")
         (base / "checkpoints" / name / "last.ckpt").unlink(missing_ok=True)
     return status
 
 
 def _run_app(script: str, overrides: list[str], base: Path) -> int:
-    """Becomes another Hydra application, which prints what it returns as the objective."""
+    """Replaces this process with another Hydra application, which prints its return value as the objective."""
     from launch.container.hydra_callback import CALLBACK
 
     output = os.environ.get("SM_OUTPUT_DATA_DIR", str(base / "output" / "data"))
@@ -162,7 +162,7 @@ def _run_app(script: str, overrides: list[str], base: Path) -> int:
 
 
 def report_failure(base: Path, reason: str) -> int:
-    """Leaves why the job failed where SageMaker reads it, in one paragraph; returns the exit status."""
+    """Writes the reason of the failure where SageMaker reads it, in one paragraph; returns the exit status."""
     failure = base / "output" / "failure"
     failure.parent.mkdir(parents=True, exist_ok=True)
     failure.write_text(" ".join(reason.split())[:1024])

@@ -35,7 +35,7 @@ def find_model(backend: Backend, name: str, out: Console) -> TrainedModel:
         out: Prints which model was selected unless `name` determines it.
 
     Raises:
-        UserError: there is none of that name, or it has no model.
+        UserError: There is none of that name, or it has no model.
     """
     if name.startswith("s3://"):
         if not name.endswith(".tar.gz"):

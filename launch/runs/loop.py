@@ -27,7 +27,7 @@ class Run(Pollable, Protocol):
         """Prints the outcome and writes result files; returns 0, or 1 if there is no result."""
 
     def resume_hint(self) -> str:
-        """Returns the line that says how to resume it after it was stopped; empty if it cannot be."""
+        """Returns a line with the command that resumes it after it was stopped; empty if there is none."""
 
 
 def run_to_end(
@@ -37,7 +37,7 @@ def run_to_end(
 
     Args:
         run: What to follow.
-        cfg: Makes the advice on API errors concrete.
+        cfg: The config in use; makes the advice on API errors concrete.
         backend: Where it runs.
         out: The console.
         create: Sends the request that starts it; None if it exists: a signal then detaches.

@@ -107,7 +107,7 @@ def follow(
         job: Prints its news on each poll.
         out: The console; a terminal also shows the live view.
         poll_s: Seconds between two polls.
-        detach: On a signal return at once and leave `job` running.
+        detach: On a signal, return immediately and leave `job` running.
         interrupted: Records signals since before `job` was started; None: only from here on.
 
     Returns:

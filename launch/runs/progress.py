@@ -45,14 +45,14 @@ class LogReader:
 
 
 class SweepRun:
-    """A sweep that is followed.
+    """Follows a sweep.
 
     Prints one line per trial that ends; if billed, also one per trial that starts; with `logs=true` all log lines.
 
     Args:
         client: boto3's SageMaker client.
         name: Of the sweep.
-        cfg: The config at hand; its `logs` and `instance` are read.
+        cfg: The config in use; its `logs` and `instance` are read.
         backend: Where the sweep runs.
         out: Where lines are printed.
 
@@ -138,7 +138,7 @@ class SweepRun:
 
 
 class TrainingRun:
-    """A training job that is followed: prints its log and its status changes. Arguments as for `SweepRun`.
+    """Follows a training job: prints its log and its status changes. Arguments as for `SweepRun`.
 
     Attributes:
         job: The API's description as it was read last; empty before.

@@ -78,7 +78,7 @@ class Sweep:
 
     @property
     def billable_hours(self) -> float:
-        """Billed instance-hours of its own trials; running trials count until now."""
+        """Billed instance-hours of `own_trials`; running trials count until now."""
         running = [(trial.seconds or 0) * self.instances for trial in self.own_trials if trial.billable_s is None]
         return (sum(running) + sum(trial.billable_s or 0 for trial in self.own_trials)) / 3600
 

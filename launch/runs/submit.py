@@ -33,7 +33,7 @@ def submit(
         The result of `run`; 0 with `cfg.dry_run`.
 
     Raises:
-        UserError: SageMaker would reject a request, or rejects it; the message says what to do.
+        UserError: Validation or SageMaker rejects a request; the message contains advice.
     """
     if problems := [line for operation, request in requests.items() for line in check_request(operation, request)]:
         raise UserError("\n       ".join(problems))

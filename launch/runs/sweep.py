@@ -41,7 +41,7 @@ def run_sweep(overrides: Sequence[str]) -> int:
         overrides: As after `python -m launch.tune`.
 
     Raises:
-        UserError: A mistake in them, or an error of SageMaker; the message says what to do.
+        UserError: An override is invalid, or SageMaker returns an error; the message contains advice.
     """
     given = {override.key_or_group: override.value() for override in parse(overrides)}
     if given.get("resume") is None:

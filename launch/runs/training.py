@@ -34,7 +34,7 @@ def run_training(overrides: Sequence[str]) -> int:
         overrides: As after `python -m launch.train`.
 
     Raises:
-        UserError: A mistake in them, or an error of SageMaker; the message says what to do.
+        UserError: An override is invalid, or SageMaker returns an error; the message contains advice.
     """
     given = compose("training", overrides)
     if given.from_tuning is not None:

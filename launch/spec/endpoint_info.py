@@ -1,4 +1,4 @@
-"""What an endpoint serves and costs, from the API's descriptions of it. Pure."""
+"""State, model and cost of an endpoint, parsed from the API's descriptions. Pure."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""A request against everything AWS would refuse it for: botocore's service model, then the documented limits.
+"""Validates requests as AWS does: against botocore's service model, then against the documented limits.
 
     problems = check_request("CreateHyperParameterTuningJob", request)
 
-Both clients check with it before anything is sent or started. The limits are those of Automatic Model Tuning (AMT) in
-the developer guide and in the model's own documentation; where an account may have asked for more, the line says
-"default quota".
+Both clients use it before anything is sent or started. The limits are those of Automatic Model Tuning (AMT) in the
+developer guide and in the service model's documentation; a limit that AWS raises on request is called a "default
+quota".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DEFAULT_MAX_JOBS = 750
 DEFAULT_MAX_PARALLEL_JOBS = 10
 MAX_SEARCHED = 30
 MAX_HYPERPARAMETERS = 99
-"""Static and searched together: 100, of which AMT itself takes one, `_tuning_objective_metric`."""
+"""Static and searched together: 100, of which AMT uses one, `_tuning_objective_metric`."""
 MAX_RESOURCE_EPOCHS = 20_000
 EPOCH_NAMES = ("epochs", "numepochs", "n-epochs", "n_epochs", "num_epochs")
 """Static hyperparameters from which AMT infers Hyperband's MaxResource."""
@@ -28,16 +28,16 @@ EPOCH_NAMES = ("epochs", "numepochs", "n-epochs", "n_epochs", "num_epochs")
 SERVERLESS_MEMORY_MB = tuple(range(1024, 6145, 1024))
 AUTO_SCALING = "application-autoscaling"
 SERVICES = {"RegisterScalableTarget": AUTO_SCALING, "PutScalingPolicy": AUTO_SCALING}
-"""Operation to its service, where that is not SageMaker."""
+"""Operation to its service, if that is not SageMaker."""
 
 _CONFIG = "HyperParameterTuningJobConfig"
 _RANGES = f"{_CONFIG}.ParameterRanges"
 
 
 def check_request(operation: str, request: Json) -> list[str]:
-    """Returns the problems of `request` for `operation` (API name), one line each; [] when AWS takes it.
+    """Returns the problems of `request` for `operation` (API name), one line each; [] if AWS accepts it.
 
-    The documented limits are looked at once the request has the right shape.
+    The documented limits are checked only if the request has the right shape.
     """
     shape = service_model(SERVICES.get(operation, "sagemaker")).operation_model(operation).input_shape
     problems = check_shape(shape, request)
@@ -119,7 +119,7 @@ def _check_hyperband(config: Json, definition: Json) -> Iterator[str]:
     if high is None and not set(EPOCH_NAMES) & set(definition.get("StaticHyperParameters", {})):
         yield f"{path}.MaxResource: missing; Hyperband needs the most epochs a job may train for"
     elif high is not None and high > MAX_RESOURCE_EPOCHS:
-        yield f"{path}.MaxResource: {high} is over the most allowed, {MAX_RESOURCE_EPOCHS}"
+        yield f"{path}.MaxResource: {high} is above the maximum, {MAX_RESOURCE_EPOCHS}"
     elif high is not None and low > high:
         yield f"{path}.MinResource: {low} is more than MaxResource, {high}; give {high} or less"
 
@@ -163,7 +163,7 @@ def _check_categories(item: Json, path: str) -> Iterator[str]:
     counts: Counter[str] = Counter(item["Values"])
     for value, count in counts.items():
         if count > 1:
-            yield f"{path}.Values: {value!r} of {item['Name']} stands {count} times; write each value once"
+            yield f"{path}.Values: {value!r} of {item['Name']} occurs {count} times; give each value once"
 
 
 def _check_interval(item: Json, path: str, whole: bool) -> Iterator[str]:
@@ -184,12 +184,12 @@ def _check_interval(item: Json, path: str, whole: bool) -> Iterator[str]:
     if low >= high:
         yield f"{path}.MinValue: {item['MinValue']} of {item['Name']} is not less than MaxValue, {item['MaxValue']}"
     elif scaling == "Logarithmic" and low <= 0:
-        yield f"{path}.MinValue: {item['MinValue']} of {item['Name']} must be over 0 on a logarithmic scale"
+        yield f"{path}.MinValue: {item['MinValue']} of {item['Name']} must be above 0 on a logarithmic scale"
     elif scaling == "ReverseLogarithmic" and whole:
         yield f"{path}.ScalingType: {item['Name']} is an integer, and ReverseLogarithmic is for continuous ranges only"
     elif scaling == "ReverseLogarithmic" and (low < 0 or high >= 1):
         field = "MinValue" if low < 0 else "MaxValue"
-        yield f"{path}.{field}: {item[field]} of {item['Name']} lies outside 0 <= x < 1, where ReverseLogarithmic works"
+        yield f"{path}.{field}: {item[field]} of {item['Name']} is outside 0 <= x < 1, the domain of ReverseLogarithmic"
 
 
 def _check_definition(definition: Json, ranges: Json, objective: Json | None, path: str) -> Iterator[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 TERMINAL = frozenset({"Completed", "Failed", "Stopped", "DeleteFailed"})
-"""Statuses that a sweep or a training job does not leave again."""
+"""Final statuses of a sweep or a training job."""
 
 RESERVED_NAMES = ("endpoints", "published", "downloads")
-"""Names that no sweep or training may have: folders beside theirs."""
+"""Reserved names, which no sweep or training may have: other folders next to theirs use them."""
 
 _TRIAL = re.compile(r"(?P<sweep>.+)-(?P<number>\d{3,})-[0-9a-f]{8}")
 _RESUMED = re.compile(r"(?P<first>.+)-r(?P<number>\d+)")

@@ -1,4 +1,4 @@
-"""Plans a sweep or a training from its overrides: what is fixed, what is searched, what it may cost."""
+"""Plans a sweep or a training from its overrides: fixed settings, search space, bound on its cost."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Plan:
     app: str | None = None
     """Script of another Hydra application that the trials run; None for dogbreed."""
     first: tuple[Point, ...] = ()
-    """Points that are tried first, if the backend can be told."""
+    """Points that are tried first, if the backend accepts them."""
 
     @property
     def combinations(self) -> int | None:
@@ -213,7 +213,7 @@ def _check_parameters(parameters: Sequence[SearchParameter]) -> None:
 
 
 def _check_values(cfg: DictConfig, parameters: Sequence[SearchParameter]) -> None:
-    """Checks every value that a trial could get, so that an invalid one is found before any trial starts."""
+    """Checks every value that a trial could get, before any trial starts."""
     for parameter in parameters:
         key = parameter.bare_key
         if choices(key):

@@ -88,7 +88,7 @@ def split_overrides(
         is_integer: Whether the config's value of a key is an integer; its interval then has integers only.
 
     Raises:
-        UserError: A sweep that cannot be searched; the message says what to type.
+        UserError: A sweep cannot be searched; the message contains the correction.
     """
     fixed, parameters = [], []
     for override in overrides:
@@ -109,7 +109,7 @@ def split_overrides(
 
 
 def _declared(override: Override, declared: Mapping[str, str]) -> Override:
-    """Returns the override with the declared sweep in place of the word `range`."""
+    """Returns the override with the declared sweep in place of `range`."""
     key = override.key_or_group
     if key not in declared:
         raise UserError(

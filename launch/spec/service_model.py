@@ -1,7 +1,8 @@
-"""A value against a shape of botocore's SageMaker model, strictly.
+"""Validates values strictly against shapes of botocore's SageMaker model.
 
 botocore itself checks unknown keys, required keys, types and minimums before sending. The model also carries maximums,
-patterns and enumerations that only the service checks; `check_shape` checks them all, so a mistake shows on the laptop.
+patterns and enumerations that only the service checks; `check_shape` checks them all, so that a mistake is reported
+before a request is sent.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
 
 @functools.cache
 def model_loader() -> Loader:
-    """Returns the loader that keeps botocore's parsed models: reading SageMaker's costs 0.1 s, so it is read once."""
+    """Returns a loader that caches botocore's parsed models."""
     return Loader()
 
 
 @functools.cache
 def service_model(service: str = "sagemaker") -> ServiceModel:
-    """Returns botocore's model of an API, of SageMaker's unless another is named."""
+    """Returns botocore's model of an API; SageMaker's by default."""
     return ServiceModel(model_loader().load_service_model(service, "service-2"), service)
 
 
@@ -90,9 +91,9 @@ def _check_size(shape: Any, value: Any, path: str) -> list[str]:
     given = repr(value) if number else f"{size}{unit}"
     low, high = shape.metadata.get("min"), shape.metadata.get("max")
     if low is not None and size < low:
-        return [f"{path}: {given} is under the least allowed, {low}{unit}"]
+        return [f"{path}: {given} is below the minimum, {low}{unit}"]
     if high is not None and size > high:
-        return [f"{path}: {given} is over the most allowed, {high}{unit}"]
+        return [f"{path}: {given} is above the maximum, {high}{unit}"]
     return []
 
 
@@ -107,7 +108,7 @@ def _check_text(shape: Any, value: str, path: str) -> list[str]:
 
 @functools.cache
 def _compiled(pattern: str) -> re.Pattern[str] | None:
-    """Returns `pattern` compiled, or None for the few that Python's `re` has no words for (such as \\p{L})."""
+    """Returns `pattern` compiled, or None if Python's `re` does not support it (such as \\p{L})."""
     try:
         return re.compile(pattern) if pattern else None
     except re.error:

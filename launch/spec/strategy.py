@@ -56,8 +56,8 @@ def resolve_strategy(cfg: DictConfig, parameters: Sequence[SearchParameter], app
 def first_points(cfg: DictConfig, parameters: Sequence[SearchParameter]) -> list[Point]:
     """Returns the points of `cfg.first_points` that are in the search space and match the fixed settings, each once.
 
-    A fixed word (the optimizer, what is finetuned) must be the entry's. A searched number takes the entry's value, or
-    the config's if the entry has none; if it is searched over choices, the nearest choice.
+    A fixed choice (such as the optimizer) must equal the entry's. A searched number takes the entry's value, or the
+    config's if the entry has none; if it is searched over choices, the nearest choice.
 
     Args:
         cfg: The resolved config, with its defaults for keys that are searched.

@@ -27,7 +27,7 @@ TAIL_LINES = 20
 
 
 def plan_table(cfg: DictConfig, backend: Backend, model: TrainedModel) -> Table:
-    """Returns what will be deployed and what it will run on."""
+    """Returns the model to deploy and the instances to run it on."""
     table = Table(title=f"endpoint {cfg.name}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -98,7 +98,7 @@ def total_line(backend: Backend, endpoints: Sequence[EndpointInfo]) -> str:
 
 
 def details_table(backend: Backend, endpoint: EndpointInfo) -> Table:
-    """Returns what is known about one endpoint."""
+    """Returns the details of one endpoint."""
     table = Table("key", "value", title=f"endpoint {endpoint.name}: {endpoint.status}", title_justify="left")
     rows: dict[str, Any] = {
         "reason": explain_failure(endpoint.failure_reason) if endpoint.failure_reason else "",

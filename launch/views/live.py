@@ -1,4 +1,4 @@
-"""A sweep while it runs: the lines that are printed, and the live view on a terminal."""
+"""A running sweep: the lines that are printed, and the live view on a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from launch.views.text import brief, decimal, duration
 
 @dataclass
 class EpochProgress:
-    """How far a running trial has come, from its log."""
+    """Progress of a running trial, from its log."""
 
     epoch: int
     """Epochs finished."""

@@ -1,4 +1,4 @@
-"""One image of a sweep: the objective against each hyperparameter, and the learning curves."""
+"""Plots a sweep: the objective against each hyperparameter, and the learning curves."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ GREY, BLUE, ORANGE = "#9aa5b1", "#2563eb", "#ea580c"
 
 
 def plot_sweep(sweep: Sweep, curves: Mapping[str, Mapping[int, float]], path: Path) -> None:
-    """Draws `sweep` to a PNG.
+    """Plots `sweep` into a PNG file.
 
     Args:
-        sweep: trials without an objective are left out of the panels and counted in the title.
-        curves: trial name to epoch to objective.
-        path: where the PNG goes.
+        sweep: The sweep; trials without an objective are counted in the title and not plotted.
+        curves: Trial name to epoch to objective.
+        path: Path of the PNG file.
     """
     scored = [trial for trial in sweep.trials if trial.objective is not None]
     keys = list(dict.fromkeys(key for trial in sweep.trials for key in trial.hyperparameters))
@@ -32,7 +32,7 @@ def plot_sweep(sweep: Sweep, curves: Mapping[str, Mapping[int, float]], path: Pa
     num_rows = math.ceil(num_panels / num_columns)
     width, height = 4.6 * num_columns, 3.7 * num_rows + 0.6
     figure = Figure(figsize=(width, height), dpi=120)
-    # In inches; to have matplotlib find these takes as long as to draw the image.
+    # In inches; fixed margins, because matplotlib's layout engines take as long as the plot itself.
     figure.subplots_adjust(0.8 / width, 0.6 / height, 1 - 0.15 / width, 1 - 0.6 / height, wspace=0.3, hspace=0.28)
     FigureCanvasAgg(figure)
     axes = figure.subplots(num_rows, num_columns, squeeze=False).flatten().tolist()
@@ -55,7 +55,7 @@ def _style(axis: Any) -> None:
 
 
 def _scatter(axis: Any, key: str, trials: Sequence[Trial], sweep: Sweep) -> None:
-    """Draws the objective against one hyperparameter: numbers on their axis, words side by side."""
+    """Plots the objective against one hyperparameter; text values are evenly spaced."""
     texts = [trial.hyperparameters[key] for trial in trials if key in trial.hyperparameters]
     scores = [trial.objective for trial in trials if key in trial.hyperparameters]
     numbers = [_number(text) for text in texts]
@@ -69,7 +69,7 @@ def _scatter(axis: Any, key: str, trials: Sequence[Trial], sweep: Sweep) -> None
         axis.set_xlim(-0.5, len(words) - 0.5)
     elif key in sweep.log_keys:
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter("{x:g}")  # as one types it; to set a power takes a tenth of a second
+        axis.xaxis.set_major_formatter("{x:g}")  # as the user writes it; rendering powers with mathtext is slow
     axis.set_xlabel(key)
     axis.set_ylabel(sweep.metric)
     _style(axis)

@@ -19,7 +19,7 @@ from launch.views.text import STYLES, brief, cost_bound, decimal, duration
 
 
 def plan_table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
-    """Returns what a command is about to do: one row per aspect, its name and its value."""
+    """Returns the plan of a command: one row per aspect, with its name and its value."""
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")

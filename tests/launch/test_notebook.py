@@ -58,7 +58,7 @@ def test_a_name_that_is_not_there(ended):
 
 def test_a_sweep_without_a_result_is_no_silent_success(ended, monkeypatch):
     monkeypatch.setattr(notebook.sweeps, "run_sweep", lambda words: 1)
-    with pytest.raises(UserError, match="sweep cats gave no result"):
+    with pytest.raises(UserError, match="sweep cats has no result"):
         notebook.run_sweep("name=cats", "lr=range")
 
 

@@ -25,7 +25,7 @@ from launch.spec.plan import job_overrides
 from launch.spec.settings import compose
 from tests.launch.cloud import STAND_IN, interrupt_create, wait_for, written
 
-NO_NAME = r"^no such name \(Invalid length .* value: 0, .*\); python -m launch\.status lists what there is$"
+NO_NAME = r"^no such name \(Invalid length .* value: 0, .*\); python -m launch\.status lists the existing names$"
 
 
 @pytest.fixture

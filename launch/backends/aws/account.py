@@ -22,7 +22,7 @@ class Account:
 
     Args:
         settings: The `backend` node of the config.
-        scope: What the image is for, `training` or `inference`.
+        scope: Purpose of the image, `training` or `inference`.
 
     Attributes:
         region: AWS region, such as `us-east-1`.
@@ -76,7 +76,7 @@ class Account:
         """Checks credentials and bucket before anything is uploaded; creates the SDK's default bucket if needed.
 
         Raises:
-            UserError: The bucket does not exist, or these credentials may not use it.
+            UserError: The bucket does not exist, or the credentials may not use it.
         """
         from botocore.exceptions import ClientError
 

@@ -116,7 +116,7 @@ def _check_reachable(cfg: DictConfig) -> None:
     """Checks that a job on AWS can reach the images, the weights and its requirements.
 
     Raises:
-        UserError: It cannot; the message says what to type.
+        UserError: The job cannot reach one of them; the message names the setting to change.
     """
     url, weights, backend = str(cfg.data.url), str(cfg.model.weights), cfg.backend
     if not url.startswith(("s3://", "demo://")):

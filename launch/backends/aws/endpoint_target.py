@@ -20,7 +20,7 @@ SERVERLESS_INSTANCE = "ml.m5.large"
 
 
 def prepare_endpoint(cfg: DictConfig, model: TrainedModel) -> tuple[EndpointTarget, TrainedModel, Upload]:
-    """Returns what the requests must name, the model as they name it, and the upload to run before they are sent.
+    """Returns the target of the requests, the model as they refer to it, and the upload to run before they are sent.
 
     Raises:
         UserError: a setting is missing.

@@ -1,4 +1,4 @@
-"""What AWS, or this machine in its place, refuses: one line that ends in what to do."""
+"""Turns errors of AWS, or of this machine in its place, into one-line messages that end with advice."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ THROTTLED = frozenset({"ThrottlingException", "Throttling", "TooManyRequestsExce
 EXPIRED = frozenset({"ExpiredTokenException", "ExpiredToken", "RequestExpired"})
 UNKNOWN_KEY = frozenset({"UnrecognizedClientException", "InvalidClientTokenId", "SignatureDoesNotMatch"})
 ADVICE = {
-    "ResourceInUse": "choose another name with name=NAME, or go on with a stopped sweep: resume=NAME",
-    "ResourceNotFound": "python -m launch.status lists what there is",
+    "ResourceInUse": "choose another name with name=NAME, or resume a stopped sweep: resume=NAME",
+    "ResourceNotFound": "python -m launch.status lists the existing names",
     "AccessDeniedException": "the credentials in use lack this permission: ask for it, or use others",
     "AccessDenied": "the credentials in use lack this permission: ask for it, or use others",
-    **dict.fromkeys(THROTTLED, "AWS asks for fewer requests, also after eight attempts: try again in a minute"),
+    **dict.fromkeys(THROTTLED, "AWS throttles requests, even after eight attempts: try again in a minute"),
     **dict.fromkeys(EXPIRED, f"the credentials have expired: {LOG_IN}"),
     **dict.fromkeys(UNKNOWN_KEY, f"AWS does not know these credentials: {LOG_IN}"),
 }
-"""Error code to what one can do about it."""
+"""Error code to advice."""
 
 REFUSALS = (
     (r"[Cc]ould not assume role", "its trust policy must name sagemaker.amazonaws.com; or give backend.role=ARN"),
-    (r"[Nn]o S3 objects found|NoSuchBucket|bucket does not exist", "look at data.url and backend.bucket"),
+    (r"[Nn]o S3 objects found|NoSuchBucket|bucket does not exist", "check data.url and backend.bucket"),
 )
-"""What a ValidationException may say, and what to do then."""
+"""Pattern in the message of a ValidationException, and advice."""
 
 FAILURES = (
     (r"CapacityError|Insufficient\w*Capacity", "AWS has no such machine free: another instance.type, instance."
-     "alternatives=[TYPE,TYPE] for a sweep, another backend.region, or the same again later"),
-    (r"ResourceLimitExceeded", "ask for a higher quota in the Service Quotas console, or take another instance.type"),
+     "alternatives=[TYPE,TYPE] for a sweep, another backend.region, or try again later"),
+    (r"ResourceLimitExceeded", "ask for a higher quota in the Service Quotas console, or choose another instance.type"),
     (r"[Aa]ccess ?[Dd]enied|not authorized|403 Forbidden", "the role of the job (backend.role) lacks this permission"),
     (r"[Oo]ut ?[Oo]f ?[Mm]emory|CUDA error: out of memory|SIGKILL|exit code 137", "a smaller batch_size, or an "
      "instance.type with more memory"),
-    (r"ping health check", "the end of its log says why; where it could not install its requirements: does its network "
-     "reach PyPI? else backend.inference_image=URI with all of them"),
+    (r"ping health check", "see the end of its log; if it could not install its requirements: does its network "
+     "reach PyPI? Otherwise give backend.inference_image=URI with all of them"),
     (r"[Nn]o space left", "a larger instance.volume_gb, or backend.input_mode=null to stream"),
-    (r"[Ii]mage.*(not found|does not exist)|CannotPullContainer", "look at backend.image and at its region"),
+    (r"[Ii]mage.*(not found|does not exist)|CannotPullContainer", "check backend.image and its region"),
     (r"No matching distribution|pip.*(install|failed)|requirements\.txt", "the job could not install its requirements: "
-     "does its network (backend.subnets) reach PyPI? else backend.image=URI with all of them"),
+     "does its network (backend.subnets) reach PyPI? Otherwise give backend.image=URI with all of them"),
 )  # fmt: skip
-"""What the FailureReason of a job may say, and what to do then."""
+"""Pattern in the FailureReason of a job, and advice."""
 
 
 @contextmanager
@@ -54,8 +54,8 @@ def api_errors(cfg: DictConfig | None = None, then: str = "") -> Iterator[None]:
     """Turns an error of the API client into a `UserError` with its message and the advice for it.
 
     Args:
-        cfg: the config at hand; its instance type and region make the advice on quotas concrete.
-        then: what to type after that, for instance to look again at what goes on at AWS.
+        cfg: The config in use; its instance type and region make the advice on quotas concrete.
+        then: Text that follows the message, for example how to follow a job that keeps running.
     """
     try:
         yield
@@ -71,9 +71,9 @@ def api_errors(cfg: DictConfig | None = None, then: str = "") -> Iterator[None]:
         raise UserError(f"the AWS login has ended ({error}): {LOG_IN}{then}") from error
     except boto.ProfileNotFound as error:
         raise UserError(f"{error}; aws configure list-profiles shows them") from error
-    except boto.ParamValidationError as error:  # requests were checked: what is left is a name that was typed
+    except boto.ParamValidationError as error:  # requests were validated: a name was invalid
         problem = " ".join(str(error.kwargs["report"]).split())
-        raise UserError(f"no such name ({problem}); python -m launch.status lists what there is") from error
+        raise UserError(f"no such name ({problem}); python -m launch.status lists the existing names") from error
     except boto.BotoCoreError as error:
         raise UserError(f"AWS cannot be reached: {error}{then}") from error
 
@@ -86,17 +86,17 @@ def _quota(message: str, cfg: DictConfig | None) -> str:
     fewer = "or fewer at a time: tuner.max_parallel_jobs, instance.count"
     if cfg is not None and "serverless" in cfg:  # deploy.yaml
         kind, fewer = "endpoint usage", "a smaller instance.count, or serverless.memory_mb=4096"
-    quota = named[1] if named else f"{instance.type} for {kind}" if instance is not None else "the one it names"
+    quota = named[1] if named else f"{instance.type} for {kind}" if instance is not None else "named in the error"
     region = region_of(cfg) or "your region"
     return (
         f"ask for a higher quota '{quota}' of Amazon SageMaker in {region} "
         f"(https://{region}.console.aws.amazon.com/servicequotas/home/services/sagemaker/quotas), "
-        f"or take another instance.type, {fewer}"
+        f"or choose another instance.type, {fewer}"
     )
 
 
 def region_of(cfg: DictConfig | None) -> str | None:
-    """Returns the AWS region that `cfg` and the AWS configuration name; None where they name none."""
+    """Returns the AWS region of `cfg` or of the AWS configuration; None if neither sets one."""
     import boto3
 
     given = cfg.backend.get("region") if cfg is not None and "backend" in cfg else None
@@ -104,7 +104,7 @@ def region_of(cfg: DictConfig | None) -> str | None:
 
 
 def explain_failure(reason: str) -> str:
-    """Returns the FailureReason of a job, followed by what to do where that is known."""
+    """Returns the FailureReason of a job, followed by advice if there is any."""
     advice = _matching(FAILURES, reason)
     return f"{reason.rstrip('. ')}; {advice}" if advice else reason
 

@@ -8,7 +8,7 @@ from dogbreed.errors import UserError
 
 
 def open_session(region: str | None) -> Any:
-    """Returns a boto3 session in `region`; None takes the region of the AWS configuration.
+    """Returns a boto3 session in `region`; None uses the region of the AWS configuration.
 
     Raises:
         UserError: No region is configured.
@@ -26,7 +26,7 @@ def make_client(service: str, region: str | None, **options: Any) -> Any:
 
     Args:
         service: boto3's name of the service.
-        region: As in `open_session`.
+        region: AWS region; None uses the one of the AWS configuration.
         options: Further options of botocore's Config.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The code that goes to a job at AWS: one small archive, the same bytes for the same code.
+"""Packs the code of a job on AWS into one small, reproducible archive.
 
 SageMaker's training toolkit unpacks it, installs its requirements.txt and runs its `run_job.py`.
 """
@@ -19,13 +19,13 @@ from dogbreed.cli.groups import conf_dir
 from launch.spec.contract import PROGRAM
 
 ARCHIVE = "sourcedir.tar.gz"
-"""The name that the toolkit and the SDK use."""
+"""File name that the toolkit and the SDK use."""
 
 IN_IMAGE = frozenset({"torch", "torchvision"})
-"""What SageMaker's PyTorch images bring, built for their own CUDA."""
+"""Packages that SageMaker's PyTorch images contain, built for the image's CUDA version."""
 
 LAUNCHER_ONLY = frozenset({"optuna", "matplotlib", "packaging", "starlette", "uvicorn"})
-"""What a job never imports."""
+"""Requirements that a job never imports."""
 
 _PROGRAM = b"""import sys
 
@@ -41,9 +41,9 @@ def code_archive(requirements: bool = True, extra: str = "", app: Path | None = 
     """Returns `dogbreed`, `launch`, `conf`, `run_job.py` and `requirements.txt` as a gzipped tar.
 
     Args:
-        requirements: False where the job has no network to install anything from.
-        extra: name of one of the project's extras that the job needs too.
-        app: folder of another application whose code and YAML files lie beside them at the root.
+        requirements: Whether to include requirements.txt; False if the job has no network.
+        extra: Name of an extra of the project that the job needs too.
+        app: Folder of another application whose code and YAML files are added at the root.
     """
     home = Path(__file__).resolve().parents[3]
     packages = ("dogbreed", "launch", "hydra_plugins/hydra_sagemaker_sweeper")
@@ -58,22 +58,22 @@ def code_archive(requirements: bool = True, extra: str = "", app: Path | None = 
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for path in sorted(files):
-            entry = tarfile.TarInfo(path)  # time, owner and mode are the same for everybody
+            entry = tarfile.TarInfo(path)  # fixed time, owner and mode make the archive reproducible
             entry.size = len(files[path])
             archive.addfile(entry, io.BytesIO(files[path]))
     return gzip.compress(tar.getvalue(), compresslevel=9, mtime=0)
 
 
 def code_key(archive: bytes) -> str:
-    """Returns where the archive lies below the prefix; the same code is uploaded once."""
+    """Returns the archive's key below the prefix; it depends on the content, so the same code is uploaded once."""
     return f"code/{hashlib.sha256(archive).hexdigest()[:16]}/{ARCHIVE}"
 
 
 def job_requirements(extra: str = "") -> list[str]:
-    """Returns what a job needs beside its image, in the versions that are installed here, sorted.
+    """Returns the sorted requirements that the image does not contain, pinned to the versions installed here.
 
     Args:
-        extra: name of one of the project's extras that the job needs too.
+        extra: Name of an extra of the project that the job needs too.
     """
     from packaging.requirements import Requirement
 
@@ -91,7 +91,7 @@ def job_requirements(extra: str = "") -> list[str]:
 
 
 def _declared(extra: str) -> list[str]:
-    """Returns what the project declares: in the checkout's setup.cfg, or in the metadata of what was installed."""
+    """Returns the project's declared requirements, from the checkout's setup.cfg or the installed metadata."""
     setup = Path(__file__).resolve().parents[3] / "setup.cfg"
     if setup.is_file():
         declared = configparser.ConfigParser(interpolation=None)
@@ -110,9 +110,9 @@ def _declared(extra: str) -> list[str]:
 
 
 def _files(folder: Path, suffixes: tuple[str, ...] = ("",)) -> Iterator[tuple[str, bytes]]:
-    """Yields path below `folder` and content of each file in it, but for what the code left behind when it ran.
+    """Yields relative path and content of each file in `folder`, except files that the code wrote when it ran.
 
-    Nothing is read of files with other `suffixes`: beside a script there may lie gigabytes of data.
+    Files with other `suffixes` are not read: a script's folder may contain gigabytes of data.
     """
     for path in sorted(folder.rglob("*")):
         below = path.relative_to(folder)

@@ -77,7 +77,7 @@ def page_url(root: Path, name: str) -> str | None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes an endpoint's folder; other processes see it vanish at once."""
+    """Removes an endpoint's folder; atomic for other processes."""
     removed = folder.with_name(f"_removed-{folder.name}-{os.getpid()}")
     folder.rename(removed)
     shutil.rmtree(removed, ignore_errors=True)

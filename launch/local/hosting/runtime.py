@@ -3,7 +3,7 @@
     client = local_runtime(Path("outputs"))
     client.invoke_endpoint(EndpointName="dogs", ContentType="image/jpeg", Body=photo)["Body"].read()
 
-`forward` plays SageMaker's part: it finds the endpoint's process by name, forwards the request and wraps errors of the
+`forward` stands in for SageMaker: it finds the endpoint's process by name, forwards the request and wraps errors of the
 model server as SageMaker does.
 """
 

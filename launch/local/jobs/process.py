@@ -95,7 +95,7 @@ def fork_from_server(target: Callable[..., None], *args: Any) -> Process:
 
 
 def fork_module(module: str, log: Path, environment: Mapping[str, str], private: int) -> Process:
-    """Runs `python -m module` in a fork of this process, in a process group of its own.
+    """Runs `python -m module` in a fork of this process, in a separate process group.
 
     Args:
         module: Name of the module.
@@ -129,7 +129,7 @@ def _run_module(module: str, log: Path, environment: Mapping[str, str], private:
 
 
 def start_process(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Starts `command` in a session of its own; its output is appended to `log`, its input is empty.
+    """Starts `command` in a separate session; its output is appended to `log`, its input is empty.
 
     Raises:
         OSError: The command cannot be started.
@@ -148,7 +148,7 @@ def start_process(command: Sequence[str], log: Path, environment: Mapping[str, s
 def start_supervisor(module: str, folder: Path, lock: int, log: str) -> subprocess.Popen[bytes]:
     """Starts `python -m module FOLDER LOCK` and passes it the folder's lock.
 
-    It has a session of its own, so Ctrl-C and a closed terminal do not reach it.
+    It runs in a separate session, so Ctrl-C and a closed terminal do not reach it.
     """
     try:
         with (folder / log).open("ab") as output:

@@ -65,7 +65,7 @@ class TrainingJob(Supervisor):
                 try:
                     self._watch(process)
                 finally:
-                    kill_group(process)  # at once: after packing the model the process id may have been reused
+                    kill_group(process)  # immediately: after packing the model the process id may have been reused
                 self._scrape(last=True)
                 self._finish(process.wait())
         except OSError as error:  # a full disk, or the folder was removed

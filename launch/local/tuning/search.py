@@ -1,6 +1,6 @@
 """The search strategies of a tuning job, based on Optuna: the next point, and which job to stop early.
 
-Knows no processes and no files: a `Search` proposes points and is told their results.
+Knows no processes and no files: a `Search` proposes points and receives their results.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Search:
         step = self._steps[number]
         trial.report(value, step)
         if self._max_resource is not None and step >= self._max_resource:
-            # A job ends by itself after MaxResource reports; one that continues is stopped.
+            # A job ends without a stop after MaxResource reports; one that continues is stopped.
             return (
                 f"Hyperband: the job passed MaxResource, {self._max_resource} epochs"
                 if step > self._max_resource

@@ -45,7 +45,7 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class EndpointTarget:
-    """What the requests for an endpoint name besides the config."""
+    """Values that the requests for an endpoint need in addition to the config."""
 
     role_arn: str
     image: str

@@ -19,7 +19,7 @@ TEST_METRICS = ("test/accuracy", "test/loss")
 
 @dataclass(frozen=True)
 class JobTarget:
-    """Where jobs run: what a request must name beside the plan."""
+    """Where jobs run: values that a request needs in addition to the plan."""
 
     role_arn: str
     training_image: str
@@ -29,7 +29,7 @@ class JobTarget:
     code_uri: str | None = None
     """URI of the archive of the code that jobs run; None: the code on this machine."""
     takes_first_points: bool = False
-    """Whether the search can be told which points to try first."""
+    """Whether the search accepts points to try first."""
 
 
 def training_request(cfg: DictConfig, fixed: Sequence[str], target: JobTarget) -> Json:
@@ -127,7 +127,7 @@ def tags(cfg: DictConfig) -> list[Json]:
 
 
 def code_hyperparameters(target: JobTarget, isolated: bool) -> dict[str, str]:
-    """Returns the hyperparameters that tell SageMaker's training toolkit what to run; none on this machine.
+    """Returns the hyperparameters that select the program for SageMaker's training toolkit; none on this machine.
 
     Args:
         target: Where the job runs.

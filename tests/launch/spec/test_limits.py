@@ -129,15 +129,15 @@ def test_one_step_beyond_a_limit_is_one_problem_that_names_the_field(arguments, 
     ("ranges", "field", "words"),
     [
         (floats(("lr", "0.1", "0.1")), f"{CONTINUOUS}[0].MinValue", "0.1 of lr is not less than MaxValue, 0.1"),
-        (floats(("lr", "0", "0.1", "Logarithmic")), f"{CONTINUOUS}[0].MinValue", "over 0 on a logarithmic scale"),
+        (floats(("lr", "0", "0.1", "Logarithmic")), f"{CONTINUOUS}[0].MinValue", "above 0 on a logarithmic scale"),
         (floats(("m", "-0.1", "0.9", "ReverseLogarithmic")), f"{CONTINUOUS}[0].MinValue", "outside 0 <= x < 1"),
         (floats(("m", "0.1", "1", "ReverseLogarithmic")), f"{CONTINUOUS}[0].MaxValue", "outside 0 <= x < 1"),
         (integers(("n", "1", "2.5")), f"{INTEGER}[0].MaxValue", "'2.5' of n is not an integer"),
         (integers(("n", "0", "2", "ReverseLogarithmic")), f"{INTEGER}[0].ScalingType", "continuous ranges only"),
-        (integers(("n", "0", "2", "Logarithmic")), f"{INTEGER}[0].MinValue", "over 0 on a logarithmic scale"),
-        (categorical("model", "a", "b", "a"), f"{CATEGORICAL}[0].Values", "'a' of model stands 2 times"),
-        (categorical("model", *map(str, range(31))), f"{CATEGORICAL}[0].Values", "31 entries is over the most allowed"),
-        (floats(*((f"x{i}", "0", "1") for i in range(31))), CONTINUOUS, "31 entries is over the most allowed, 30"),
+        (integers(("n", "0", "2", "Logarithmic")), f"{INTEGER}[0].MinValue", "above 0 on a logarithmic scale"),
+        (categorical("model", "a", "b", "a"), f"{CATEGORICAL}[0].Values", "'a' of model occurs 2 times"),
+        (categorical("model", *map(str, range(31))), f"{CATEGORICAL}[0].Values", "31 entries is above the maximum"),
+        (floats(*((f"x{i}", "0", "1") for i in range(31))), CONTINUOUS, "31 entries is above the maximum, 30"),
         (
             floats(*((f"x{i}", "0", "1") for i in range(20))) | integers(*((f"n{i}", "0", "1") for i in range(11))),
             f"{CONFIG}.ParameterRanges",
@@ -175,11 +175,11 @@ def test_ranges(ranges, field, words):
             "must be Off",
         ),
         ({"StrategyConfig": hyperband()}, HYPERBAND, "only for Strategy Hyperband, here it is Random"),
-        ({"seed": -1}, f"{CONFIG}.RandomSeed", "-1 is under the least allowed, 0"),
+        ({"seed": -1}, f"{CONFIG}.RandomSeed", "-1 is below the minimum, 0"),
         (
             {"TuningJobCompletionCriteria": {"BestObjectiveNotImproving": {"MaxNumberOfTrainingJobsNotImproving": 2}}},
             f"{CONFIG}.TuningJobCompletionCriteria.BestObjectiveNotImproving.MaxNumberOfTrainingJobsNotImproving",
-            "2 is under the least allowed, 3",
+            "2 is below the minimum, 3",
         ),
         (
             {"static": {f"x{i}": "1" for i in range(99)}},
@@ -210,7 +210,7 @@ def test_hyperband_infers_max_resource_from_static_epochs():
 @pytest.mark.parametrize(
     ("changes", "field", "words"),
     [
-        ({"Environment": {f"X{i}": "1" for i in range(49)}}, "Environment", "49 entries is over the most allowed, 48"),
+        ({"Environment": {f"X{i}": "1" for i in range(49)}}, "Environment", "49 entries is above the maximum, 48"),
         ({"DebugHookConfig": {"S3OutputPath": "s3://b"}}, "DebugHookConfig", "no such field here"),
         ({"EnableManagedSpotTraining": True}, "StoppingCondition.MaxWaitTimeInSeconds", "missing; spot training needs"),
         (
@@ -265,7 +265,7 @@ def test_one_definition_or_several():
     assert second.startswith("TrainingJobDefinitions[0].HyperParameterRanges.ContinuousParameterRanges[0].MinValue: ")
 
 
-@pytest.mark.parametrize(("count", "words"), [(0, "under the least allowed, 1"), (6, "over the most allowed, 5")])
+@pytest.mark.parametrize(("count", "words"), [(0, "below the minimum, 1"), (6, "above the maximum, 5")])
 def test_one_to_five_parents(count, words):
     request = tuning_request("x") | {"WarmStartConfig": warm_start(*(f"p{i}" for i in range(count)))}
     problem = only_problem(request)

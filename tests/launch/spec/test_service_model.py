@@ -27,15 +27,15 @@ def changed(request, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
-        (("TrainingJobName",), "x" * 64, "TrainingJobName: 64 characters is over the most allowed, 63 characters"),
+        (("TrainingJobName",), "x" * 64, "TrainingJobName: 64 characters is above the maximum, 63 characters"),
         (("TrainingJobName",), "a_b", "TrainingJobName: 'a_b' does not match the pattern "),
         (("TrainingJobName",), 7, "TrainingJobName: 7 is an int; give a string"),
         (("TrainingJobNam",), "x", "TrainingJobNam: no such field here; did you mean TrainingJobName?"),
-        (("RoleArn",), "admin", "RoleArn: 5 characters is under the least allowed, 20 characters"),
+        (("RoleArn",), "admin", "RoleArn: 5 characters is below the minimum, 20 characters"),
         (
             ("StoppingCondition", "MaxRuntimeInSeconds"),
             0,
-            "StoppingCondition.MaxRuntimeInSeconds: 0 is under the least allowed, 1",
+            "StoppingCondition.MaxRuntimeInSeconds: 0 is below the minimum, 1",
         ),
         (
             ("StoppingCondition", "MaxRuntimeInSeconds"),
@@ -55,11 +55,11 @@ def changed(request, path, value):
         (
             ("AlgorithmSpecification", "MetricDefinitions", 0, "Regex"),
             "x" * 501,
-            "AlgorithmSpecification.MetricDefinitions[0].Regex: 501 characters is over the most allowed, 500",
+            "AlgorithmSpecification.MetricDefinitions[0].Regex: 501 characters is above the maximum, 500",
         ),
-        (("HyperParameters", "lr"), "x" * 2501, "HyperParameters['lr']: 2501 characters is over the most allowed, "),
-        (("HyperParameters", "x" * 257), "1", "(its name): 257 characters is over the most allowed, 256 characters"),
-        (("Tags",), [{"Key": "k", "Value": "v"}] * 51, "Tags: 51 entries is over the most allowed, 50 entries"),
+        (("HyperParameters", "lr"), "x" * 2501, "HyperParameters['lr']: 2501 characters is above the maximum, "),
+        (("HyperParameters", "x" * 257), "1", "(its name): 257 characters is above the maximum, 256 characters"),
+        (("Tags",), [{"Key": "k", "Value": "v"}] * 51, "Tags: 51 entries is above the maximum, 50 entries"),
         (("Tags",), {"team": "dogs"}, "Tags: {'team': 'dogs'} is a dict; give a list"),
         (("AlgorithmSpecification",), {}, "AlgorithmSpecification.TrainingInputMode: missing; it is required"),
     ],
