@@ -177,7 +177,7 @@ def report() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_run(Path(folder))
         start = time.perf_counter()
-        written = write_report(folder, say=False)
+        written = write_report(folder, print_findings=False)
         seconds = time.perf_counter() - start
         size = f"{seconds:.1f} s, {written.html.stat().st_size / 1e6:.2f} MB"
         print(f"report of 50 epochs, 7500 steps, 161 tensors, 133 classes: {size}")

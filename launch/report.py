@@ -33,7 +33,7 @@ def main(words: list[str]) -> int:
         raise UserError("give one run: python -m launch.report NAME, FOLDER or s3://BUCKET/JOB")
     rules = rule_settings([word for word in words if "=" in word])
     for folder in find(names[0]):
-        show(write_report(folder, rules=rules, say=False), folder)
+        show(write_report(folder, rules=rules, print_findings=False), folder)
     return 0
 
 

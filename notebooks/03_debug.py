@@ -41,7 +41,7 @@ trainer.test(model, data, verbose=False)
 # network: `report.html` in the folder of the run.
 
 # %%
-report = write_report(folder, say=False)
+report = write_report(folder, print_findings=False)
 report
 
 # %% [markdown]

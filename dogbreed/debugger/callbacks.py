@@ -18,10 +18,7 @@ from dogbreed.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 
-_SECTIONS = (
-    *("tensors", "predictions", "profiler", "images", "smdebug"),
-    *("rules", "stop_on", "mlflow"),
-)
+_SECTIONS = ("tensors", "predictions", "profiler", "images", "smdebug", "rules", "stop_on")
 
 
 def debugger_callbacks(config: Mapping[str, Any] | None, folder: str | Path) -> list[pl.Callback]:
@@ -78,7 +75,7 @@ class FailureReport(pl.Callback):
         """Writes the report; the training's own exception is raised as without it."""
         if trainer.is_global_zero:
             try:
-                report = write_report(self.folder, say=False)
+                report = write_report(self.folder, print_findings=False)
                 log.warning("report of the failed training: %s", report.html)
             except Exception as error:  # noqa: BLE001 - must not replace the training's own exception
                 log.warning("no report of the failed training: %s", error)

@@ -56,15 +56,6 @@ class SmdebugSettings:
 
 
 @dataclass
-class MlflowSettings:
-    """An MLflow server that receives findings as tags, and metrics."""
-
-    tracking_uri: str | None = setting(None, "Address of the server, such as http://server:5000; null sends nothing.")
-    experiment: str = setting("dogbreed", "Name of the experiment.")
-    run_id: str | None = setting(None, "Existing run to write to; null creates one.")
-
-
-@dataclass
 class DebuggerSettings:
     """What is recorded of a training, for its report; `debugger=off` records nothing."""
 
@@ -77,4 +68,3 @@ class DebuggerSettings:
         {}, "Settings of rules by name: +debugger.rules.Overfit.patience=5, +debugger.rules.Confusion=false."
     )
     stop_on: list[str] = setting([], "Rules that end the training, such as [ExplodingTensor,VanishingGradient].")
-    mlflow: MlflowSettings = nested(MlflowSettings)

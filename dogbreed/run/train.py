@@ -206,7 +206,7 @@ def _read_checkpoint(path: str) -> dict[str, Any]:
 def _write_report(cfg: DictConfig, output_dir: Path) -> dict[str, str]:
     """Writes the report; returns the summary of each issue by rule. An error in it does not fail the training."""
     try:
-        report = write_report(output_dir, mlflow=cfg.debugger.get("mlflow"), say=not sys.stdout.isatty())
+        report = write_report(output_dir, print_findings=not sys.stdout.isatty())
     except Exception as error:  # noqa: BLE001
         log.warning("there is no report: %s: %s", type(error).__name__, error)
         return {}

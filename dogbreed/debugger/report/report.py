@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,9 +21,8 @@ from dogbreed.debugger.findings import Finding, Status, plain
 from dogbreed.debugger.read.sources import add_other_runs, read_any
 from dogbreed.debugger.recording import Recording
 from dogbreed.debugger.report.charts import number
-from dogbreed.debugger.report.mlflow import send_findings
 from dogbreed.debugger.report.sections import absent, all_sections, ending
-from dogbreed.debugger.rules.evaluate import all_rules, evaluate, merged_rules
+from dogbreed.debugger.rules.evaluate import all_rules, evaluate, known_rules, merged_rules
 from dogbreed.debugger.rules.tensor_selection import as_list
 
 if TYPE_CHECKING:
@@ -67,8 +65,7 @@ def write_report(
     rules: Mapping[str, Any] | None = None,
     recording: Recording | None = None,
     output: Path | None = None,
-    say: bool = True,
-    mlflow: Mapping[str, Any] | None = None,
+    print_findings: bool = True,
 ) -> Report:
     """Evaluates the rules on what a run left in `folder`, writes `report.html` and `report.json`, prints the findings.
 
@@ -77,15 +74,17 @@ def write_report(
         rules: Rules and settings (see `registry.configured_rules`), over those the run was started with.
         recording: What was recorded, where it is not in our own files (an smdebug folder).
         output: Where to write; None: the folder itself.
-        mlflow: `tracking_uri`, `experiment`, `run_id` of the server to send the findings to; None or no uri: none.
-        say: Whether to print a line for each finding, which CloudWatch metric definitions can read.
+        print_findings: Whether to print one line per issue, which CloudWatch metric definitions can match, and one
+            line with the number of findings of each status.
 
     Raises:
         UserError: an unknown rule or setting.
     """
     folder = Path(folder)
     recording = recording or read_any(folder)
-    config = merged_rules(recording.settings.get("rules"), rules)
+    recorded, skipped = known_rules(recording.settings.get("rules"))
+    recording.problems += [f"rule {name} is not evaluated: {why}" for name, why in skipped.items()]
+    config = merged_rules(recorded, rules)
     similar = config.get("SimilarAcrossRuns")
     if isinstance(similar, Mapping):
         add_other_runs(recording, as_list(similar.get("other_trials")))
@@ -97,12 +96,8 @@ def write_report(
     part = report.html.with_name(HTML + ".part")
     part.write_text(render(recording, findings, folder), encoding="utf-8", errors="replace")
     part.replace(report.html)
-    if say:
-        print("\n".join([*(finding.line() for finding in findings), summary_line(findings)]), flush=True)
-    if mlflow and mlflow.get("tracking_uri"):
-        last = {name.replace("/", "."): values[-1] for name, (_, values) in recording.metrics.items()}
-        finite = {name: value for name, value in last.items() if math.isfinite(value)}
-        send_findings(findings, **mlflow, name=recording.name, metrics=finite)
+    if print_findings:
+        print("\n".join([*(finding.line() for finding in report.issues), summary_line(findings)]), flush=True)
     return report
 
 

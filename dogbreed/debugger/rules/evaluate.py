@@ -27,6 +27,9 @@ from dogbreed.debugger.rules import (  # noqa: F401 - importing a module registe
 from dogbreed.debugger.rules.base import RULES, Rule, RuleFunction, describe_rule
 from dogbreed.errors import UserError, did_you_mean
 
+_LOADED: dict[str, RuleFunction] = {}
+"""Custom rules that were loaded in this process, by dotted path."""
+
 
 def all_rules() -> dict[str, Rule]:
     """Returns the built-in rules by name, in the order of their priority."""
@@ -44,6 +47,23 @@ def merged_rules(first: Mapping[str, Any] | None, second: Mapping[str, Any] | No
         else:
             merged[name] = given
     return merged
+
+
+def known_rules(recorded: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns (the rules of a recording that may be evaluated, name to reason for the others).
+
+    A recording may come from someone else, and importing a module runs its code: custom rules are evaluated only if
+    this process has loaded them before, from its own configuration.
+    """
+    rules: dict[str, Any] = {}
+    skipped = {}
+    for name, given in (recorded or {}).items():
+        target = given if isinstance(given, str) else given.get("_target_") if isinstance(given, Mapping) else None
+        if target and target not in _LOADED:
+            skipped[name] = f"recordings cannot load {target}; enable it with debugger.rules.{name}={target}"
+        else:
+            rules[name] = given
+    return rules, skipped
 
 
 def configured_rules(config: Mapping[str, Any] | None) -> list[tuple[Rule, dict[str, Any]]]:
@@ -100,6 +120,7 @@ def load_function(path: str) -> RuleFunction:
         raise UserError(f"no rule function at {path!r} ({error}); give it as package.module.function") from error
     if not callable(function):
         raise UserError(f"{path!r} is not a function; a rule is a function that returns an Outcome")
+    _LOADED[path] = function
     return function
 
 

@@ -309,7 +309,7 @@ def test_gpus_are_sampled_and_reach_rules_and_report(driver: FakeDriver, tmp_pat
     for second in range(60):
         files.write(60_000_000 + second, machine.sample())
     files.close()
-    report = write_report(tmp_path, say=False)
+    report = write_report(tmp_path, print_findings=False)
     assert {"LowGPUUtilization", "LoadBalancing"} <= {finding.rule for finding in report.issues}
     assert "gpu1 is under-used (12 %)" in report.html.read_text()
 

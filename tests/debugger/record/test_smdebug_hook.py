@@ -77,7 +77,7 @@ def test_old_sagemaker_job_is_read_from_both_of_its_folders(tmp_path: Path):
     profiler = {"profiler": {"enabled": True, "interval_ms": 100}}
     train(tmp_path, TinyModel(network(2)), SMALL, 3, {**config(), **profiler}, test=False)
     shutil.rmtree(tmp_path / "debug")  # what is left is what SageMaker leaves
-    found = {finding.rule: finding.status for finding in write_report(tmp_path, say=False).findings}
+    found = {finding.rule: finding.status for finding in write_report(tmp_path, print_findings=False).findings}
     assert found["ExplodingTensor"] is found["VanishingGradient"] is found["OverallSystemUsage"] is Status.OK
     assert Status.ERROR not in found.values()
 
@@ -121,7 +121,7 @@ def test_folder_of_another_framework_is_said(finished: Path, tmp_path: Path):
         for ours, theirs in {"weight": "kernel", "bias": "beta", "loss_output": "xent", "relu_input": "x"}.items():
             text = text.replace(ours, theirs)
         path.write_text(text)
-    report = write_report(other, say=False)
+    report = write_report(other, print_findings=False)
     assert "16 of 36 tensors have no name of PyTorch" in report.html.read_text()
     found = {finding.rule: finding.status for finding in report.findings}
     assert found["LossNotDecreasing"] is found["UnchangedTensor"] is Status.INSUFFICIENT_DATA
@@ -137,7 +137,9 @@ def test_nan_in_the_middle_is_an_issue_of_its_step_and_no_crash(tmp_path: Path):
 
     model = TinyModel(network(2), optimizer="SGD")
     train(tmp_path, model, SMALL, 2, config(save_interval=1), callbacks=[Poison()], test=False)
-    findings = {finding.rule: finding for finding in write_report(tmp_path / "debug-output", say=False).findings}
+    findings = {
+        finding.rule: finding for finding in write_report(tmp_path / "debug-output", print_findings=False).findings
+    }
     exploding = findings["ExplodingTensor"]
     assert exploding.status is Status.ISSUE
     assert (exploding.outcome.evidence[0].step, exploding.outcome.evidence[0].tensor) == (4, "0.weight")
