@@ -22,7 +22,6 @@ import csv
 import re
 import shlex
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -69,7 +68,8 @@ def main(words: list[str]) -> int:
     places = [word for word in words if word not in given]
     if len(places) != 2:
         raise UserError("give what to publish and where: python -m launch.publish dogImages.zip s3://BUCKET/dogImages")
-    settings, out, uploaded = read_settings(given), console(), Counter[str]()
+    uploaded: list[str] = []
+    settings, out = read_settings(given), console()
     started = time.monotonic()
     try:
         return _publish(places[0], places[1], settings, out, uploaded)
@@ -84,8 +84,8 @@ def main(words: list[str]) -> int:
         raise UserError(f"{places[1]}: {advice(error)}") from error
 
 
-def _told(uploaded: Counter[str]) -> str:
-    return f"{uploaded['images']:,} images uploaded" if uploaded else "nothing uploaded"
+def _told(uploaded: list[str]) -> str:
+    return f"{len(uploaded):,} images uploaded" if uploaded else "nothing uploaded"
 
 
 def read_settings(words: list[str]) -> Settings:
@@ -104,7 +104,7 @@ def read_settings(words: list[str]) -> Settings:
         raise UserError(f"{' '.join(words)}: {str(error).partition(chr(10))[0]}") from None
 
 
-def _publish(url: str, target_url: str, settings: Settings, out: Console, uploaded: Counter[str]) -> int:
+def _publish(url: str, target_url: str, settings: Settings, out: Console, uploaded: list[str]) -> int:
     source = None if url.startswith(("https://", "http://")) else open_source(url)
     target = open_target(target_url, settings.endpoint_url)
     _check_apart(source, target)
@@ -126,8 +126,8 @@ def _publish(url: str, target_url: str, settings: Settings, out: Console, upload
     if work.uploads or work.extra:
         with _bar("uploading", len(work.uploads), out) as advance:
 
-            def tell() -> None:
-                uploaded["images"] += 1
+            def tell(image: str) -> None:
+                uploaded.append(image)  # atomic: several threads do so
                 advance()
 
             carry_out(work, there, target, source, tell)

@@ -103,7 +103,7 @@ def content(source: Source, image: Checked) -> bytes:
     return data
 
 
-def carry_out(work: Work, there: There, target: Target, source: Source, on_upload: Callable[[], None]) -> None:
+def carry_out(work: Work, there: There, target: Target, source: Source, on_upload: Callable[[str], None]) -> None:
     """Uploads and deletes. An old manifest goes first: what is interrupted must not be described by it.
 
     Args:
@@ -111,7 +111,7 @@ def carry_out(work: Work, there: There, target: Target, source: Source, on_uploa
         there: The state of the target before.
         target: Where to upload.
         source: Where to read the images.
-        on_upload: Called in a worker thread after each upload, also for those in progress at an interrupt.
+        on_upload: Called in a worker thread with the key of each upload, also for those in progress at an interrupt.
 
     Raises:
         TransferError: the connection is lost, or the disk is full; what was uploaded stays.
@@ -150,25 +150,29 @@ def seal(images: Sequence[Checked], there: There, target: Target) -> bool:
     return True
 
 
-def _upload(images: Iterable[Checked], target: Target, source: Source, on_upload: Callable[[], None]) -> None:
+def _upload(images: Iterable[Checked], target: Target, source: Source, on_upload: Callable[[str], None]) -> None:
     """Uploads in threads. At an interrupt or an error, uploads in progress are completed and counted first."""
-    remaining, stop = deque(images), threading.Event()
+    remaining, ready, stop = deque(images), threading.Event(), threading.Event()
 
     def work() -> None:
+        ready.wait()  # an executor does not join a thread whose start was interrupted: no upload may run in it
         while not stop.is_set():
             try:
                 image = remaining.popleft()
             except IndexError:
                 return
             _put_with_retries(target, image.name, content(source, image), image, stop)
-            on_upload()
+            on_upload(image.name)
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         try:
-            for worker in as_completed([pool.submit(work) for _ in range(NUM_THREADS)]):
+            workers = [pool.submit(work) for _ in range(NUM_THREADS)]
+            ready.set()
+            for worker in as_completed(workers):
                 worker.result()
         finally:
             stop.set()
+            ready.set()
 
 
 def _put_with_retries(target: Target, key: str, data: bytes, image: Checked | None, stop: threading.Event) -> None:
