@@ -9,10 +9,10 @@ import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,31 +28,22 @@ Folder = tuple[str, ...]
 
 
 class PackedStrings(Sequence[str]):
-    """Strings in one buffer; equal to any sequence of the same strings.
+    """Strings in one array; equal to any sequence of the same strings.
 
     Args:
-        text: All strings, UTF-8.
-        starts: int64 (N,): start of each string in `text`, bytes.
-        ends: int64 (N,): end of each string, bytes.
+        encoded: bytes (N,), UTF-8.
     """
 
-    def __init__(self, text: bytearray, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
-        self._text, self._starts, self._ends = text, starts, ends
+    def __init__(self, encoded: NDArray[np.bytes_]) -> None:
+        self.encoded = encoded
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.encoded)
 
-    @overload
-    def __getitem__(self, position: int) -> str: ...
-    @overload
-    def __getitem__(self, position: slice) -> PackedStrings: ...
-    def __getitem__(self, position: int | slice) -> str | PackedStrings:
+    def __getitem__(self, position: Any) -> Any:
         if isinstance(position, slice):
-            return PackedStrings(self._text, self._starts[position], self._ends[position])
-        return self._text[self._starts[position] : self._ends[position]].decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[position] for position in range(len(self)))
+            return PackedStrings(self.encoded[position])
+        return self.encoded[position].decode("utf-8", "surrogateescape")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
@@ -61,17 +52,9 @@ class PackedStrings(Sequence[str]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __repr__(self) -> str:
-        more = f", ... {len(self) - 3} more" if len(self) > 3 else ""
-        return f"PackedStrings({', '.join(map(repr, self[:3]))}{more})"
-
-    def arrays(self) -> dict[str, Any]:
-        """Returns the arrays by name, the text as uint8."""
-        return {"text": np.frombuffer(self._text, np.uint8), "starts": self._starts, "ends": self._ends}
-
     def take(self, positions: NDArray[np.int64]) -> PackedStrings:
-        """Returns the strings at `positions`, int64 (M,); the text is shared."""
-        return PackedStrings(self._text, self._starts[positions], self._ends[positions])
+        """Returns the strings at `positions`, int64 (M,)."""
+        return PackedStrings(self.encoded[positions])
 
 
 @dataclass(frozen=True)
@@ -100,7 +83,10 @@ class Listing:
     @classmethod
     def pack(cls, objects: Iterable[ObjectInfo]) -> Listing:
         """Returns the listing of `objects`, in any order and with unique keys; hidden files are excluded."""
-        packer, other_folders, other_suffixes = _Packer(), set(), Counter[str]()
+        keys: list[bytes] = []
+        sizes, folder_numbers, versions = array("q"), array("i"), array("Q")
+        folders: dict[Folder, int] = {}
+        other_folders, other_suffixes = set(), Counter[str]()
         for item in objects:
             if is_hidden(item.key) or item.key == MANIFEST:
                 continue
@@ -108,19 +94,34 @@ class Listing:
             suffix = name[name.rfind(".") :].lower() if "." in name else ""
             folder = tuple(parents[:2])
             if suffix in IMAGE_SUFFIXES:
-                packer.add(item, folder)
+                keys.append(item.key.encode("utf-8", "surrogateescape"))
+                sizes.append(item.size)
+                folder_numbers.append(folders.setdefault(folder, len(folders)))
+                versions.append(item.version)
                 continue
             other_folders.add(folder)
             if name:
                 other_suffixes[suffix or "no suffix"] += 1
-        return packer.listing(other_folders, other_suffixes)
+        encoded = np.array(keys, dtype=np.bytes_)
+        order = np.argsort(encoded, kind="stable")
+        sorted_versions = np.array(versions, dtype=np.uint64)[order]
+        return cls(
+            PackedStrings(encoded[order]),
+            np.array(sizes, dtype=np.int64)[order],
+            list(folders),
+            np.array(folder_numbers, dtype=np.int32)[order],
+            sorted_versions,
+            hashlib.sha256(sorted_versions.astype(">u8").tobytes()).hexdigest()[:16],
+            other_folders,
+            other_suffixes,
+        )
 
     def save(self, file: Path) -> None:
         """Writes the listing to `file`."""
         names = json.dumps([self.fingerprint, self.folders, sorted(self.other_folders), self.other_suffixes])
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
         with file.open("wb") as target:
-            np.savez(target, names=np.frombuffer(names.encode(), np.uint8), **self.keys.arrays(), **arrays)
+            np.savez(target, names=np.frombuffer(names.encode(), np.uint8), keys=self.keys.encoded, **arrays)
 
     @classmethod
     def load(cls, file: Path) -> Listing:
@@ -132,7 +133,7 @@ class Listing:
         with np.load(file) as arrays:
             fingerprint, folders, others, suffixes = json.loads(arrays["names"].tobytes())
             return cls(
-                PackedStrings(bytearray(arrays["text"].tobytes()), arrays["starts"], arrays["ends"]),
+                PackedStrings(arrays["keys"]),
                 folders=[tuple(folder) for folder in folders],
                 fingerprint=fingerprint,
                 other_folders={tuple(folder) for folder in others},
@@ -148,57 +149,3 @@ def is_hidden(key: str) -> bool:
     """Returns whether a tool created the file: `.DS_Store`, `.ipynb_checkpoints/...`, `__MACOSX/._image.jpg`."""
     path = f"/{key}/"
     return "/." in path or "/__MACOSX/" in path
-
-
-@dataclass
-class _Packer:
-    """The arrays of a listing while it is read."""
-
-    text: bytearray = field(default_factory=bytearray)
-    ends: array[int] = field(default_factory=lambda: array("q"))
-    sizes: array[int] = field(default_factory=lambda: array("q"))
-    folder_numbers: array[int] = field(default_factory=lambda: array("i"))
-    versions: array[int] = field(default_factory=lambda: array("Q"))
-    folders: dict[Folder, int] = field(default_factory=dict)
-
-    def add(self, item: ObjectInfo, folder: Folder) -> None:
-        self.text += item.key.encode("utf-8", "surrogateescape")
-        self.ends.append(len(self.text))
-        self.sizes.append(item.size)
-        self.folder_numbers.append(self.folders.setdefault(folder, len(self.folders)))
-        self.versions.append(item.version)
-
-    def listing(self, other_folders: set[Folder], other_suffixes: Counter[str]) -> Listing:
-        text, ends = self.text, np.array(self.ends, dtype=np.int64)
-        starts = np.concatenate([np.zeros(1, np.int64), ends])[:-1]
-        order = _argsort(text, starts, ends)
-        versions = np.array(self.versions, dtype=np.uint64)[order]
-        return Listing(
-            PackedStrings(text, starts[order], ends[order]),
-            np.array(self.sizes, dtype=np.int64)[order],
-            list(self.folders),
-            np.array(self.folder_numbers, dtype=np.int32)[order],
-            versions,
-            hashlib.sha256(versions.astype(">u8").tobytes()).hexdigest()[:16],
-            other_folders,
-            other_suffixes,
-        )
-
-
-def _argsort(text: bytearray, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns int64 (N,): the positions that sort the strings, without creating Python strings.
-
-    A radix sort, from the last group of eight bytes to the first.
-    """
-    content = np.frombuffer(text, dtype=np.uint8)
-    order: NDArray[np.int64] = np.arange(len(starts), dtype=np.int64)
-    longest = int((ends - starts).max(initial=0))
-    for column in reversed(range(0, longest, 8)):
-        words = np.zeros(len(starts), dtype=np.uint64)
-        for place in range(column, column + 8):
-            at = starts + place
-            inside = at < ends
-            words <<= np.uint64(8)
-            words[inside] |= content[at[inside]].astype(np.uint64)
-        order = order[np.argsort(words[order], kind="stable")]
-    return order
