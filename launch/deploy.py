@@ -23,7 +23,7 @@ from launch.hosting.lifecycle import deploy, plan_deployment
 from launch.hosting.model_source import find_model
 from launch.runs.submit import submit
 from launch.spec.settings import SCHEMAS, compose
-from launch.views.endpoint_tables import plan_table
+from launch.views.endpoint_tables import endpoint_plan
 from launch.views.text import console
 
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
         cfg.name = str(cfg.name or (model.name if "/" in source else source))
         existing = find_endpoint(backend.client(), cfg.name)
     plan = plan_deployment(cfg, backend, model, existing)
-    out.print(plan_table(cfg, backend, plan.model))
+    out.print(endpoint_plan(cfg, backend, plan.model))
     return submit(cfg, plan.requests, lambda client: deploy(client, plan, out), plan.upload)
 
 

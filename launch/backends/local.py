@@ -11,6 +11,7 @@ from rich.console import Console
 
 from dogbreed.errors import UserError
 from launch.backends.base import Backend, LogTail, Upload
+from launch.local.jobs.metrics import LineTail
 from launch.spec.naming import sweep_of
 from launch.spec.requests.endpoint import EndpointTarget, TrainedModel
 from launch.spec.requests.training import JobTarget
@@ -69,11 +70,11 @@ class LocalBackend(Backend):
     def logs(self, name: str) -> LogTail:
         """Returns the log file of training job `name`, which may be the trial of a sweep."""
         trial = self.root / (sweep_of(name) or name) / name / "log.txt"
-        return FileLog(trial if trial.is_file() else self.root / name / "log.txt")
+        return LineTail(trial if trial.is_file() else self.root / name / "log.txt")
 
     def endpoint_log(self, name: str) -> LogTail:
         """Returns the log file of endpoint `name`."""
-        return FileLog(self.root / "endpoints" / name / "log.txt")
+        return LineTail(self.root / "endpoints" / name / "log.txt")
 
     def endpoint_page(self, name: str) -> str | None:
         """Returns the URL of the web page of endpoint `name`; None while it is not in service."""
@@ -113,25 +114,6 @@ class LocalBackend(Backend):
     def prepare_endpoint(self, cfg: DictConfig, model: TrainedModel) -> tuple[EndpointTarget, TrainedModel, Upload]:
         """Returns placeholders, the model as it is, and no upload."""
         return LOCAL_ENDPOINT_TARGET, model, _no_upload
-
-
-class FileLog:
-    """The log in a file that may not exist yet; only complete lines are returned."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = 0
-
-    def read(self) -> list[str]:
-        """Returns the lines written since the last call."""
-        if not self._path.is_file():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._position)
-            text = file.read()
-        complete, newline, _ = text.rpartition(b"\n")
-        self._position += len(complete) + len(newline)
-        return complete.decode(errors="replace").splitlines() if newline else []
 
 
 def _no_upload() -> None:

@@ -17,6 +17,7 @@ from launch.backends.aws.errors import explain_failure
 from launch.spec.contract import Json
 from launch.spec.endpoint_info import DELETED, EndpointInfo
 from launch.spec.requests.endpoint import TrainedModel
+from launch.views.tables import plan_table
 from launch.views.text import duration
 
 STYLES = {"InService": "green", "Failed": "red", "Creating": "cyan", "Updating": "cyan", "Deleting": "yellow"}
@@ -26,20 +27,16 @@ TAIL_LINES = 20
 """Last lines of an endpoint's log that are shown."""
 
 
-def plan_table(cfg: DictConfig, backend: Backend, model: TrainedModel) -> Table:
+def endpoint_plan(cfg: DictConfig, backend: Backend, model: TrainedModel) -> Table:
     """Returns the model to deploy and the instances to run it on."""
-    table = Table(title=f"endpoint {cfg.name}", show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    table.add_row("training", model.name)
-    table.add_row("model", model.url)
-    table.add_row("runs on", _planned_instances(cfg) if backend.billed else "this machine")
+    runs_on = _planned_instances(cfg) if backend.billed else "this machine"
+    rows = [("training", model.name), ("model", model.url), ("runs on", runs_on)]
     if cfg.autoscaling.max_count:
         target = f"{cfg.autoscaling.requests_per_minute:g} requests per minute and instance"
-        table.add_row("autoscaling", f"{cfg.autoscaling.min_count} to {cfg.autoscaling.max_count} instances, {target}")
+        rows.append(("autoscaling", f"{cfg.autoscaling.min_count} to {cfg.autoscaling.max_count} instances, {target}"))
     if cfg.data_capture.percent:
-        table.add_row("data capture", f"{cfg.data_capture.percent} % of the requests and responses")
-    return table
+        rows.append(("data capture", f"{cfg.data_capture.percent} % of the requests and responses"))
+    return plan_table(f"endpoint {cfg.name}", rows)
 
 
 def _planned_instances(cfg: DictConfig) -> str:

@@ -16,9 +16,10 @@ from launch import status, stop, train, tune
 from launch.backends import open_backend
 from launch.backends.aws.cloudwatch import CloudWatchLog
 from launch.backends.aws.errors import explain_failure
-from launch.backends.local import FileLog, LocalBackend
+from launch.backends.local import LocalBackend
 from launch.container.entry import find_processes
 from launch.local import local_client
+from launch.local.jobs.metrics import LineTail
 from launch.runs.training import merge_overrides
 from launch.spec.contract import encode
 from launch.spec.plan import job_overrides
@@ -165,7 +166,7 @@ def test_what_steers_the_launcher_does_not_reach_the_job():
 
 
 def test_a_file_is_tailed_by_whole_lines(tmp_path):
-    log = FileLog(tmp_path / "log.txt")
+    log = LineTail(tmp_path / "log.txt")
     assert log.read() == []
     with (tmp_path / "log.txt").open("w") as file:
         for text, lines in (("one\ntw", ["one"]), ("o\n", ["two"]), ("", [])):

@@ -1,7 +1,7 @@
 """Region, role, bucket and image of an AWS account; missing settings are resolved with the SageMaker SDK.
 
 The SDK takes seconds to import, so it is used only if `backend.role`, `backend.bucket` or the image is missing. With
-all three given, no request is sent before `Account.check`.
+all three given, no request is sent before `Account.upload`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from botocore.exceptions import ClientError
 from omegaconf import DictConfig
 
 from dogbreed.errors import UserError
-from launch.backends.aws.images import IMAGE_KEYS, newest_image
 from launch.backends.aws.session import client_config, open_session
+
+IMAGE_KEYS = {"training": "image", "inference": "inference_image"}
+"""Image scope of the SDK to the key of `backend` that names an image explicitly."""
 
 
 class Account:
@@ -68,23 +71,45 @@ class Account:
             ) from None
 
     def image(self, instance_type: str) -> str:
-        """Returns the URI of the container image; by default the SDK's newest PyTorch image."""
-        given = self._settings[IMAGE_KEYS[self._scope]]
-        return str(given) if given else newest_image(self._scope, self.region, instance_type)
+        """Returns the URI of the container image; by default the SDK's newest PyTorch image.
 
-    def check(self, bucket: str) -> None:
-        """Checks credentials and bucket before anything is uploaded; creates the SDK's default bucket if needed.
+        Raises:
+            UserError: The SDK knows no image for that region and instance.
+        """
+        key, scope = IMAGE_KEYS[self._scope], self._scope
+        if self._settings[key]:
+            return str(self._settings[key])
+        from sagemaker.core import image_uris
+
+        newest = list(image_uris.config_for_framework("pytorch")[scope]["versions"])[-1]
+        wanted = {"version": newest, "instance_type": instance_type, "image_scope": scope}
+        try:
+            return str(image_uris.retrieve("pytorch", self.region, **wanted))
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"the SageMaker SDK knows no PyTorch {newest} image for {instance_type} in {self.region} ({error}): "
+                f"type backend.{key}=URI"
+            ) from None
+
+    def uri(self, key: str = "") -> str:
+        """Returns the S3 URI of `key` below `backend.prefix` in the bucket."""
+        parts = (self.bucket(), str(self._settings.prefix).strip("/"), key)
+        return f"s3://{'/'.join(part for part in parts if part)}"
+
+    def upload(self, key: str, archive: bytes) -> None:
+        """Uploads an archive to `uri(key)`, unless it exists; `key` must be derived from the archive's content.
+
+        Creates the SDK's default bucket if needed.
 
         Raises:
             UserError: The bucket does not exist, or the credentials may not use it.
         """
-        from botocore.exceptions import ClientError
-
         self.identity()
         if not self._settings.bucket:
             self._sdk.default_bucket()
+        bucket, s3 = self.bucket(), self._client("s3")
         try:
-            self._client("s3").head_bucket(Bucket=bucket)
+            s3.head_bucket(Bucket=bucket)
         except ClientError as error:
             reasons = {
                 "404": f"there is no bucket {bucket}: aws s3 mb s3://{bucket} --region {self.region}, or give another",
@@ -95,12 +120,7 @@ class Account:
             if code not in reasons:
                 raise
             raise UserError(f"{reasons[code]} (backend.bucket=NAME)") from None
-
-    def put(self, bucket: str, key: str, archive: bytes) -> None:
-        """Uploads an archive whose key is derived from its content, unless the key exists."""
-        from botocore.exceptions import ClientError
-
-        s3, target = self._client("s3"), {"Bucket": bucket, "Key": key}
+        target = {"Bucket": bucket, "Key": self.uri(key).removeprefix(f"s3://{bucket}/")}
         try:
             s3.head_object(**target)
         except ClientError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,13 @@ from launch.backends.aws.errors import api_errors
 from launch.backends.aws.session import make_client
 from launch.backends.aws.source_archive import code_archive, code_key
 from launch.backends.base import Backend, LogTail, Upload
+from launch.local.jobs.training_job import pack_model
 from launch.spec.contract import encode
 from launch.spec.requests.endpoint import VARIANT, EndpointTarget, TrainedModel
 from launch.spec.requests.training import JobTarget
+
+SERVERLESS_INSTANCE = "ml.m5.large"
+"""Instance type whose image serverless endpoints use: like them, it has no GPU."""
 
 
 class AwsBackend(Backend):
@@ -72,30 +79,29 @@ class AwsBackend(Backend):
         _check_reachable(cfg)
         extra = "debug" if OmegaConf.select(cfg, "debugger.smdebug.enabled") else ""
         archive = code_archive(requirements=not cfg.backend.network_isolation, extra=extra, app=app)
+        key = code_key(archive)
         with api_errors(cfg):
             account = Account(self.settings)
-            bucket, prefix = account.bucket(), str(self.settings.prefix).strip("/")
-            key = f"{prefix}/{code_key(archive)}" if prefix else code_key(archive)
             target = JobTarget(
                 role_arn=account.role(),
                 training_image=account.image(str(cfg.instance.type)),
-                output_path=f"s3://{bucket}/{prefix}".rstrip("/"),
+                output_path=account.uri(),
                 region=account.region,
-                code_uri=f"s3://{bucket}/{key}",
+                code_uri=account.uri(key),
             )
-
-        def upload() -> None:
-            with api_errors(cfg):
-                account.check(bucket)
-                account.put(bucket, key, archive)
-
-        return target, upload
+        return target, _upload(cfg, account, key, archive)
 
     def prepare_endpoint(self, cfg: DictConfig, model: TrainedModel) -> tuple[EndpointTarget, TrainedModel, Upload]:
         """Returns role, image and bucket of the endpoint; the model of a local training is uploaded."""
-        from launch.backends.aws.endpoint_target import prepare_endpoint
-
-        return prepare_endpoint(cfg, model)
+        with api_errors(cfg):
+            account = Account(self.settings, "inference")
+            instance = SERVERLESS_INSTANCE if cfg.serverless.memory_mb is not None else str(cfg.instance.type)
+            target = EndpointTarget(account.role(), account.image(instance), account.uri(), account.region)
+        if model.path is None:
+            return target, model, lambda: None
+        archive = _model_archive(model.path)
+        key = f"models/{hashlib.sha256(archive).hexdigest()[:16]}/model.tar.gz"
+        return target, replace(model, url=account.uri(key)), _upload(cfg, account, key, archive)
 
     def _client(self, service: str, **options: Any) -> Any:
         return make_client(service, self.settings.region, **options)
@@ -110,6 +116,24 @@ class AwsBackend(Backend):
             *super()._selection(submits),
             *(f"backend.{key}={encode(self.settings[key])}" for key in given),
         ]
+
+
+def _upload(cfg: DictConfig, account: Account, key: str, archive: bytes) -> Upload:
+    def upload() -> None:
+        with api_errors(cfg):
+            account.upload(key, archive)
+
+    return upload
+
+
+def _model_archive(path: Path) -> bytes:
+    """Returns the content of a model.tar.gz, or of a model folder packed as one."""
+    if path.is_file():
+        return path.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "model" / "model.tar.gz"
+        pack_model(path, archive)
+        return archive.read_bytes()
 
 
 def _check_reachable(cfg: DictConfig) -> None:
