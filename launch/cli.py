@@ -22,10 +22,7 @@ class Args(NamedTuple):
     """The known flags that were given."""
 
     def one_name(self, usage: str) -> str:
-        """Returns the only name.
-
-        Args:
-            usage: The correct command line, for the error message.
+        """Returns the only name; the error message shows `usage`, the correct command line.
 
         Raises:
             UserError: There is none, or more than one.
@@ -46,12 +43,7 @@ class Args(NamedTuple):
 
 
 def split_argv(argv: Sequence[str], flags: Collection[str] = ()) -> Args:
-    """Returns the arguments of a command, sorted by kind.
-
-    Args:
-        argv: The arguments after the command's name.
-        flags: Flags that the command accepts, such as `--follow`.
-    """
+    """Returns the arguments of a command by kind; `flags` are those that it accepts, such as `--follow`."""
     overrides = [word for word in argv if "=" in word]
     names = [word for word in argv if "=" not in word and word not in flags]
     return Args(names, overrides, frozenset(argv) & frozenset(flags))

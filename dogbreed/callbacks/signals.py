@@ -24,9 +24,6 @@ class StopOnSignal(pl.Callback):
     interrupted epoch is not validated: `trainer.limit_val_batches` is 0 from the stop until the fit ends. The signal
     handlers of the process are replaced while a fit runs.
 
-    Args:
-        last: Saves the checkpoint.
-
     Attributes:
         received: The signal, None if there was none.
     """

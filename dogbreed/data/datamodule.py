@@ -235,12 +235,7 @@ class ImageDataModule(ImageSource, pl.LightningDataModule):
         return batch._replace(images=images)
 
     def normalise(self, images: torch.Tensor, input_spec: InputSpec | None = None) -> torch.Tensor:
-        """Returns uint8 `images` (B, 3, H, W) as float32, normalised on their device.
-
-        Args:
-            images: uint8 (B, 3, H, W).
-            input_spec: Mean and std; None: this module's.
-        """
+        """Returns uint8 `images` (B, 3, H, W) as float32, normalised on their device."""
         return self._tensors.normalise(images, input_spec or self.input_spec)
 
     def state_dict(self) -> dict[str, Any]:

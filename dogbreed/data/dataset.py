@@ -69,15 +69,7 @@ class WorkerBatch(NamedTuple):
 
 
 class ImageStream(IterableDataset[WorkerBatch]):
-    """The batches of one split, streamed from a store. Iterate it through an `ImageLoader`.
-
-    Args:
-        store: Where the images are fetched.
-        split: The images.
-        sampler: Determines the batches.
-        transform: Turns an image file into the model's input.
-        cache: Disk cache for fetched objects; None: every image is fetched in every epoch.
-    """
+    """The batches of one split, streamed from a store or its disk cache. Iterate it through an `ImageLoader`."""
 
     def __init__(
         self,

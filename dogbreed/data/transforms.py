@@ -141,14 +141,7 @@ class TrainTransform(Transform):
 
 
 def random_crop(height: int, width: int, rng: random.Random, min_area: float = 0.08) -> tuple[int, int, int, int]:
-    """Returns top, left, height and width (px) of a random crop, drawn like torchvision's `RandomResizedCrop`.
-
-    Args:
-        height: Of the image, px.
-        width: Of the image, px.
-        rng: Source of all randomness.
-        min_area: Smallest fraction of the image's area.
-    """
+    """Returns top, left, height and width (px) of a random crop, drawn like torchvision's `RandomResizedCrop`."""
     for _ in range(10):
         area = height * width * rng.uniform(min_area, 1.0)
         ratio = math.exp(rng.uniform(math.log(_ASPECT_RATIOS[0]), math.log(_ASPECT_RATIOS[1])))

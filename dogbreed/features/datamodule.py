@@ -21,14 +21,7 @@ from dogbreed.storage.base import Store
 
 
 class FeatureStream(ImageStream):
-    """Batches of the features of one split.
-
-    Args:
-        store: Store of the images, for messages.
-        split: The split that the features describe.
-        sampler: Determines the batches.
-        views: Features of the images; epoch e uses view e modulo the number of views.
-    """
+    """Batches of the features of one split; epoch e uses view e modulo the number of views."""
 
     def __init__(self, store: Store, split: Split, sampler: BatchSampler, views: Sequence[Features]) -> None:
         super().__init__(store, split, sampler, EvalTransform(InputSpec()))

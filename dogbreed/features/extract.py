@@ -36,16 +36,7 @@ class FeatureView:
 
 
 class FeatureExtractor:
-    """Runs a backbone over views of the data.
-
-    Args:
-        data: The images.
-        net: A network with a linear head.
-        input_spec: Image format that `net` expects, with its size.
-        device: Device to run on.
-        context: Context that the network runs in, such as autocast.
-        threads: One thread per core.
-    """
+    """Runs the backbone of `net`, which has a linear head, over views of the data."""
 
     def __init__(
         self,

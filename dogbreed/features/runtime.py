@@ -77,13 +77,9 @@ def feature_network(net: nn.Module) -> nn.Module:
 
 
 def create_runtime(plain: nn.Module, images: Tensor, context: Context, threads: ThreadPoolExecutor) -> BackboneRuntime:
-    """Returns the fastest runtime whose features agree with those of `plain`.
+    """Returns the fastest runtime whose features agree with those of `plain`, from `feature_network`.
 
-    Args:
-        plain: Network from `feature_network`, on its device.
-        images: A few normalised images (B, 3, H, W) on the same device, to compare features on.
-        context: Context that the network runs in.
-        threads: One thread per core, used on CPUs.
+    Features are compared on a few normalised `images` (B, 3, H, W); `threads`, one per core, are used on CPUs.
     """
     expected = BackboneRuntime("plain", plain, context)(images)
     pool = threads if images.is_cpu else None

@@ -37,12 +37,7 @@ POLL_S = 2.0
 
 
 class SharedFeatures:
-    """The shared features of one key.
-
-    Args:
-        url: `s3://bucket/prefix` of all features.
-        key: Content address of these features.
-        endpoint_url: Server of an S3-compatible store; None for AWS.
+    """The shared features of one content address `key` below `url`, which is `s3://bucket/prefix`.
 
     Raises:
         UserError: `url` is no S3 URL.

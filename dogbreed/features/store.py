@@ -38,12 +38,9 @@ class Features:
 
 
 class FeatureFiles:
-    """The feature files of one backbone and one data set.
+    """The feature files of one backbone and one data set, in the folder of their content address `key`.
 
-    Args:
-        folder: Folder of all cached features.
-        key: Content address of these features.
-        max_gb: Size limit of `folder`, GB; least recently used features are deleted beyond it.
+    Beyond `max_gb`, the least recently used features of other keys are deleted.
     """
 
     def __init__(self, folder: Path, key: str, max_gb: float) -> None:

@@ -115,12 +115,6 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 def pretrained_head(net: nn.Module, name: str, weights: str, kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Returns weight (K, D) and bias (K,) of the classifier that the pretrained weights of `net` come with.
 
-    Args:
-        net: Network made by `create` with the same further arguments.
-        name: Its model name.
-        weights: Its weights.
-        kwargs: Its keyword arguments.
-
     Raises:
         UserError: The weights contain no classifier, or not a linear one like the head of `net`.
     """

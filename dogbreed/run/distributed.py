@@ -31,11 +31,7 @@ class StepPlan(NamedTuple):
 
 
 def plan_steps(cfg: DictConfig, num_processes: int) -> StepPlan:
-    """Returns the accumulation and learning rate for the batch sizes of `cfg`.
-
-    Args:
-        cfg: A resolved config of conf/train.yaml.
-        num_processes: Processes that train together.
+    """Returns the accumulation and learning rate for the batch sizes of a resolved `cfg` of conf/train.yaml.
 
     Raises:
         UserError: `effective_batch_size` is no multiple of what all processes take at once, or accumulation is also set
@@ -68,12 +64,7 @@ def destroy_process_group() -> None:
 
 
 def accumulation(effective_batch_size: int, batch_size: int, num_processes: int) -> int:
-    """Returns how many batches each process accumulates for one optimizer step.
-
-    Args:
-        effective_batch_size: Images per step, in all processes together.
-        batch_size: Images per batch and process.
-        num_processes: Processes that train together.
+    """Returns how many batches each of `num_processes` accumulates for a step of `effective_batch_size` images in all.
 
     Raises:
         UserError: It is not a whole number.

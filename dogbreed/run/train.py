@@ -42,10 +42,6 @@ _LOCAL_PATHS = ("output_dir", "model_dir", "checkpoint_dir", "resume_from")
 def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Fits and tests the classifier that a resolved config describes; returns the content of results.json.
 
-    Args:
-        cfg: A resolved config of conf/train.yaml.
-        overrides: Hydra overrides that `cfg` was composed with, for the model card.
-
     Raises:
         UserError: Unreadable data, an unknown model, unavailable weights, or an output folder that is not writable.
     """
@@ -132,13 +128,7 @@ def _validate(
 
 
 def create_model(cfg: DictConfig, classes: list[str], lr: float | None = None) -> ImageClassifier:
-    """Returns the classifier of a resolved `cfg`.
-
-    Args:
-        cfg: A resolved config of conf/train.yaml.
-        classes: Class folder names in label order.
-        lr: Peak learning rate; None: that of `cfg`.
-    """
+    """Returns the classifier of a resolved `cfg`; `lr` replaces its peak learning rate."""
     hyperparameters = Hyperparameters(**pick(Hyperparameters, cfg))
     return ImageClassifier(
         cfg.model.name,

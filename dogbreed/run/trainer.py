@@ -36,11 +36,6 @@ class Run:
 def build_run(cfg: DictConfig, output_dir: Path, recorders: Sequence[pl.Callback] = ()) -> Run:
     """Returns the configured trainer with our callbacks, the user's (`+trainer.callbacks`) and the `recorders`.
 
-    Args:
-        cfg: A resolved config of conf/train.yaml.
-        output_dir: Folder of the run, for logs.
-        recorders: Callbacks of the debugger.
-
     Raises:
         UserError: The batch sizes do not fit together.
     """

@@ -47,12 +47,7 @@ T = TypeVar("T")
 
 
 class Endpoint:
-    """A classifier behind HTTP, with admission control.
-
-    Args:
-        classifier: Answers the requests.
-        settings: Of the endpoint.
-    """
+    """A classifier behind HTTP, with admission control."""
 
     def __init__(self, classifier: Classifier, settings: Settings) -> None:
         self.card = classifier.card

@@ -65,12 +65,7 @@ def make_card(
 
 
 def write_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> None:
-    """Writes a model folder and replaces an earlier model in it.
-
-    Args:
-        folder: Created if it does not exist.
-        state: `state_dict()` of the network.
-        card: Card of the same network.
+    """Writes a model folder from the state dict of a network and its card, and replaces an earlier model in it.
 
     Raises:
         UserError: the folder cannot be written.

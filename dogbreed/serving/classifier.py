@@ -14,10 +14,7 @@ from dogbreed.serving.runtime import Runtime, choose_runtime
 
 
 class Classifier:
-    """Maps images to class probabilities, on the GPU if there is one.
-
-    Args:
-        folder: A model folder.
+    """Maps images to class probabilities with the model of a folder, on the GPU if there is one.
 
     Attributes:
         card: Card of the model.

@@ -15,10 +15,6 @@ def module_files(name: str, root: Path) -> list[Path]:
 
     Imports inside functions count. Imports under `if TYPE_CHECKING` do not, because they never run.
 
-    Args:
-        name: Dotted module name, such as `dogbreed.serving.inference`.
-        root: Folder that contains the package.
-
     Raises:
         ModuleNotFoundError: there is no such module.
     """

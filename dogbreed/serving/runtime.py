@@ -36,10 +36,7 @@ class Runtime(NamedTuple):
 def choose_runtime(net: nn.Module, height: int, width: int) -> Runtime:
     """Returns ONNX Runtime if it is installed, `net` is on the CPU and the logits agree; otherwise PyTorch.
 
-    Args:
-        net: Network in eval mode and in channels_last layout.
-        height: Height of the input images, px.
-        width: Width of the input images, px.
+    `net` is in eval mode and channels_last layout; images have `height` x `width` px.
     """
     pytorch = Runtime("pytorch", net, torch.channels_last)
     if next(net.parameters()).device.type != "cpu":

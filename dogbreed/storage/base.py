@@ -20,12 +20,7 @@ class UnreachableError(ImageError):
 
 
 class TransientError(Exception):
-    """A request failed in a way that is worth retrying.
-
-    Args:
-        reason: For the log.
-        is_throttled: The store is overloaded, so that even the first retry should back off.
-    """
+    """A request failed in a way that is worth retrying; if it was throttled, even the first retry should back off."""
 
     def __init__(self, reason: str, is_throttled: bool = False) -> None:
         super().__init__(reason)

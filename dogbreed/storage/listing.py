@@ -28,11 +28,7 @@ Folder = tuple[str, ...]
 
 
 class PackedStrings(Sequence[str]):
-    """Strings in one array; equal to any sequence of the same strings.
-
-    Args:
-        encoded: bytes (N,), UTF-8.
-    """
+    """Strings in one array of UTF-8 bytes (N,); equal to any sequence of the same strings."""
 
     def __init__(self, encoded: NDArray[np.bytes_]) -> None:
         self.encoded = encoded

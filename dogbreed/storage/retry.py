@@ -47,9 +47,6 @@ class RetryingFetcher:
 
     A request that takes unusually long (more than the mean plus four mean deviations, TCP's retransmission timeout of
     RFC 6298) is sent a second time and the first response wins, so one stalled connection does not block training.
-
-    Args:
-        store: Where objects are fetched.
     """
 
     def __init__(self, store: Store) -> None:

@@ -18,14 +18,7 @@ _Page = tuple[list[ObjectInfo], list[Callable[[], "_Page"]]]
 
 
 class S3Lister:
-    """Lists and reads the objects below one prefix.
-
-    Args:
-        client: boto3 S3 client.
-        bucket: Name of the bucket.
-        prefix: Empty, or ends in `/`; keys are relative to it.
-        request_payer: The requester pays.
-    """
+    """Lists objects below a prefix (empty, or ends in `/`) of a bucket; keys are relative to it."""
 
     def __init__(self, client: Any, bucket: str, prefix: str, *, request_payer: bool = False) -> None:
         self._client = client

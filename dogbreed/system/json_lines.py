@@ -10,12 +10,9 @@ from typing import Any, TextIO
 
 
 class JsonLines:
-    """Appends rows to a file of JSON lines; the first row creates it.
+    """Appends rows to a file of JSON lines; the first row creates it and its folder.
 
     NaN and Infinity are written as Python's json module writes and reads them.
-
-    Args:
-        path: The file; missing parent folders are created.
     """
 
     def __init__(self, path: Path) -> None:

@@ -28,11 +28,7 @@ class LogTail(Protocol):
 
 
 class Backend(ABC):
-    """Runs jobs and endpoints.
-
-    Args:
-        settings: The `backend` node of the config.
-    """
+    """Runs jobs and endpoints, as the `backend` node of the config says."""
 
     poll_s: ClassVar[float]
     """Seconds between two polls of a job or an endpoint."""
@@ -98,9 +94,7 @@ class Backend(ABC):
     def prepare(self, cfg: DictConfig, app: Path | None = None) -> tuple[JobTarget, Upload]:
         """Returns the target of the jobs of `cfg`, and the upload to run before the request is sent.
 
-        Args:
-            cfg: The resolved config.
-            app: Folder of another Hydra application whose code the jobs run; None for dogbreed.
+        `app` is the folder of another Hydra application whose code the jobs run; None for dogbreed.
 
         Raises:
             UserError: A setting is missing, or jobs could not access their data, weights or requirements.

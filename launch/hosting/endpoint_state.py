@@ -104,13 +104,7 @@ def _list_names(client: Any) -> Sequence[str]:
 
 
 class EndpointPoll:
-    """Polls an endpoint until its status is settled, and prints each new status.
-
-    Args:
-        client: boto3's sagemaker client.
-        name: Name of the endpoint.
-        out: The console.
-        until_deleted: Whether only deletion ends the polling.
+    """Polls an endpoint until it is settled or, with `until_deleted`, until it is deleted; prints each new status.
 
     Attributes:
         endpoint: The latest description; None if the endpoint does not exist.

@@ -42,15 +42,10 @@ class InvocationError(Exception):
 
 
 def invoke(runtime: Any, name: str, image: bytes) -> Prediction:
-    """Returns the prediction of endpoint `name` for an image; retries with backoff while the endpoint is busy.
+    """Returns the prediction of endpoint `name` for an image file; retries with backoff while the endpoint is busy.
 
     The only retries of an invocation: botocore would not retry a busy model server, and the local client retries
     nothing, so the backend's runtime clients make one attempt.
-
-    Args:
-        runtime: boto3's sagemaker-runtime client; threads may share it.
-        name: Name of the endpoint.
-        image: Content of a JPEG, PNG or WebP file.
 
     Raises:
         InvocationError: the endpoint cannot read the image, or failed on it.

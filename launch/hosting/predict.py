@@ -38,15 +38,9 @@ def is_folder(target: str) -> bool:
 
 
 def predict_images(backend: Backend, name: str, targets: Sequence[str], in_flight: int) -> dict[str, Prediction | str]:
-    """Returns target to the prediction of endpoint `name`, or to the reason why there is none.
+    """Returns target (a path, or a URL in S3) to the prediction of endpoint `name`, or to why there is none.
 
     Only InvokeEndpoint is called, so that credentials with that single permission suffice.
-
-    Args:
-        backend: Where the endpoint runs.
-        name: Name of the endpoint.
-        targets: Paths of images, or URLs of images in S3.
-        in_flight: Images that are sent at a time.
 
     Raises:
         UserError: there is no such endpoint, or it does not answer.

@@ -21,13 +21,9 @@ COLUMNS = ("key", "label", "class_name", "confidence", "top_k", "reason", "model
 
 
 def open_csv(path: Path, model: str) -> tuple[TextIO, set[str]]:
-    """Returns the CSV file, opened for appending, and the URIs that it has rows for.
+    """Returns the CSV file of `model`, opened for appending, and the URIs that it has rows for.
 
     An incomplete last row is removed.
-
-    Args:
-        path: Path of the file; created if it does not exist.
-        model: Name of the model that answers now.
 
     Raises:
         UserError: the file is of another kind or of another model, which leaves it unchanged, or cannot be written.

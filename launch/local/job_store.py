@@ -57,11 +57,7 @@ def read_json(path: Path) -> Json:
 def create_folder(folder: Path, request: Json, state: Json, log: str) -> int:
     """Creates a job's folder and returns the descriptor that holds its lock, to be passed to the supervisor.
 
-    Args:
-        folder: Path of the new folder; missing parents are created.
-        request: The API request that creates the job.
-        state: Initial state.
-        log: `LOG` for a training job or an endpoint, `TUNER_LOG` for a tuning job.
+    `log` is `LOG`, or `TUNER_LOG` for a tuning job.
 
     Raises:
         FileExistsError: The name is taken.
@@ -114,15 +110,7 @@ def job_arn(kind: str, name: str) -> str:
 
 
 def new_state(kind: str, name: str, command: Sequence[str], stop_grace_s: float, **more: Any) -> Json:
-    """Returns the initial state of a job.
-
-    Args:
-        kind: `TRAINING` or `TUNING`.
-        name: Name of the job.
-        command: Command line of its training processes.
-        stop_grace_s: Seconds between SIGTERM and SIGKILL.
-        more: Further entries.
-    """
+    """Returns the initial state of a job of kind `TRAINING` or `TUNING`, with `more` entries."""
     now = time.time()
     return {
         "name": name,

@@ -45,11 +45,7 @@ class Interrupted:
 
 
 class RetryingPoller:
-    """Tolerates throttling and network errors while polling.
-
-    Args:
-        out: Prints one line when AWS stops responding, and one when it responds again.
-    """
+    """Tolerates throttling and network errors while polling; prints when AWS stops responding and when it is back."""
 
     def __init__(self, out: Console) -> None:
         self._out = out

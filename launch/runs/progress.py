@@ -49,13 +49,6 @@ class SweepRun:
 
     Prints one line per trial that ends; if billed, also one per trial that starts; with `logs=true` all log lines.
 
-    Args:
-        client: boto3's SageMaker client.
-        name: Of the sweep.
-        cfg: The config in use; its `logs` and `instance` are read.
-        backend: Where the sweep runs.
-        out: Where lines are printed.
-
     Attributes:
         sweep: The sweep as it was read last; None before.
     """

@@ -47,12 +47,9 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def write_results(sweep: Sweep, folder: Path, train_best: Sequence[str]) -> None:
-    """Writes results.csv and results.json of `sweep`, each atomically.
+    """Writes results.csv and results.json of `sweep` to `folder`, each atomically.
 
-    Args:
-        sweep: What to write.
-        folder: Is created if it does not exist.
-        train_best: argv of the command that trains the best trial's settings again.
+    `train_best` is the argv of the command that trains the best trial's settings again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     best = sweep.best

@@ -114,12 +114,7 @@ def read_best(client: Any, name: str) -> tuple[Sweep, Trial]:
 
 
 def read_sweep(client: Any, name: str, metrics: bool = False) -> Sweep:
-    """Returns sweep `name` with its trials.
-
-    Args:
-        client: boto3's SageMaker client.
-        name: Of the sweep.
-        metrics: Whether to read all metrics and billed times too, one more request per trial.
+    """Returns sweep `name` with its trials; `metrics` adds all metrics and billed times, one more request per trial.
 
     Raises:
         UserError: It is a tuning job with several training job definitions, which this launcher never creates.
@@ -214,9 +209,7 @@ def _seconds(start: datetime, end: datetime | None) -> float:
 def billable_seconds(described: Mapping[str, Any], so_far: bool = False) -> float | None:
     """Returns the billed seconds of a described training job, all instances together.
 
-    Args:
-        described: The API's description.
-        so_far: Whether a running job counts until now; otherwise the result is None until AWS reports it.
+    A running job counts until now with `so_far`, and is None otherwise.
     """
     seconds = described.get("BillableTimeInSeconds")
     if seconds is None and so_far and "TrainingStartTime" in described:

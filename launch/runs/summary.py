@@ -78,12 +78,7 @@ def read_findings(backend: Backend, sweep: Sweep, out: Console) -> Sweep:
 
 
 def with_findings(sweep: Sweep, logs: Mapping[str, Sequence[str]]) -> Sweep:
-    """Returns `sweep` with the debugger's findings.
-
-    Args:
-        sweep: The sweep.
-        logs: Name of a trial to the lines of its log.
-    """
+    """Returns `sweep` with the debugger's findings in `logs`, the lines of each trial's log by its name."""
     trials = (replace(trial, findings=found_issues(logs.get(trial.name, ()))) for trial in sweep.trials)
     return replace(sweep, trials=tuple(trials))
 

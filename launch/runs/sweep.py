@@ -35,10 +35,9 @@ RESUME_KEYS = (
 
 
 def run_sweep(overrides: Sequence[str]) -> int:
-    """Runs or resumes one sweep; returns 0, 1 if no trial has a result, or 128 + the signal that stopped it.
+    """Runs or resumes one sweep, given what follows `python -m launch.tune`.
 
-    Args:
-        overrides: As after `python -m launch.tune`.
+    Returns 0, 1 if no trial has a result, or 128 + the signal that stopped it.
 
     Raises:
         UserError: An override is invalid, or SageMaker returns an error; the message contains advice.
@@ -56,12 +55,7 @@ def run_sweep(overrides: Sequence[str]) -> int:
 
 
 def run_plan(plan: Plan, app: Path | None = None) -> int:
-    """Runs the sweep of `plan`; returns as `run_sweep` does.
-
-    Args:
-        plan: What to run.
-        app: Folder of another Hydra application whose code the jobs run; None for dogbreed.
-    """
+    """Runs the sweep of `plan`; returns as `run_sweep` does. `app` is the folder of another Hydra application."""
     cfg, backend = plan.cfg, open_backend(plan.cfg)
     # with dry_run only the request goes to standard output, so that it can be piped
     out = console(stderr=cfg.dry_run)

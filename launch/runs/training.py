@@ -28,10 +28,9 @@ OPERATION = "CreateTrainingJob"
 
 
 def run_training(overrides: Sequence[str]) -> int:
-    """Runs one training job; returns 0, 1 if it does not complete, or 128 + the signal that stopped it.
+    """Runs one training job, given what follows `python -m launch.train`.
 
-    Args:
-        overrides: As after `python -m launch.train`.
+    Returns 0, 1 if it does not complete, or 128 + the signal that stopped it.
 
     Raises:
         UserError: An override is invalid, or SageMaker returns an error; the message contains advice.

@@ -49,14 +49,7 @@ class EndpointInfo:
 
 
 def parse_endpoint_info(endpoint: Json, config: Json, model: Json, tags: Sequence[Json]) -> EndpointInfo:
-    """Returns the information about an endpoint.
-
-    Args:
-        endpoint: Response of DescribeEndpoint.
-        config: Response of DescribeEndpointConfig; empty if the configuration was deleted.
-        model: Response of DescribeModel; empty if the model was deleted.
-        tags: Tags of the endpoint.
-    """
+    """Returns the information in the descriptions of an endpoint, its configuration and its model, {} if deleted."""
     variant: Json = (config.get("ProductionVariants") or [{}])[0]
     running: Json = (endpoint.get("ProductionVariants") or [{}])[0]
     price = next((tag["Value"] for tag in tags if tag["Key"] == PRICE_TAG), None)

@@ -15,13 +15,7 @@ _RESUMED = re.compile(r"(?P<first>.+)-r(?P<number>\d+)")
 
 
 def trial_name(sweep: str, number: int, token: str) -> str:
-    """Returns the name of trial `number` (from 1) as tuning jobs on AWS write it: `SWEEP-001-1a2b3c4d`.
-
-    Args:
-        sweep: Name of the sweep.
-        number: Of the trial.
-        token: Eight hexadecimal digits that make the name unique.
-    """
+    """Returns the name of trial `number` (from 1) as tuning jobs on AWS write it: `SWEEP-001-1a2b3c4d`."""
     return f"{sweep}-{number:03d}-{token}"
 
 

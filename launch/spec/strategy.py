@@ -29,11 +29,6 @@ def resolve_strategy(cfg: DictConfig, parameters: Sequence[SearchParameter], app
 
     Hyperband ranks trials by their first epochs. These predict the final result for a head on a frozen backbone, but
     not for a whole network: the learning rate that is best after four epochs is often behind after one.
-
-    Args:
-        cfg: The resolved config.
-        parameters: The search space.
-        app: Whether it is the search space of another Hydra application, whose number of epochs is unknown.
     """
     cfg = cfg.copy()
     tuner, keys, points = cfg.tuner, {p.bare_key for p in parameters}, combinations(parameters)
@@ -58,10 +53,6 @@ def first_points(cfg: DictConfig, parameters: Sequence[SearchParameter]) -> list
 
     A fixed choice (such as the optimizer) must equal the entry's. A searched number takes the entry's value, or the
     config's if the entry has none; if it is searched over choices, the nearest choice.
-
-    Args:
-        cfg: The resolved config, with its defaults for keys that are searched.
-        parameters: The search space.
 
     Raises:
         UserError: An entry is not a mapping.

@@ -27,14 +27,7 @@ class EpochProgress:
 
 
 def trial_line(trial: Trial, done: int, sweep: Sweep, shown: dict[str, str]) -> str:
-    """Returns the line printed when a trial ends: `3/6  val/accuracy 0.8125  lr=0.00123  21 s`.
-
-    Args:
-        trial: The trial.
-        done: Trials that have ended, including this one.
-        sweep: Its sweep.
-        shown: As in `failure_reason`.
-    """
+    """Returns the line printed when a trial ends, the `done`th: `3/6  val/accuracy 0.8125  lr=0.00123  21 s`."""
     result = "" if trial.objective is None else f"{sweep.metric} {decimal(trial.objective)}"
     result = result if trial.status == "Completed" else f"{trial.status} {result}".rstrip()
     reason = f"  {failure_reason(trial, shown)}" if trial.reason else ""
@@ -53,13 +46,7 @@ def point_text(trial: Trial) -> str:
 
 
 def live_view(sweep: Sweep, epochs: Mapping[str, EpochProgress], with_hours: bool) -> RenderableType:
-    """Returns a progress bar over the sweep and one row per running trial.
-
-    Args:
-        sweep: The sweep as it was read last.
-        epochs: Name of a trial to its progress.
-        with_hours: Whether to show the instance-hours so far.
-    """
+    """Returns a progress bar over the sweep and one row per running trial; `epochs` is the progress by trial name."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("trial", "epoch", sweep.metric, "time"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -99,12 +86,7 @@ def num_epochs(sweep: Sweep, trial: Trial) -> int | None:
 
 
 def progress_line(sweep: Sweep, epochs: Mapping[str, EpochProgress] | None = None) -> str:
-    """Returns trials done and running, the best objective so far, elapsed and remaining time.
-
-    Args:
-        sweep: The sweep.
-        epochs: Progress of running trials, which counts for the best objective too.
-    """
+    """Returns trials done and running, the best objective so far (running trials count), elapsed and remaining time."""
     done = [t for t in sweep.trials if t.status in TERMINAL]
     running = [t for t in sweep.trials if t.status not in TERMINAL]
     objectives = [t.objective for t in sweep.trials if t.objective is not None]

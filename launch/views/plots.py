@@ -18,12 +18,9 @@ GREY, BLUE, ORANGE = "#9aa5b1", "#2563eb", "#ea580c"
 
 
 def plot_sweep(sweep: Sweep, curves: Mapping[str, Mapping[int, float]], path: Path) -> None:
-    """Plots `sweep` into a PNG file.
+    """Plots `sweep` into a PNG file, with `curves` of trial name to epoch to objective.
 
-    Args:
-        sweep: The sweep; trials without an objective are counted in the title and not plotted.
-        curves: Trial name to epoch to objective.
-        path: Path of the PNG file.
+    Trials without an objective are counted in the title and not plotted.
     """
     scored = [trial for trial in sweep.trials if trial.objective is not None]
     keys = list(dict.fromkeys(key for trial in sweep.trials for key in trial.hyperparameters))

@@ -127,12 +127,7 @@ def training_table(job: Json) -> Table:
 
 
 def jobs_table(sweeps: Iterable[tuple[Json, float | None]], trainings: Iterable[Json]) -> Table:
-    """Returns one row per sweep and training, newest first.
-
-    Args:
-        sweeps: The API's summary of each sweep, and its best objective.
-        trainings: The API's summary of each training that is not a trial.
-    """
+    """Returns one row per sweep (with its best objective) and per training that is not a trial, newest first."""
     table = Table(title="sweeps and trainings", title_justify="left")
     for column in ("name", "kind", "status", "trials", "best", "started", "time"):
         table.add_column(column, justify="right" if column in ("trials", "best", "time") else "left")

@@ -11,13 +11,7 @@ ENDPOINT_LOG_GROUP = "/aws/sagemaker/Endpoints"
 
 
 class CloudWatchLog:
-    """The log streams of a job, one per host.
-
-    Args:
-        client: boto3's logs client.
-        name: Of the training job, or of the endpoint's variant.
-        group: The log group.
-    """
+    """The log streams of a training job, or of an endpoint's variant: one per host."""
 
     def __init__(self, client: Any, name: str, group: str = JOB_LOG_GROUP) -> None:
         self._client = client

@@ -22,12 +22,7 @@ def open_session(region: str | None) -> Any:
 
 
 def make_client(service: str, region: str | None, **options: Any) -> Any:
-    """Returns a boto3 client of an AWS service.
-
-    Args:
-        service: boto3's name of the service.
-        region: AWS region; None uses the one of the AWS configuration.
-        options: Further options of botocore's Config.
+    """Returns a boto3 client of an AWS service; `options` are further ones of botocore's Config.
 
     Raises:
         UserError: No region is configured.

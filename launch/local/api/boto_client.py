@@ -32,10 +32,6 @@ def plain_client(service: str, **options: Any) -> Any:
     """Returns a boto3 client for requests that never leave this machine.
 
     It ignores the user's AWS settings, both environment variables and files.
-
-    Args:
-        service: boto3's name of the service: `sagemaker` or `sagemaker-runtime`.
-        options: Further arguments of boto3's `client`.
     """
     variables = botocore.session.Session.SESSION_VARIABLES
     unset = {name: (None, None, default, convert) for name, (_, _, default, convert) in variables.items()}

@@ -36,13 +36,7 @@ from launch.local.jobs.process import start_supervisor
 
 
 class EndpointOperations:
-    """Endpoints as processes, with their state in files.
-
-    Args:
-        root: The folder `s3://local`.
-        command: Command that serves a model folder, without the options `--model-dir`, `--port` and `--ready-file`.
-        stop_grace_s: Seconds between SIGTERM and SIGKILL.
-    """
+    """Endpoints as processes, with their state in files; arguments as for `LocalSageMaker`."""
 
     def __init__(self, root: Path, command: Sequence[str], stop_grace_s: float):
         self.root = root

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """An error response of an API operation.
-
-    Args:
-        code: AWS's error code, such as ResourceNotFound.
-        message: One line for the user.
-    """
+    """An error response of an API operation, with AWS's error code, such as ResourceNotFound."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)

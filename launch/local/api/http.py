@@ -55,11 +55,7 @@ RETURNED_HEADERS = (
 
 
 class Server(uvicorn.Server):
-    """An HTTP server of `service`; `run` serves until `should_exit` is set or SIGINT arrives.
-
-    Args:
-        service: Answers the operations.
-        port: Port on the loopback interface; 0 for a free one.
+    """An HTTP server of `service`; `run` serves until `should_exit` is set or SIGINT arrives. Port 0 takes a free one.
 
     Attributes:
         url: URL of the server.

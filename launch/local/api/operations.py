@@ -79,10 +79,6 @@ class LocalSageMaker:
     def answer(self, operation: str, request: Json) -> Json:
         """Returns the response of an API operation.
 
-        Args:
-            operation: Name of the operation, such as `CreateTrainingJob`.
-            request: The request, with times as datetime, seconds or text.
-
         Raises:
             ServiceError: An error of the API.
             UserError: The root folder cannot be written.

@@ -56,13 +56,7 @@ def timestamp(seconds: float) -> dt.datetime:
 
 
 def training_description(state: Json, request: Json, artifact_uri: str) -> Json:
-    """Returns the response of describe_training_job.
-
-    Args:
-        state: State of the job.
-        request: Its CreateTrainingJob request; {} if unreadable.
-        artifact_uri: URI of its model.tar.gz, which may not exist yet.
-    """
+    """Returns the response of describe_training_job; `request` is {} if unreadable, the artifact may not exist yet."""
     response: Json = {
         "TrainingJobName": state["name"],
         "TrainingJobArn": state["arn"],
@@ -117,13 +111,9 @@ def trial_summary(state: Json, objective: Mapping[str, str]) -> Json:
 
 
 def tuning_description(state: Json, request: Json, trials: list[Json], parents: list[Json]) -> Json:
-    """Returns the response of describe_hyper_parameter_tuning_job.
+    """Returns the response of describe_hyper_parameter_tuning_job; `request` is {} if unreadable.
 
-    Args:
-        state: State of the tuning job.
-        request: Its request; {} if unreadable.
-        trials: States of its trials.
-        parents: States of the trials of its warm start's parents.
+    `parents` are the states of the trials of its warm start's parents.
     """
     unreadable = not request
     request = request or _UNREADABLE

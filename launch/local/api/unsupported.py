@@ -18,13 +18,7 @@ AWS_ONLY_ENDPOINT_FIELDS = (
 
 
 def training_problems(request: Json, root: Path, prefix: str = "") -> Iterator[str]:
-    """Yields why a training job, or the definition in a tuning job, cannot run on this machine.
-
-    Args:
-        request: A CreateTrainingJob request or a TrainingJobDefinition.
-        root: The folder `s3://local`.
-        prefix: Path of `request` in the whole request, with a trailing dot.
-    """
+    """Yields why a training job, or the definition in a tuning job (at `prefix`), cannot run on this machine."""
     for index, channel in enumerate(request.get("InputDataConfig", [])):
         path = f"{prefix}InputDataConfig[{index}].DataSource"
         uri = channel["DataSource"].get("S3DataSource", {}).get("S3Uri", "another source")

@@ -45,11 +45,6 @@ class StartError(Exception):
 class Server:
     """A running server of one endpoint configuration.
 
-    Args:
-        folder: Folder of the endpoint.
-        config: Name of the endpoint configuration.
-        command: Command that serves a model folder.
-
     Raises:
         StartError: The model is unavailable, or the command cannot be started.
     """

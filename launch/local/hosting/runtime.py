@@ -33,11 +33,7 @@ FORWARDED_HEADERS = ("content-type", "accept")
 
 
 def local_runtime(root: Path) -> Any:
-    """Returns a boto3 sagemaker-runtime client of the endpoints on this machine.
-
-    Args:
-        root: The folder of jobs that `local_client` uses.
-    """
+    """Returns a boto3 sagemaker-runtime client of the endpoints of `local_client(root)`."""
     config = Config(retries={"mode": "standard", "total_max_attempts": 1})
     client = plain_client("sagemaker-runtime", config=config)
 
@@ -50,14 +46,7 @@ def local_runtime(root: Path) -> Any:
 
 
 def forward(root: Path, url: str, headers: Mapping[str, Any] | Message, body: bytes) -> urllib3.BaseHTTPResponse:
-    """Forwards an HTTP request for `/endpoints/NAME/invocations`; returns the response with its body unread.
-
-    Args:
-        root: The folder of jobs.
-        url: URL or path of the request.
-        headers: Headers of the request.
-        body: Body of the request.
-    """
+    """Forwards an HTTP request for `/endpoints/NAME/invocations`; returns the response with its body unread."""
     path = PATH.search(url)
     folder = root / FOLDER / (path[1] if path else "")
     sent = {name: _text(value) for name, value in headers.items() if name.lower() in FORWARDED_HEADERS}

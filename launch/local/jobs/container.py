@@ -68,14 +68,7 @@ def prepare_ml(folder: Path, request: Json, root: Path) -> Path:
 
 
 def job_environment(ml: Path, request: Json, arn: str, share: Share) -> dict[str, str]:
-    """Returns all environment variables of the training process.
-
-    Args:
-        ml: The job's `/opt/ml`.
-        request: The CreateTrainingJob request.
-        arn: ARN of the job.
-        share: The part of this machine that the job may use.
-    """
+    """Returns all environment variables of the training process."""
     inherited = with_launch_on_path({name: value for name, value in os.environ.items() if not name.startswith(_STALE)})
     inherited.setdefault("OMP_NUM_THREADS", str(share.cpus))
     visible = _visible_devices()

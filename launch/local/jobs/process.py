@@ -95,13 +95,9 @@ def fork_from_server(target: Callable[..., None], *args: Any) -> Process:
 
 
 def fork_module(module: str, log: Path, environment: Mapping[str, str], private: int) -> Process:
-    """Runs `python -m module` in a fork of this process, in a separate process group.
+    """Runs `python -m module` in a fork of this process, in a separate process group; its output goes to `log`.
 
-    Args:
-        module: Name of the module.
-        log: File to which standard output and error are appended.
-        environment: All environment variables of the process.
-        private: Descriptor of this process that the fork must not keep open.
+    The fork closes the descriptor `private`, which only this process may hold.
     """
     context = multiprocessing.get_context("fork")
     gc.freeze()  # the fork need not traverse, and thereby copy, the objects that it shares with this process

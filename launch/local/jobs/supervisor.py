@@ -15,11 +15,7 @@ from launch.local.jobs.process import Descriptor, redirect_output
 
 
 class Supervisor:
-    """Watches the job in `folder`.
-
-    Args:
-        folder: Folder of the job.
-        lock: Descriptor that holds the folder's lock.
+    """Watches the job in `folder`, whose lock is held by the descriptor `lock`.
 
     Attributes:
         request: The API request that created the job.

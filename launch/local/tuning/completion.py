@@ -16,9 +16,6 @@ CONVERGENCE_MARGIN = 0.01
 class Completion:
     """Counts the ended jobs of a tuning job and decides whether it ends early.
 
-    Args:
-        config: The request's HyperParameterTuningJobConfig.
-
     Attributes:
         not_improving: Jobs that ended since the best objective improved, AMT's
             NumberOfTrainingJobsObjectiveNotImproving.

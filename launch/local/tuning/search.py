@@ -115,13 +115,7 @@ class Search:
         return None
 
     def tell(self, number: int, value: float | None, completed: bool) -> None:
-        """Takes the result of a job.
-
-        Args:
-            number: Number of its proposal.
-            value: Its final objective; None if it has none.
-            completed: Whether it ran to its end; False if it was stopped.
-        """
+        """Ends proposal `number` with its final objective, if it has one; `completed`: the job was not stopped."""
         trial = self._trials.pop(number)
         if value is None:
             self._study.tell(trial, state=TrialState.FAIL)

@@ -64,13 +64,7 @@ def trial_states(tuning: Path) -> list[Json]:
 
 
 def trial_request(tuning: Mapping[str, Any], name: str, point: Mapping[str, str]) -> Json:
-    """Returns the CreateTrainingJob request of a trial.
-
-    Args:
-        tuning: The request of its tuning job.
-        name: Name of the trial.
-        point: The values of the searched hyperparameters.
-    """
+    """Returns the CreateTrainingJob request of a trial of the tuning job that `tuning` requested."""
     definition = tuning["TrainingJobDefinition"]
     objective = tuning["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]["MetricName"]
     request = {field: definition[field] for field in _SHARED_FIELDS if field in definition}
@@ -99,15 +93,9 @@ def start_training(folder: Path, request: Json, state: Json) -> subprocess.Popen
 def start_trial(
     tuning: Path, request: Mapping[str, Any], state: Json, *, number: int, slot: int, point: Mapping[str, str]
 ) -> tuple[Path, Process]:
-    """Starts a trial of a tuning job; returns its folder and its supervisor.
+    """Starts trial `number` (from 1) of a tuning job; returns its folder and its supervisor.
 
-    Args:
-        tuning: Folder of the tuning job.
-        request: Its request.
-        state: Its state.
-        number: Number of the trial, from 1.
-        slot: Index of the trial among those that run at the same time.
-        point: The values of the searched hyperparameters.
+    `slot` is its index among the trials that run at the same time.
     """
     name = trial_name(tuning.name, number, secrets.token_hex(4))
     folder = tuning / name

@@ -65,12 +65,6 @@ def endpoint_requests(
     The model and the endpoint configuration are named by a hash of their content, so deploying the same model again
     is idempotent. Configurations never share a model, so both can be deleted together.
 
-    Args:
-        cfg: The config of deploy.yaml, with its name resolved.
-        model: The model to serve.
-        target: Where the endpoint runs.
-        update: Whether the endpoint exists already.
-
     Raises:
         UserError: settings contradict each other.
     """

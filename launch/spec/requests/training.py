@@ -33,12 +33,7 @@ class JobTarget:
 
 
 def training_request(cfg: DictConfig, fixed: Sequence[str], target: JobTarget) -> Json:
-    """Returns the arguments of `create_training_job`.
-
-    Args:
-        cfg: The resolved config of training.yaml.
-        fixed: The overrides that the job composes its config from.
-        target: Where the job runs.
+    """Returns the arguments of `create_training_job`; `fixed` are the overrides that the job composes its config from.
 
     Raises:
         UserError: A setting that only tuning jobs have, or settings that contradict each other.
@@ -65,11 +60,7 @@ def training_request(cfg: DictConfig, fixed: Sequence[str], target: JobTarget) -
 def job_definition(cfg: DictConfig, target: JobTarget, name: str, output_path: str) -> Json:
     """Returns the fields that a TrainingJobDefinition and a CreateTrainingJob request share.
 
-    Args:
-        cfg: The resolved config; its `backend`, `instance`, `data`, `model` and `objective` are read.
-        target: Where the job runs.
-        name: Of the sweep or training.
-        output_path: S3 folder below which SageMaker writes `JOBNAME/output`.
+    SageMaker writes `JOBNAME/output` below `output_path`.
     """
     backend = OmegaConf.to_container(cfg.backend, resolve=True)
     assert isinstance(backend, dict)
@@ -129,9 +120,7 @@ def tags(cfg: DictConfig) -> list[Json]:
 def code_hyperparameters(target: JobTarget, isolated: bool) -> dict[str, str]:
     """Returns the hyperparameters that select the program for SageMaker's training toolkit; none on this machine.
 
-    Args:
-        target: Where the job runs.
-        isolated: Whether the job has no network, so that the code comes through a channel.
+    An `isolated` job has no network, so its code comes through a channel.
     """
     if target.code_uri is None:
         return {}

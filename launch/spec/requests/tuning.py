@@ -43,12 +43,6 @@ def resume_request(
     """Returns the request of a sweep that resumes a stopped one.
 
     It warm-starts from the stopped sweep on identical data and algorithm, so no finished trial is repeated.
-
-    Args:
-        described: The response of `describe_hyper_parameter_tuning_job` for the stopped sweep.
-        name: Of the new sweep.
-        max_jobs: Remaining trials.
-        tags: Of the stopped sweep; its description does not contain them.
     """
     config = dict(described["HyperParameterTuningJobConfig"])
     config["ResourceLimits"] = config["ResourceLimits"] | {
