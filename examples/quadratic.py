@@ -1,4 +1,4 @@
-"""A Hydra application of its own: the lowest point of a curve, searched by a SageMaker tuning job on this machine.
+"""A separate Hydra application: a SageMaker tuning job on this machine searches the minimum of a curve.
 
 python examples/quadratic.py --multirun hydra/sweeper=sagemaker 'x=interval(-4.0,4.0)' shift=0,1
 """

@@ -46,7 +46,7 @@ def run_cli(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except ConfigAttributeError as error:  # an override has deleted a key; check() cannot know what a command reads
-        print(f"error: key '{error.full_key}' is needed: leave out ~{error.full_key}", file=sys.stderr)
+        print(f"error: key '{error.full_key}' is needed: omit ~{error.full_key}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,13 +1,13 @@
-"""Any Hydra application's multirun as one SageMaker tuning job, on this machine or at AWS.
+"""Runs the multirun of any Hydra application as one SageMaker tuning job, on this machine or on AWS.
 
     python my_app.py --multirun hydra/sweeper=sagemaker 'lr=tag(log,interval(1e-4,1e-1))' layers=1,2,3
 
-What the task function returns is the objective. Under `hydra.sweeper.launch` stands what `launch.tune` takes:
+The return value of the task function is the objective. Settings of `launch.tune` go under `hydra.sweeper.launch`:
 `+hydra.sweeper.launch.backend=sagemaker +hydra.sweeper.launch.tuner.max_jobs=8`.
 """
 
-# No `from __future__ import annotations`: Hydra runs this file without naming it in sys.modules, where a dataclass
-# would look its annotations up.
+# No `from __future__ import annotations`: Hydra runs this file without adding it to sys.modules, where a dataclass
+# would resolve its annotations.
 import argparse
 import inspect
 import sys
@@ -24,38 +24,38 @@ from omegaconf import DictConfig, OmegaConf
 
 @dataclass
 class SageMakerSweeperConf:
-    """What can be set under `hydra.sweeper`."""
+    """The settings under `hydra.sweeper`."""
 
     _target_: str = "hydra_plugins.hydra_sagemaker_sweeper.sagemaker_sweeper.SageMakerSweeper"
     goal: str = "maximize"
-    """`maximize` or `minimize` what the task function returns."""
+    """`maximize` or `minimize` the return value of the task function."""
     launch: dict[str, Any] = field(default_factory=dict)
     """The launcher's own settings: tuner, backend, instance, name, dry_run."""
     search: dict[str, str] = field(default_factory=dict)
-    """What `KEY=range` searches, in Hydra's sweep grammar."""
+    """Key to the sweep that `KEY=range` stands for, in Hydra's grammar."""
 
 
 TYPED = "hydra.sweeper.launch."
-"""What the launcher's settings begin with where they are typed."""
+"""Prefix of the launcher's settings on the command line."""
 
 ConfigStore.instance().store(group="hydra/sweeper", name="sagemaker", node=SageMakerSweeperConf, provider="dogbreed")
 
 
 class SageMakerSweeper(Sweeper):
-    """Hands the sweep to the launcher of dogbreed; imports it only when there is a sweep."""
+    """Passes the sweep to dogbreed's launcher, which is imported only when a sweep runs."""
 
     def __init__(self, goal: str, launch: DictConfig, search: DictConfig) -> None:
         self.goal = goal
         self.search = {str(key): str(value) for key, value in search.items()}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keeps what Hydra hands over."""
+        """Stores Hydra's arguments."""
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the sweep; leaves with the launcher's exit status where it is not 0."""
+        """Runs the sweep; exits with the launcher's exit status if it is not 0."""
         from dogbreed.errors import UserError
         from launch.runs.sweep import run_plan
 
@@ -88,15 +88,15 @@ class SageMakerSweeper(Sweeper):
         return replace(plan, fixed=(*_flags(on_this_machine), *plan.fixed))
 
     def _settings(self) -> list[str]:
-        """Returns the launcher's settings as overrides: those of the YAML files, then those typed, as they were typed.
+        """Returns the launcher's settings as overrides: from the YAML files, then unchanged from the command line.
 
-        In one tree of settings `tuner.max_jobs=3` would take the place of the choice `tuner=random`.
+        Merged into one tree of settings, `tuner.max_jobs=3` would replace the choice `tuner=random`.
         """
         assert self.hydra_context is not None and self.config is not None
         words, typed = self.config.hydra.overrides, {}
         for word in words.hydra:
             bare = word.lstrip("+")
-            if bare.startswith(TYPED) and "${" not in bare:  # only Hydra knows what that stands for
+            if bare.startswith(TYPED) and "${" not in bare:  # only Hydra can resolve it
                 typed[word] = bare.removeprefix(TYPED)
         others = [word for word in [*words.hydra, *words.task] if word not in typed]
         loader, name = self.hydra_context.config_loader, self.config.hydra.job.config_name
@@ -105,10 +105,10 @@ class SageMakerSweeper(Sweeper):
 
 
 def _flags(local: bool) -> list[str]:
-    """Returns those of Hydra's flags that choose the application's config, for its trials, which run elsewhere.
+    """Returns Hydra's flags that select the application's config, for the trials, which run in other processes.
 
     Raises:
-        UserError: a folder that does not travel to AWS.
+        UserError: The config is in a folder that is not uploaded to AWS.
     """
     from dogbreed.errors import UserError
 
@@ -120,12 +120,14 @@ def _flags(local: bool) -> list[str]:
     given = {"--config-name": args.config_name, "--config-path": args.config_path, "--config-dir": config_dir}
     found = [f"{flag}={value}" for flag, value in given.items() if value]
     if not local and (far := [flag for flag in found if Path(flag.partition("=")[2]).is_absolute()]):
-        raise UserError(f"{far[0]}: only what lies beside the script goes to AWS: put the config there (--config-name)")
+        raise UserError(
+            f"{far[0]}: only files next to the script are uploaded to AWS: put the config there (--config-name)"
+        )
     return found
 
 
 def _overrides(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """Yields nested settings as the overrides that one would type: `tuner.max_jobs=8`."""
+    """Yields nested settings as command-line overrides: `tuner.max_jobs=8`."""
     from launch.spec.contract import encode
 
     for key, value in settings.items():

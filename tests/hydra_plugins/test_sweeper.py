@@ -1,4 +1,4 @@
-"""`hydra/sweeper=sagemaker`: another Hydra application's multirun becomes a tuning job."""
+"""`hydra/sweeper=sagemaker`: the multirun of another Hydra application becomes a tuning job."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def given(*settings):
     return [f"++hydra.sweeper.launch.{setting}" for setting in settings]
 
 
-def test_the_example_finds_the_lowest_point_and_says_how_to_run_it_again(tmp_path):
+def test_example_finds_minimum_and_prints_command(tmp_path):
     done = run(tmp_path, "x=interval(-4.0,4.0)", "shift=0,1", *given("tuner.max_jobs=6", "name=curve"))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "outputs" / "curve" / "results.json").read_text())
@@ -42,7 +42,7 @@ def test_the_example_finds_the_lowest_point_and_says_how_to_run_it_again(tmp_pat
     assert len(APP.read_text().splitlines()) <= 22
 
 
-def test_the_readmes_command_runs(tmp_path):
+def test_readme_command_runs(tmp_path):
     (line,) = [line.partition("quadratic.py ")[2] for line in commands() if "examples/quadratic.py" in line]
     done = run(tmp_path, *shlex.split(line)[1:])
     assert done.returncode == 0, done.stderr
@@ -52,14 +52,14 @@ def test_the_readmes_command_runs(tmp_path):
     ("value", "printed"),
     [(0.25, "0.25"), (1, "1"), (np.float32(0.25), "0.25"), (torch.tensor(0.25), "0.25"), ("word", ""), (None, "")],
 )
-def test_whatever_is_a_number_is_the_objective(value, printed, capsys):
+def test_numeric_return_value_is_the_objective(value, printed, capsys):
     job = JobReturn(status=JobStatus.COMPLETED)
     job.return_value = value
     PrintReturned().on_job_end(OmegaConf.create(), job)
     assert capsys.readouterr().out == (f"metrics epoch=0 objective={printed}\n" if printed else "")
 
 
-def test_the_trials_have_the_config_that_was_chosen(tmp_path):
+def test_trials_use_the_chosen_config(tmp_path):
     app = tmp_path / "app.py"
     app.write_text(APP.read_text().replace("return (cfg.x - 1) ** 2 + cfg.shift", "print(cfg.shift + cfg.more.by)"))
     config = APP.with_suffix(".yaml").read_text()
@@ -76,13 +76,13 @@ def test_the_trials_have_the_config_that_was_chosen(tmp_path):
     assert trial.stdout == "110\n"
 
 
-def test_a_config_that_would_not_travel_to_aws_is_refused(tmp_path):
+def test_config_outside_the_archive_is_rejected(tmp_path):
     done = run(tmp_path, "-cd", str(tmp_path), "x=1.0,2.0", *given("backend=sagemaker"))
     assert done.returncode == 2
-    assert f"--config-dir={tmp_path}: only what lies beside the script" in done.stderr
+    assert f"--config-dir={tmp_path}: only files next to the script" in done.stderr
 
 
-def test_at_aws_the_application_travels_in_the_archive(tmp_path):
+def test_aws_archive_contains_the_application(tmp_path):
     app = tmp_path / "quadratic.py"
     app.write_text(APP.read_text())
     settings = {
@@ -108,7 +108,7 @@ def test_at_aws_the_application_travels_in_the_archive(tmp_path):
         (["tuner.max_parallel_jobs=1", "tuner.early_stopping=false"], ("Bayesian", 4, "mine")),
     ],
 )
-def test_a_choice_and_a_key_of_its_group_hold_both(tmp_path, typed, expected):
+def test_group_choice_and_its_key_both_apply(tmp_path, typed, expected):
     done = run(tmp_path, "x=interval(-4.0,4.0)", *given("dry_run=true", "name=mine", *typed))
     assert done.returncode == 0, done.stderr
     request = json.loads(done.stdout)
@@ -125,14 +125,14 @@ def test_a_choice_and_a_key_of_its_group_hold_both(tmp_path, typed, expected):
         (["x=1.0,2.0", "++hydra.sweeper.launch.instance=gpus"], "did you mean gpu"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path, words, message):
+def test_invalid_override_is_one_line(tmp_path, words, message):
     done = run(tmp_path, *words)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "outputs").exists()
 
 
-def test_an_application_that_fails_is_a_failed_trial(tmp_path):
+def test_failing_application_is_a_failed_trial(tmp_path):
     app = tmp_path / "app.py"
     app.write_text(APP.read_text().replace("return (cfg.x", "return 1 / 0 + (cfg.x"))
     (tmp_path / "quadratic.yaml").write_text(APP.with_suffix(".yaml").read_text())

@@ -1,4 +1,4 @@
-"""What the tests of AWS share: settings that ask nothing of the SDK, a stand-in job, a service with faults."""
+"""Shared by the tests of AWS: settings that need no SDK, a stand-in job, a service with injected faults."""
 
 import signal
 import sys
@@ -11,14 +11,14 @@ ROLE = "arn:aws:iam::123456789012:role/jobs"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.10.0-cpu-py313"
 BUCKET = "dogs-and-jobs"
 EXPLICIT = [f"backend.role={ROLE}", f"backend.image='{IMAGE}'", f"backend.bucket={BUCKET}", "backend=sagemaker"]
-"""With these nothing is asked of the SDK."""
+"""Settings with which the SDK is not used."""
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("stand_in.py")))
-"""The command of a job that trains nothing."""
+"""Command of a job without training."""
 
 
 class Faulty:
-    """LocalSageMaker with faults: operation to what happens at its next calls, an error code or seconds of silence."""
+    """LocalSageMaker with faults: operation to the faults of its next calls, error codes or delays in seconds."""
 
     def __init__(self, service):
         self.service = service
@@ -69,13 +69,13 @@ def interrupt_create(monkeypatch, backend_class):
 
 
 def wait_for(condition, seconds=120):
-    """Returns when `condition()` holds; fails after `seconds`."""
+    """Waits until `condition()` holds; fails after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come to that"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
 
 
 def written(path: Path) -> str:
-    """Returns what a file holds, nothing where it is not there yet."""
+    """Returns the content of a file; empty if it does not exist yet."""
     return path.read_text() if path.is_file() else ""

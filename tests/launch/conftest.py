@@ -1,4 +1,4 @@
-"""AWS as far as one machine has it: moto for S3, STS, IAM and logs, LocalSageMaker over HTTP for SageMaker."""
+"""AWS simulated on one machine: moto for S3, STS, IAM and logs, LocalSageMaker over HTTP for SageMaker."""
 
 import functools
 import os
@@ -32,7 +32,7 @@ def moto_url():
 
 @pytest.fixture
 def credentials(monkeypatch, tmp_path):
-    """Credentials and a region that mean nothing anywhere, and none of the user's own."""
+    """Fake credentials and a region; the user's are hidden."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "SAGEMAKER_"))]:
         monkeypatch.delenv(name)
     for name, value in {
@@ -45,7 +45,7 @@ def credentials(monkeypatch, tmp_path):
 
 @pytest.fixture
 def aws(credentials, moto_url, monkeypatch, tmp_path):
-    """AWS behind HTTP, its jobs being the stand-in; an empty bucket is there."""
+    """AWS behind HTTP, with stand-in jobs and an empty bucket."""
     import urllib.request
 
     urllib.request.urlopen(urllib.request.Request(f"{moto_url}/moto-api/reset", method="POST")).read()
@@ -68,13 +68,13 @@ def aws(credentials, moto_url, monkeypatch, tmp_path):
 
 @pytest.fixture
 def stand_in_does(monkeypatch):
-    """Names how the stand-in jobs that start from here on behave; see tests/launch/stand_in.py."""
+    """Sets the behaviour of stand-in jobs that start from here on; see tests/launch/stand_in.py."""
     return lambda behaviour: monkeypatch.setenv("DOGBREED_STAND_IN", behaviour)
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """A client that waits three seconds for an answer and asks once."""
+    """A client with a timeout of three seconds and no retries."""
     from botocore.config import Config
 
     quick = Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=3, read_timeout=3)
@@ -83,7 +83,7 @@ def impatient(monkeypatch):
 
 @pytest.fixture
 def trained_dogs(tmp_path, monkeypatch):
-    """An empty working folder with a training called dogs whose model can be served."""
+    """A working folder with only a training called dogs, whose model can be served."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("launch.local.local_client", functools.partial(local_client, serve=SERVE), raising=False)
     monkeypatch.setattr(LocalBackend, "poll_s", 0.05)

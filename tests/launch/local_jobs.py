@@ -1,4 +1,4 @@
-"""Requests, clients and waiting for the tests of launch.local."""
+"""Requests, clients and polling for the tests of launch.local."""
 
 import datetime as dt
 import io
@@ -26,7 +26,7 @@ ENDED = {"Completed", "Failed", "Stopped"}
 
 
 def make_client(root, command=PROGRAM, stop_grace_s=5.0, **options):
-    """Returns a local client that checks each of its answers against the shape of the operation's output."""
+    """Returns a local client that validates each response against the operation's output shape."""
     client = local_client(Path(root), command, stop_grace_s, **options)
 
     def check(model, parsed, **_):
@@ -39,7 +39,7 @@ def make_client(root, command=PROGRAM, stop_grace_s=5.0, **options):
 
 
 def job_fields(**changes):
-    """Returns what the requests of training jobs and the definitions of tuning jobs share."""
+    """Returns the fields that training job requests and tuning job definitions share."""
     return {
         "AlgorithmSpecification": {
             "TrainingImage": "dogbreed",
@@ -92,7 +92,7 @@ def warm_start(*parents):
 
 
 def put_training(folder, status="Completed", created=NOON, tuned=None, objective=None):
-    """Leaves the folder of a training job that has ended, as if it had been run."""
+    """Creates the folder of an ended training job."""
     state = new_state(TRAINING, folder.name, ["true"], 1.0)
     state |= {"status": status, "secondary": status, "created": created, "modified": created, "ended": created}
     if tuned is not None:
@@ -103,7 +103,7 @@ def put_training(folder, status="Completed", created=NOON, tuned=None, objective
 
 
 def put_tuning(folder, status="Completed", created=NOON, objectives=()):
-    """Leaves the folder of a tuning job that has ended, with a training job for each of `objectives`."""
+    """Creates the folder of an ended tuning job, with a training job for each of `objectives`."""
     state = new_state(TUNING, folder.name, ["true"], 1.0)
     state |= {"status": status, "created": created, "modified": created, "ended": created}
     os.close(create_folder(folder, tuning_request(folder.name), state, TUNER_LOG))
@@ -113,7 +113,7 @@ def put_tuning(folder, status="Completed", created=NOON, objectives=()):
 
 
 def pack_model(folder, **card):
-    """Leaves the model.tar.gz of a training in its folder; returns its URL."""
+    """Writes the model.tar.gz of a training into its folder; returns its URL."""
     path = folder / "output" / "model.tar.gz"
     path.parent.mkdir(parents=True)
     content = json.dumps(card).encode()
@@ -125,7 +125,7 @@ def pack_model(folder, **card):
 
 
 def end_endpoints(root):
-    """Kills whatever serves below `root`."""
+    """Kills all endpoint processes below `root`."""
     for state in (state_of(path.parent) for path in Path(root).glob("endpoints/*/state.json")):
         for pid in (state.get("supervisor_pid"), state.get("pid")):
             if pid and is_running(pid):
@@ -133,7 +133,7 @@ def end_endpoints(root):
 
 
 def eventually(condition, seconds=120.0):
-    """Returns the first true value of `condition()`; fails when there is none in time."""
+    """Polls `condition()` and returns its first true value; fails after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()
@@ -185,7 +185,7 @@ def state_of(folder):
 
 
 def is_running(pid):
-    """Returns whether the process is there and no zombie."""
+    """Returns whether the process exists and is not a zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

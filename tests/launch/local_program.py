@@ -1,4 +1,4 @@
-"""A training program without training: what it does is told by its hyperparameters."""
+"""A training program without training; its hyperparameters control its behaviour."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from dogbreed.callbacks.metric_line import metric_line
 
 def main() -> int:
     ml = Path(os.environ["SAGEMAKER_BASE_DIR"])
-    asked = json.loads((ml / "input/config/hyperparameters.json").read_text())
+    hyperparameters = json.loads((ml / "input/config/hyperparameters.json").read_text())
     model, output = Path(os.environ["SM_MODEL_DIR"]), Path(os.environ["SM_OUTPUT_DATA_DIR"])
     (output / "environment.json").write_text(json.dumps(dict(os.environ)))
-    mode = asked.get("mode", "train")
+    mode = hyperparameters.get("mode", "train")
     if mode == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
@@ -30,12 +30,14 @@ def main() -> int:
     if mode == "forking":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         (output / "child").write_text(str(child.pid))
-    rate = float(asked.get("lr", "0.01"))
-    for epoch in range(int(asked.get("epochs", "3"))):
+    rate = float(hyperparameters.get("lr", "0.01"))
+    for epoch in range(int(hyperparameters.get("epochs", "3"))):
         quality = 1 - 0.5 ** (epoch + 1)
         if mode != "silent":
             print(metric_line(epoch, {"val/accuracy": quality * rate, "val/loss": 1 - quality * rate}))
-        time.sleep(float(asked.get("epoch_s", "0")) if rate >= float(asked.get("slow_below", "0")) else 10)
+        time.sleep(
+            float(hyperparameters.get("epoch_s", "0")) if rate >= float(hyperparameters.get("slow_below", "0")) else 10
+        )
     (model / "weights.txt").write_text(f"trained with {rate}")
     return 0
 

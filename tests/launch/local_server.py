@@ -1,8 +1,8 @@
-"""A model server of a few lines in place of a network: the same command line, the same HTTP.
+"""A minimal stand-in for the model server, with the same command line and HTTP interface.
 
-What an image shows is written in it: `069.French_bulldog`. One that begins with `bad` cannot be read (400); `slow`
-takes a second; `busy` is refused once (503), `crash` always (500). A model folder cannot be served whose `model.json`
-says `broken`.
+The text of an image file is its prediction: `069.French_bulldog`. A text that begins with `bad` is an unreadable image
+(400), `slow` takes a second, `busy` is rejected once (503) and `crash` always (500). A model folder whose `model.json`
+has `broken` cannot be served.
 """
 
 import argparse
@@ -30,7 +30,7 @@ refused = set()
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = 0.3  # s that a connection is kept open for another request
+    timeout = 0.3  # keep-alive, seconds
 
     def do_GET(self):
         self.answer(200, {})
@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(1)
         label, _, name = text.removeprefix("busy ").removeprefix("slow ").partition(".")
         top = [{"label": label, "class_name": name or label, "confidence": 0.75}]
-        top.append({"label": "999", "class_name": card.get("says", "other"), "confidence": 0.25})
+        top.append({"label": "999", "class_name": card.get("other", "other"), "confidence": 0.25})
         best = {"predicted_label": label, "class_name": name or label, "confidence": 0.75}
         if os.environ.get("DOGBREED_ANSWER") == "index":
             return self.answer(200, int(label))
@@ -68,13 +68,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 server = ThreadingHTTPServer(("127.0.0.1", int(given.port)), Handler)
-server.daemon_threads = False  # those that answer are waited for
+server.daemon_threads = False  # waits for open requests
 server.block_on_close = True
 signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
 ready = Path(given.ready_file)
 ready.with_suffix(".new").write_text(json.dumps({"port": server.server_address[1], "pid": os.getpid()}))
 ready.with_suffix(".new").replace(ready)
-print("serving", card.get("says", "a model"), flush=True)
+print("serving", card.get("other", "a model"), flush=True)
 server.serve_forever(0.02)
 server.server_close()
 print("ended well", flush=True)

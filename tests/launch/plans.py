@@ -1,4 +1,4 @@
-"""Plans for tests, named and placed as the commands do it."""
+"""Plans for tests, with names and paths as the commands set them."""
 
 from pathlib import Path
 

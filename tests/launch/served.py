@@ -14,11 +14,11 @@ def train(name, status="Completed", **card):
     """Writes the folder of a training; `card` controls how the stand-in server behaves."""
     folder = Path("outputs") / name
     put_training(folder, status)
-    pack_model(folder, says=name, **card)
+    pack_model(folder, other=name, **card)
 
 
 def images(folder, **texts):
-    """Writes files that the stand-in server reads: name, with `__` for folders, to what the image shows."""
+    """Writes images for the stand-in server: name, with `__` for folders, to the prediction."""
     for name, text in texts.items():
         path = Path(folder) / f"{name.replace('__', '/')}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)

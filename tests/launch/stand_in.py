@@ -1,13 +1,13 @@
-"""A job of a few lines in place of a network, under the real container contract: prints the metrics of three epochs.
+"""A stand-in for a training under the real container contract: prints the metrics of three epochs.
 
-The environment variable DOGBREED_STAND_IN names how it behaves; the fixture `stand_in_does` sets it:
+The environment variable DOGBREED_STAND_IN selects its behaviour; the fixture `stand_in_does` sets it:
 
     out_of_memory               fails with a CUDA error
     out_of_memory_second_first  the same, the second trial of a sweep before the first
     large_lr_fails              fails if lr > 0.01
-    slow                        20 s an epoch
-    large_lr_slow               20 s an epoch if lr > 0.003
-    ignores_sigterm             20 s an epoch, SIGTERM without effect
+    slow                        20 s per epoch
+    large_lr_slow               20 s per epoch if lr > 0.003
+    ignores_sigterm             20 s per epoch, SIGTERM without effect
 """
 
 import json
@@ -38,7 +38,7 @@ def fail(reason: str) -> None:
 def wait_for_failure_of_second_trial() -> None:
     while not any('"Failed"' in path.read_text() for path in base.parents[1].glob("*-002-*/state.json")):
         time.sleep(0.05)
-    time.sleep(2)  # until the launcher, which polls, has reported it
+    time.sleep(2)  # until the launcher has polled and reported it
 
 
 if behaviour == "out_of_memory_second_first" and "-001-" in os.environ["TRAINING_JOB_NAME"]:

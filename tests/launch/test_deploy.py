@@ -47,7 +47,7 @@ def test_deploy_predict_undeploy_leaves_nothing(capsys):
 
 def test_deploy_sweep_selects_best_trial(capsys):
     put_tuning(Path("outputs/sweep"), objectives=[0.5, 0.75, None])
-    pack_model(Path("outputs/sweep/sweep-002-00000002"), says="second")
+    pack_model(Path("outputs/sweep/sweep-002-00000002"), other="second")
     assert deploy.main(["from_training=sweep"]) == 0
     printed = capsys.readouterr().out
     assert "the best trial of sweep sweep: sweep-002-00000002  val/accuracy=0.7500  lr=2" in printed
@@ -60,7 +60,7 @@ def test_deploy_sweep_selects_best_trial(capsys):
 def test_deploy_plain_training_from_model_folder(capsys):
     model = Path("outputs/plain/model")
     model.mkdir(parents=True)
-    (model / "model.json").write_text('{"says": "plain"}')
+    (model / "model.json").write_text('{"other": "plain"}')
     assert deploy.main(["from_training=plain"]) == 0
     assert "s3://local/plain/model/" in capsys.readouterr().out
 

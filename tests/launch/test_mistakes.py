@@ -1,4 +1,4 @@
-"""Whatever is typed, a mistake is one line and exit status 2, before anything starts."""
+"""Every mistake on the command line is one line and exit status 2, before anything starts."""
 
 import sys
 
@@ -8,8 +8,8 @@ from dogbreed.cli.command import run_cli
 from launch import publish, report, status, tune
 
 
-def said(main, words, monkeypatch, capsys):
-    """Returns what a command that was typed wrongly says."""
+def error_of(main, words, monkeypatch, capsys):
+    """Returns the error message of a command."""
     monkeypatch.setattr(sys, "argv", ["command", *words])
     with pytest.raises(SystemExit) as left:
         run_cli(main, "")
@@ -39,23 +39,23 @@ def said(main, words, monkeypatch, capsys):
         ("tuner=hyperband tuner.max_epochs=null", "tuner.max_epochs=null: must be a whole number"),
         ("tuner.seed=abc", "tuner.seed=abc: must be a whole number of at least 0"),
         ("sweep=3", "sweep=3: give each entry by its name"),
-        ("~first_points", "key 'first_points' is needed: leave out ~first_points"),
-        ("~search", "key 'search' is needed: leave out ~search"),
+        ("~first_points", "key 'first_points' is needed: omit ~first_points"),
+        ("~search", "key 'search' is needed: omit ~search"),
         ("~tuner.strategy", "key 'tuner.strategy' is needed"),
     ],
 )
-def test_of_a_sweep(typed, message, monkeypatch, capsys, tmp_path):
+def test_mistake_in_a_sweep(typed, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     words = typed.split()
     searched = [] if words[0].startswith(("batch_size=r", "batch_size=i", "epochs=r")) else ["lr=range"]
-    assert message in said(tune.main, [*searched, *words, "dry_run=true"], monkeypatch, capsys)
+    assert message in error_of(tune.main, [*searched, *words, "dry_run=true"], monkeypatch, capsys)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("main", [tune.main, status.main])
-def test_of_the_folder_of_jobs(main, monkeypatch, capsys, tmp_path):
+def test_mistake_in_the_folder_of_jobs(main, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    error = said(main, ["backend.root=null", *(["lr=range"] if main is tune.main else [])], monkeypatch, capsys)
+    error = error_of(main, ["backend.root=null", *(["lr=range"] if main is tune.main else [])], monkeypatch, capsys)
     assert "backend.root=null: must be text" in error
 
 
@@ -63,5 +63,5 @@ def test_of_the_folder_of_jobs(main, monkeypatch, capsys, tmp_path):
     ("main", "words"),
     [(report.main, ["dogs", "debugger.rules.Overfit.patience=[1"]), (publish.main, ["a", "b", "endpoint_url=["])],
 )
-def test_of_a_value_that_is_no_yaml(main, words, monkeypatch, capsys):
-    assert words[-1] in said(main, words, monkeypatch, capsys)
+def test_value_that_is_not_yaml(main, words, monkeypatch, capsys):
+    assert words[-1] in error_of(main, words, monkeypatch, capsys)

@@ -1,4 +1,4 @@
-"""A sweep as a notebook sees it."""
+"""Sweeps in a notebook."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ def ended(tmp_path, monkeypatch):
     return folder
 
 
-def test_rows_are_flat_and_the_best_can_be_made_again(ended):
+def test_rows_are_flat_and_the_best_can_be_trained_again(ended):
     sweep = read_results("dogs")
     assert sweep.trials == [
         {
@@ -43,7 +43,7 @@ def test_rows_are_flat_and_the_best_can_be_made_again(ended):
     assert sweep.best_overrides == ["epochs=3", "lr=0.01"]
 
 
-def test_it_shows_itself(ended):
+def test_results_have_an_html_representation(ended):
     sweep = read_results("dogs")
     assert "<td>001</td>" in (page := sweep._repr_html_()) and "<td>0.7500</td>" in page
     assert "&lt;sgd&gt;" in page and "<img" not in page
@@ -51,12 +51,12 @@ def test_it_shows_itself(ended):
     assert f"base64,{base64.b64encode(b'image').decode()}" in sweep._repr_html_()
 
 
-def test_a_name_that_is_not_there(ended):
+def test_read_results_of_unknown_name_suggests_another(ended):
     with pytest.raises(UserError, match="no sweep 'dosg' has ended; did you mean dogs"):
         read_results("dosg")
 
 
-def test_a_sweep_without_a_result_is_no_silent_success(ended, monkeypatch):
+def test_sweep_without_result_raises(ended, monkeypatch):
     monkeypatch.setattr(notebook.sweeps, "run_sweep", lambda words: 1)
     with pytest.raises(UserError, match="sweep cats has no result"):
         notebook.run_sweep("name=cats", "lr=range")
@@ -71,7 +71,7 @@ def test_a_sweep_without_a_result_is_no_silent_success(ended, monkeypatch):
         (["resume=a-run", "name=cats"], "outputs/cats"),
     ],
 )
-def test_results_are_read_where_the_sweep_has_left_them(ended, monkeypatch, typed, folder):
+def test_results_are_read_from_the_folder_of_the_sweep(ended, monkeypatch, typed, folder):
     def main(words):
         cfg = compose("tune", [word for word in words if word != "lr=range"])
         path = Path(cfg.backend.root) / cfg.name
@@ -83,6 +83,6 @@ def test_results_are_read_where_the_sweep_has_left_them(ended, monkeypatch, type
     assert notebook.run_sweep(*typed).folder == Path(folder)
 
 
-def test_a_dry_run_has_no_results_to_show(ended):
+def test_dry_run_is_rejected(ended):
     with pytest.raises(UserError, match=r"dry_run=true .* python -m launch\.tune"):
         notebook.run_sweep("lr=range", "dry_run=true")

@@ -74,7 +74,7 @@ def test_predict_endpoint_faults_are_not_recorded(dogs, capsys):
     assert rows()["few/a.jpg"]["class_name"] == "a" and len(rows()) == 3
 
 
-def test_predict_endpoint_failing_on_everything_ends(dogs):
+def test_predict_endpoint_failing_on_every_image_ends(dogs):
     images("all", **{f"p{number:02d}": "crash" for number in range(20)})
     with pytest.raises(UserError, match=r"fails on every image; the last reason: .*\(500\): out of memory"):
         predict.main(["dogs", "all", "output=all.csv"])

@@ -1,4 +1,4 @@
-"""The README's way to AWS, word by word: each command as a process of its own, against HTTP endpoints."""
+"""The README's commands for AWS, unchanged: each one runs in a separate process, against HTTP endpoints."""
 
 import os
 import shlex
@@ -26,16 +26,16 @@ def start(line, **options):
     )
 
 
-def test_there_are_commands():
+def test_readme_has_aws_commands():
     assert len([line for line in LINES if "backend=sagemaker" in line]) >= 6
 
 
 @pytest.mark.slow
-def test_the_readmes_way_to_aws_word_by_word(aws, tmp_path):
+def test_readme_aws_commands_run(aws, tmp_path):
     pytest.importorskip("sagemaker.core", reason="the SageMaker SDK is not installed: pip install -e .[sagemaker]")
     for line in LINES:
         if "launch.local.server" in line:
-            continue  # what answers here already
+            continue  # services that run already
         before, began = len(aws.requests), time.time()
         done = start(line)
         output, errors = done.communicate(timeout=120)
@@ -48,7 +48,7 @@ def test_the_readmes_way_to_aws_word_by_word(aws, tmp_path):
     assert training["EnableManagedSpotTraining"] and "epochs=20" in training["HyperParameters"]["overrides"]
 
 
-def test_a_killed_launcher_leaves_the_sweep_and_another_terminal_finishes_it(aws, capfd):
+def test_sweep_of_killed_launcher_can_be_followed(aws, capfd):
     words = " ".join(map(shlex.quote, ["lr=0.001,0.01", "tuner.max_jobs=2", "name=orphan", *EXPLICIT]))
     launcher = start(f"python -m launch.tune {words}")
     wait_for(lambda: aws.sent("DescribeHyperParameterTuningJob"))
@@ -60,4 +60,4 @@ def test_a_killed_launcher_leaves_the_sweep_and_another_terminal_finishes_it(aws
     assert again.returncode == 0, errors
     assert "sweep orphan: Completed" in output and "train the best" in output
     assert Path("outputs/orphan/results.json").is_file()
-    assert "Exception" not in capfd.readouterr().err  # the server takes it calmly too
+    assert "Exception" not in capfd.readouterr().err  # the server survives it too

@@ -1,4 +1,4 @@
-"""`launch.train` on this machine, its log, and how several processes are started; the wire to AWS is in test_aws.py."""
+"""`launch.train` on this machine, its log, and distributed jobs; requests to AWS are tested in test_aws.py."""
 
 import os
 import re
@@ -31,7 +31,7 @@ NO_NAME = r"^no such name \(Invalid length .* value: 0, .*\); python -m launch\.
 
 @pytest.fixture
 def launch(tmp_path, monkeypatch):
-    """Runs `launch.train` in this process, the job being the stand-in; returns its exit status."""
+    """Runs `launch.train` in this process with a stand-in job; returns its exit status."""
 
     def client(self):
         return local_client(self.root, command=STAND_IN, stop_grace_s=2)
@@ -41,7 +41,7 @@ def launch(tmp_path, monkeypatch):
     return lambda *typed: train.main(list(typed))
 
 
-def test_a_training_shows_its_log_and_ends_with_its_metrics(launch, capsys):
+def test_training_prints_its_log_and_metrics(launch, capsys):
     assert launch("lr=0.001", "name=alone") == 0
     printed = capsys.readouterr().out
     assert "hello from this machine" in printed and "[Training]" in printed
@@ -52,7 +52,7 @@ def test_a_training_shows_its_log_and_ends_with_its_metrics(launch, capsys):
     assert "hello from this machine" in capsys.readouterr().out
 
 
-def test_a_failed_training_is_exit_status_1(launch, capsys, stand_in_does):
+def test_failed_training_has_exit_status_1(launch, capsys, stand_in_does):
     stand_in_does("out_of_memory")
     assert launch("lr=0.001", "name=bad") == 1
     assert "a smaller batch_size" in " ".join(capsys.readouterr().out.split())
@@ -60,7 +60,7 @@ def test_a_failed_training_is_exit_status_1(launch, capsys, stand_in_does):
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "launch.stop"])
-def test_ctrl_c_and_stop_end_a_training_of_this_machine(launch, capsys, how, stand_in_does):
+def test_ctrl_c_and_stop_end_a_local_training(launch, capsys, how, stand_in_does):
     stand_in_does("slow")
 
     def end():
@@ -77,7 +77,7 @@ def test_ctrl_c_and_stop_end_a_training_of_this_machine(launch, capsys, how, sta
     assert "training long: Stopped" in capsys.readouterr().out
 
 
-def test_ctrl_c_during_the_create_request_stops_what_it_made(launch, capsys, monkeypatch, stand_in_does):
+def test_ctrl_c_during_create_request_stops_the_training(launch, capsys, monkeypatch, stand_in_does):
     stand_in_does("slow")
     interrupt_create(monkeypatch, LocalBackend)
     assert launch("lr=0.001", "name=early") == 130
@@ -100,20 +100,20 @@ def test_ctrl_c_during_the_create_request_stops_what_it_made(launch, capsys, mon
         (stop.main, [""], NO_NAME),
     ],
 )
-def test_a_mistake_is_one_line(launch, main, words, message):
+def test_mistake_is_one_line(launch, main, words, message):
     with pytest.raises(UserError, match=message):
         main(words)
     assert not Path("outputs").exists()
 
 
 @pytest.mark.parametrize("main", [status.main, lambda words: tune.main(["lr=range", *words])])
-def test_a_root_that_is_a_file_is_said_to_be_one(tmp_path, main):
+def test_root_that_is_a_file_is_rejected(tmp_path, main):
     (tmp_path / "notes").write_text("")
     with pytest.raises(UserError, match=r"notes is a file: give a folder"):
         main([f"backend.root={tmp_path}/notes"])
 
 
-def test_what_is_typed_goes_over_what_the_sweep_found():
+def test_overrides_take_precedence_over_the_best_trial():
     found = ["model=resnet18", "epochs=3", "lr=0.1", "+model.kwargs.drop_rate=0.2"]
     assert merge_overrides(found, ["model=resnet50", "++model.kwargs.drop_rate=0"]) == [
         "epochs=3", "lr=0.1", "model=resnet50", "++model.kwargs.drop_rate=0",
@@ -129,7 +129,7 @@ def test_what_is_typed_goes_over_what_the_sweep_found():
         (["data.url=/pics2"], ["data=folder", "data.val_fraction=0.2", "data.url=/pics2"]),
     ],
 )
-def test_another_choice_of_a_group_drops_what_the_sweep_was_given_within_the_old_one(typed, merged):
+def test_other_group_choice_drops_keys_of_the_old_choice(typed, merged):
     found = ["data=folder", "data.url=/pics1", "data.val_fraction=0.2"]
     assert merge_overrides(["epochs=3", *found], typed) == ["epochs=3", *merged]
 
@@ -137,7 +137,7 @@ def test_another_choice_of_a_group_drops_what_the_sweep_was_given_within_the_old
 @pytest.mark.parametrize(
     "root", ["out (1)", "my runs", "a,b", "it's", "/tmp/x y", "1", "/tmp/runs-1", "../runs", "outputs"]
 )
-def test_the_commands_that_are_printed_can_be_typed(root):
+def test_printed_commands_can_be_run(root):
     cfg = compose("tune", [f"backend.root={encode(root)}"])
     words = shlex.split(open_backend(cfg).command_line("status", "NAME"))
     assert words[:4] == ["python", "-m", "launch.status", "NAME"]
@@ -145,7 +145,7 @@ def test_the_commands_that_are_printed_can_be_typed(root):
 
 
 @pytest.mark.parametrize("kind", ["sweep", "training"])
-def test_what_stop_says_to_type_has_the_quotes_of_a_shell(launch, capsys, monkeypatch, kind):
+def test_commands_printed_by_stop_are_shell_quoted(launch, capsys, monkeypatch, kind):
     status_key = "HyperParameterTuningJobStatus" if kind == "sweep" else "TrainingJobStatus"
     monkeypatch.setattr(stop, "describe", lambda client, name: (kind, {status_key: "InProgress"}))
     monkeypatch.setattr(LocalBackend, "client", lambda self: MagicMock())
@@ -155,7 +155,7 @@ def test_what_stop_says_to_type_has_the_quotes_of_a_shell(launch, capsys, monkey
     assert all(shlex.split(line)[-1] == "backend.root='out (1)'" for line in commands)
 
 
-def test_what_steers_the_launcher_does_not_reach_the_job():
+def test_launcher_settings_do_not_reach_the_job():
     typed = [
         "lr=0.1",
         "instance=gpu",
@@ -165,7 +165,7 @@ def test_what_steers_the_launcher_does_not_reach_the_job():
     assert job_overrides(parse(typed)) == ["lr=0.1"]
 
 
-def test_a_file_is_tailed_by_whole_lines(tmp_path):
+def test_line_tail_returns_complete_lines(tmp_path):
     log = LineTail(tmp_path / "log.txt")
     assert log.read() == []
     with (tmp_path / "log.txt").open("w") as file:
@@ -175,7 +175,7 @@ def test_a_file_is_tailed_by_whole_lines(tmp_path):
             assert log.read() == lines
 
 
-def test_the_logs_of_several_hosts_are_told_apart():
+def test_log_lines_of_several_hosts_have_a_prefix():
     class Logs:
         def describe_log_streams(self, **_):
             return {"logStreams": [{"logStreamName": f"job/algo-{n}-1700000000"} for n in (1, 2)]}
@@ -201,7 +201,7 @@ def test_the_logs_of_several_hosts_are_told_apart():
          ["trainer.devices=2", "++trainer.num_nodes=1", "++trainer.strategy=ddp"]),
     ],
 )  # fmt: skip
-def test_one_process_a_gpu_on_every_host(typed, hosts, gpus, per_host, overrides):
+def test_one_process_per_gpu_on_every_host(typed, hosts, gpus, per_host, overrides):
     import json
 
     environ = {"SM_HOSTS": json.dumps(hosts), "SM_CURRENT_HOST": hosts[-1], "SM_NUM_GPUS": str(gpus)}
@@ -213,7 +213,7 @@ def test_one_process_a_gpu_on_every_host(typed, hosts, gpus, per_host, overrides
     compose("train", overrides)
 
 
-def test_unfreezing_in_several_processes_takes_the_strategy_that_can(tmp_path):
+def test_unfreezing_in_several_processes_selects_a_strategy(tmp_path):
     found = find_processes(compose("train", ["finetune=gradual"]), {"SM_HOSTS": '["a","b"]', "SM_CURRENT_HOST": "a"})
     assert found.overrides[-1] == "++trainer.strategy=ddp"
 
@@ -228,6 +228,6 @@ def test_unfreezing_in_several_processes_takes_the_strategy_that_can(tmp_path):
         ("AlgorithmError: ERROR: No matching distribution found for timm==9", "does its network"),
     ],
 )
-def test_why_a_job_failed_ends_in_what_to_do(reason, advice):
+def test_failure_reason_ends_with_advice(reason, advice):
     assert advice in explain_failure(reason)
     assert explain_failure("something else.") == "something else."

@@ -1,7 +1,7 @@
-"""A sweep from what is typed to the table, the files and the exit status.
+"""A sweep from its command line to the table, the files and the exit status.
 
-Most sweeps here train a stand-in of a few lines in place of a network: a real process under the real container
-contract, which reads its hyperparameters and prints metric lines. One sweep trains the real thing.
+Most sweeps here run a stand-in for a training: a real process under the real container contract, which reads its
+hyperparameters and prints metric lines. One sweep trains a network.
 """
 
 import csv
@@ -36,13 +36,13 @@ SMALL = [
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
-    """Runs `launch.tune` in this process, jobs being the stand-in; returns its exit status."""
+    """Runs `launch.tune` in this process with stand-in jobs; returns its exit status."""
     monkeypatch.setattr(LocalBackend, "client", lambda self: local_client(self.root, command=STAND_IN))
     return lambda *typed: tune.main([*typed, f"backend.root={tmp_path}/outputs"])
 
 
 def interrupt_after(trials, folder):
-    """Presses Ctrl-C, from a thread, once so many trials of the sweep in `folder` have printed their first epoch."""
+    """Sends Ctrl-C from a thread once a number of trials of the sweep in `folder` have printed their first epoch."""
 
     def interrupt():
         deadline = time.monotonic() + 120
@@ -62,7 +62,7 @@ def results(tmp_path, name):
     return json.loads((tmp_path / "outputs" / name / "results.json").read_text())
 
 
-def test_a_sweep_ends_with_a_table_files_a_image_and_the_command_for_the_best(sweep, tmp_path, capsys):
+def test_sweep_ends_with_table_files_plot_and_train_command(sweep, tmp_path, capsys):
     typed = ["lr=range", "batch_size=16,32", "epochs=7", "tuner=random", "tuner.max_jobs=5"]
     assert sweep(*typed, "name=first", "logs=true") == 0
     printed = capsys.readouterr().out
@@ -85,14 +85,14 @@ def test_a_sweep_ends_with_a_table_files_a_image_and_the_command_for_the_best(sw
     assert len(re.findall(r"\d/5  val/accuracy", printed)) == 5
 
 
-def test_the_same_seed_tries_the_same_points(sweep, tmp_path):
+def test_same_seed_tries_the_same_points(sweep, tmp_path):
     for name in ("one", "two"):
         sweep("lr=range", f"name={name}", "tuner=random", "tuner.max_jobs=3")
     points = [sorted(t["hyperparameters"]["lr"] for t in results(tmp_path, name)["trials"]) for name in ("one", "two")]
     assert points[0] == points[1]
 
 
-def test_one_failed_trial_is_shown_with_its_reason_and_the_sweep_goes_on(sweep, tmp_path, capsys, stand_in_does):
+def test_sweep_continues_after_failed_trial_and_shows_reason(sweep, tmp_path, capsys, stand_in_does):
     stand_in_does("large_lr_fails")
     assert sweep("lr=choice(0.001,0.1)", "name=mixed") == 0
     trials = {trial["hyperparameters"]["lr"]: trial for trial in results(tmp_path, "mixed")["trials"]}
@@ -102,7 +102,7 @@ def test_one_failed_trial_is_shown_with_its_reason_and_the_sweep_goes_on(sweep, 
     assert "lr=0.1 is too large, see [/data/x]" in capsys.readouterr().out
 
 
-def test_when_all_fail_the_exit_status_is_1(sweep, tmp_path, capsys, stand_in_does):
+def test_sweep_of_failed_trials_has_exit_status_1(sweep, tmp_path, capsys, stand_in_does):
     stand_in_does("out_of_memory")
     assert sweep("lr=choice(0.001,0.1)", "name=none") == 1
     printed = capsys.readouterr().out
@@ -110,7 +110,7 @@ def test_when_all_fail_the_exit_status_is_1(sweep, tmp_path, capsys, stand_in_do
     assert "no trial gave a result" in printed
 
 
-def test_ctrl_c_keeps_the_results_and_resume_repeats_nothing(sweep, tmp_path, capsys, stand_in_does):
+def test_ctrl_c_keeps_results_and_resume_repeats_nothing(sweep, tmp_path, capsys, stand_in_does):
     stand_in_does("large_lr_slow")
     typed = ["lr=choice(0.001,0.002,0.01,0.02,0.03,0.04)", "name=broken", "tuner.max_parallel_jobs=2"]
     thread = interrupt_after(3, tmp_path / "outputs" / "broken")
@@ -133,7 +133,7 @@ def test_ctrl_c_keeps_the_results_and_resume_repeats_nothing(sweep, tmp_path, ca
         sweep("resume=broken-r2")
 
 
-def test_an_interrupted_grid_is_resumed_with_its_missing_points_alone(sweep, tmp_path, capsys, stand_in_does):
+def test_interrupted_grid_resumes_with_missing_points(sweep, tmp_path, capsys, stand_in_does):
     stand_in_does("large_lr_slow")
     thread = interrupt_after(2, tmp_path / "outputs" / "grid")
     assert sweep("tuner=grid", "lr=0.001,0.01,0.02,0.03", "name=grid", "tuner.max_parallel_jobs=1") == 130
@@ -151,7 +151,7 @@ def test_an_interrupted_grid_is_resumed_with_its_missing_points_alone(sweep, tmp
     assert [t["hyperparameters"]["lr"] for t in trials if not t["name"].startswith("grid-r2-")] == ["0.001"]
 
 
-def test_ctrl_c_during_the_create_request_stops_what_it_made(sweep, tmp_path, capsys, monkeypatch, stand_in_does):
+def test_ctrl_c_during_create_request_stops_the_sweep(sweep, tmp_path, capsys, monkeypatch, stand_in_does):
     stand_in_does("slow")
     interrupt_create(monkeypatch, LocalBackend)
     assert sweep("lr=0.01,0.02", "name=early") == 130
@@ -160,7 +160,7 @@ def test_ctrl_c_during_the_create_request_stops_what_it_made(sweep, tmp_path, ca
     assert "resume with: python -m launch.tune resume=early" in printed
 
 
-def test_a_resumed_sweep_takes_a_name_and_says_what_it_does_not_take(sweep, tmp_path):
+def test_resume_accepts_a_name_and_rejects_other_overrides(sweep, tmp_path):
     typed = ["lr=range", "tuner=random", "tuner.max_jobs=1"]
     sweep(*typed, "name=dogs-first")
     more = ["resume=dogs-first", "tuner.max_jobs=2"]
@@ -176,7 +176,7 @@ def test_a_resumed_sweep_takes_a_name_and_says_what_it_does_not_take(sweep, tmp_
     assert (len(found.trials), len(found.own_trials)) == (2, 1)
 
 
-def test_two_sweeps_at_once_do_not_disturb_each_other(sweep, tmp_path):
+def test_two_parallel_sweeps_are_independent(sweep, tmp_path):
     typed = ["lr=range", "tuner=random", "tuner.max_jobs=3"]
     client = open_backend(compose("tune", [f"backend.root={tmp_path}/outputs"])).client()
     from launch.backends.local import LOCAL_TARGET
@@ -195,7 +195,7 @@ def test_two_sweeps_at_once_do_not_disturb_each_other(sweep, tmp_path):
     assert len(results(tmp_path, "mine")["trials"]) == 3
 
 
-def test_a_name_that_is_taken_and_a_sweep_that_is_not_there(sweep):
+def test_taken_name_and_unknown_sweep_are_rejected(sweep):
     assert sweep("lr=range", "tuner.max_jobs=1", "name=taken") == 0
     with pytest.raises(UserError, match=r"taken.*choose another name"):
         sweep("lr=range", "tuner.max_jobs=1", "name=taken")
@@ -218,7 +218,7 @@ def test_a_name_that_is_taken_and_a_sweep_that_is_not_there(sweep):
         (["instance.type=ml.g5.xlarg", "lr=range"], "ml.g5.xlarge"),
     ],
 )
-def test_a_mistake_starts_nothing(sweep, tmp_path, typed, message):
+def test_mistake_starts_nothing(sweep, tmp_path, typed, message):
     with pytest.raises(UserError) as error:
         sweep(*typed)
     assert message in str(error.value)
@@ -233,20 +233,20 @@ def test_a_mistake_starts_nothing(sweep, tmp_path, typed, message):
         (["model.weights=/no/such.pth"], "model.weights=/no/such.pth: no such file"),
     ],
 )
-def test_files_that_are_not_there_are_missed_before_anything_starts(sweep, tmp_path, typed, message):
+def test_missing_files_are_reported_before_anything_starts(sweep, tmp_path, typed, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=re.escape(message)):
         sweep("lr=range", *[word.format(folder=tmp_path / "empty") for word in typed])
     assert not (tmp_path / "outputs").exists()
 
 
-def test_an_unwritable_root_is_one_line(sweep, tmp_path):
+def test_unwritable_root_is_one_line(sweep, tmp_path):
     (tmp_path / "outputs").write_text("a file, not a folder")
     with pytest.raises(UserError, match="outputs"):
         sweep("lr=range")
 
 
-def test_dry_run_prints_the_exact_request_alone_on_standard_output(capsys):
+def test_dry_run_prints_only_the_request_on_stdout(capsys):
     assert tune.main(["lr=range", "name=dry", "dry_run=true"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["HyperParameterTuningJobName"] == "dry"
@@ -270,7 +270,7 @@ def test_status_lists_sweeps_and_shows_one(sweep, tmp_path, capsys):
         status.main(["sen", root])
 
 
-def test_a_real_sweep_through_the_command_line(tmp_path):
+def test_real_sweep_from_the_command_line(tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -292,7 +292,7 @@ def test_a_real_sweep_through_the_command_line(tmp_path):
         assert "demo://" in (folder / "log.txt").read_text()
 
 
-def test_own_data_without_pretrained_weights_fails_with_what_to_do(tmp_path):
+def test_data_without_pretrained_weights_fails_with_advice(tmp_path):
     folder = tmp_path / "dogs" / "train"
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)

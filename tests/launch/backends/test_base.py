@@ -1,11 +1,11 @@
-"""What a backend hides from the rest of the launcher."""
+"""Differences between backends are hidden from the rest of the launcher."""
 
 import re
 
 from tests.paths import ROOT
 
 
-def test_only_backends_and_the_local_service_know_which_backend_is_used():
+def test_only_backends_and_local_service_know_the_backend():
     wrong = [
         str(path.relative_to(ROOT))
         for folder in ("launch", "hydra_plugins")

@@ -1,4 +1,4 @@
-"""A point of the search space arrives in the job's config exactly as it was meant."""
+"""Hyperparameters reach the job's config unchanged, and its files are where SageMaker expects them."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def hyperparameters(fixed=(), keys=None, **own):
     ("text", "value"),
     [("1e-05", 1e-05), ("0.00389", 0.00389), ("3", 3), ("1.0", 1.0)],
 )
-def test_numbers_arrive_as_numbers(text, value):
+def test_numbers_stay_numbers(text, value):
     assert compose("train", job_overrides(hyperparameters(lr=text))).lr == value
 
 
@@ -31,7 +31,7 @@ words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).fil
 
 
 @given(st.one_of(words, st.booleans(), st.none(), st.integers(-999, 999)))
-def test_any_value_survives_the_trip_as_fixed_override_and_as_hyperparameter(value):
+def test_any_value_round_trips_as_override_and_hyperparameter(value):
     text = encode(value)
     keys = {"model_kwargs_x": "+model.kwargs.x"}
     trip = job_overrides(hyperparameters([f"+model.kwargs.y={text}"], keys, model_kwargs_x=text))
@@ -40,7 +40,7 @@ def test_any_value_survives_the_trip_as_fixed_override_and_as_hyperparameter(val
     assert kwargs.y == value and type(kwargs.y) is type(value)
 
 
-def test_groups_are_chosen_and_sagemakers_own_hyperparameters_are_left_out():
+def test_groups_are_chosen_and_sagemaker_keys_are_skipped():
     trip = job_overrides(
         hyperparameters(
             ["epochs=2"], model="resnet34", _tuning_objective_metric="val/accuracy", sagemaker_program="x.py"
@@ -51,7 +51,7 @@ def test_groups_are_chosen_and_sagemakers_own_hyperparameters_are_left_out():
     assert (cfg.model.name, cfg.epochs) == ("resnet34", 2)
 
 
-def test_files_go_where_sagemaker_collects_them_and_an_interrupted_job_goes_on(tmp_path):
+def test_files_go_to_sagemaker_folders_and_job_resumes(tmp_path):
     environ = {"TRAINING_JOB_NAME": "a-001", "SM_MODEL_DIR": "/opt/ml/model", "SM_OUTPUT_DATA_DIR": "/o/it's d"}
     cfg = compose("train", folder_overrides(tmp_path, environ))
     assert (cfg.name, cfg.model_dir, cfg.output_dir) == ("a-001", "/opt/ml/model", "/o/it's d")
@@ -59,13 +59,13 @@ def test_files_go_where_sagemaker_collects_them_and_an_interrupted_job_goes_on(t
     other, own = tmp_path / "checkpoints" / "a-002", tmp_path / "checkpoints" / "a-001"
     other.mkdir(parents=True)
     (other / "last.ckpt").touch()
-    assert compose("train", folder_overrides(tmp_path, environ)).resume_from is None  # that is another trial's
+    assert compose("train", folder_overrides(tmp_path, environ)).resume_from is None  # another trial's checkpoint
     own.mkdir()
     (own / "last.ckpt").touch()
     assert compose("train", folder_overrides(tmp_path, environ)).resume_from == f"{own}/last.ckpt"
 
 
-def test_what_sagemaker_mounted_or_copied_is_taken_in_place_of_its_address(tmp_path):
+def test_channel_folder_replaces_its_uri(tmp_path):
     for file in ("data/train/pug/1.jpg", "weights/resnet18.safetensors"):
         (tmp_path / "input" / "data" / file).parent.mkdir(parents=True)
         (tmp_path / "input" / "data" / file).touch()
@@ -81,12 +81,12 @@ def test_what_sagemaker_mounted_or_copied_is_taken_in_place_of_its_address(tmp_p
     assert cfg.model.weights == f"{tmp_path}/input/data/weights/resnet18.safetensors"
 
 
-def test_a_channel_that_brought_nothing_is_an_error_and_not_streamed_instead(tmp_path):
+def test_empty_channel_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"channel data: .* is empty"):
         folder_overrides(tmp_path, {"SM_CHANNEL_DATA": str(tmp_path)})
 
 
-def test_a_mistake_in_the_job_is_told_to_sagemaker_in_one_line(tmp_path):
+def test_user_error_in_job_is_one_line_in_failure_file(tmp_path):
     config = tmp_path / "input" / "config"
     config.mkdir(parents=True)
     (config / "hyperparameters.json").write_text(

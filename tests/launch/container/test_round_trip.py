@@ -1,4 +1,4 @@
-"""Whatever plan the launcher accepts is a request that AWS accepts, and each of its points arrives unchanged.
+"""Every plan that the launcher accepts becomes a request that AWS accepts, and its points reach jobs unchanged.
 
 plan -> request -> a trial's hyperparameters -> hyperparameters.json -> launch.container.entry -> composed config
 """
@@ -52,7 +52,7 @@ ranges = st.tuples(
 more = st.lists(
     st.sampled_from(
         ["tuner=bayesian", "instance.spot=true", "instance.retries=3", "tuner.patience=4", "tuner.max_hours=2",
-         "tuner.early_stopping=true", "instance=gpu", "instance.count=3", "+backend.tags.who=me", "seed=7",
+         "tuner.early_stopping=true", "instance=gpu", "instance.count=3", "+backend.tags.owner=me", "seed=7",
          "tuner.until_converged=true", "objective.metric=val/loss", "++data.augment=false"]
     ),
     max_size=4, unique=True,
@@ -71,12 +71,12 @@ def meant(text):
 
 @settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(ranges, more, st.booleans())
-def test_any_accepted_plan_passes_and_its_points_arrive(ranges, more, at_aws):
+def test_accepted_plan_is_valid_and_its_points_arrive(ranges, more, at_aws):
     typed = [*ranges, *more, "name=trip", *(EXPLICIT if at_aws else [])]
     try:
         plan = plan_of(typed)
     except UserError:
-        return  # refused, in one line
+        return  # rejected in one line
     request = tuning_request(plan, SITE if at_aws else LOCAL_TARGET)
     assert check_request("CreateHyperParameterTuningJob", request) == []
     sent = json.loads(json.dumps(request))
@@ -97,7 +97,7 @@ def test_any_accepted_plan_passes_and_its_points_arrive(ranges, more, at_aws):
 @pytest.mark.parametrize(
     "text", ["'it\\'s'", "null", "'null'", "'1e-3'", "1e-05", "true", "'true'", "'a.b/c d'", "'é→狗'"]
 )
-def test_what_looks_like_something_else_stays_what_it_is(text):
+def test_text_that_looks_like_other_types_stays_text(text):
     plan = plan_of([f"+model.kwargs.free={text},plain"])
     hyperparameters = trial_request(tuning_request(plan, LOCAL_TARGET), "t-001-00000000", next(points(plan)))
     cfg = compose("train", job_overrides(hyperparameters["HyperParameters"]))

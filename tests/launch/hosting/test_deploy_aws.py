@@ -25,7 +25,7 @@ AWS = ["backend=sagemaker", f"backend.role={ROLE}", f"backend.bucket={BUCKET}", 
 
 
 class Unreachable:
-    """A client of a service that the network does not reach."""
+    """A client whose requests all fail with a connection error."""
 
     def describe_scalable_targets(self, **request):
         raise EndpointConnectionError(endpoint_url="https://autoscaling")
@@ -37,7 +37,7 @@ def cloud(aws, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", aws.url)
     aws.service.endpoints.command = list(SERVE)
     put_training(aws.root / "dogs")
-    pack_model(aws.root / "dogs", says="from the cloud")
+    pack_model(aws.root / "dogs", other="from the cloud")
     yield aws
     end_endpoints(aws.root)
 
@@ -121,7 +121,7 @@ def test_undeploy_aws_without_access_to_autoscaling_deletes(cloud, capsys, monke
 
 def test_deploy_aws_local_training_uploads_model_once(cloud, capsys):
     put_training(Path("outputs/mine"))
-    pack_model(Path("outputs/mine"), says="mine")
+    pack_model(Path("outputs/mine"), other="mine")
     content = Path("outputs/mine/output/model.tar.gz").read_bytes()
     key = f"dogbreed/models/{hashlib.sha256(content).hexdigest()[:16]}/model.tar.gz"
     assert deploy.main(["from_training=mine", "dry_run=true", *AWS]) == 0
@@ -135,13 +135,13 @@ def test_deploy_aws_local_training_uploads_model_once(cloud, capsys):
     assert cloud.keys() == [key] and cloud.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == content
     assert predict.main(["mine", "a.jpg", "backend=sagemaker"]) == 0
     assert "mine" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no sweep or training is called 'nobody'"):
-        deploy.main(["from_training=nobody", *AWS])
+    with pytest.raises(UserError, match="no sweep or training is called 'unknown'"):
+        deploy.main(["from_training=unknown", *AWS])
 
 
 def test_deploy_aws_ctrl_c_detaches_and_resumes(cloud, capsys):
     put_training(cloud.root / "late")
-    pack_model(cloud.root / "late", says="late", startup_s=2)
+    pack_model(cloud.root / "late", other="late", startup_s=2)
 
     def interrupt():
         wait_for(lambda: cloud.sent("CreateEndpoint") and cloud.requests[-1][0] == "DescribeEndpoint")

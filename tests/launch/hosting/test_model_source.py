@@ -58,5 +58,5 @@ def test_find_model_unknown_remotely_falls_back_to_local():
 
 
 def test_find_model_unknown_everywhere_rejected():
-    with pytest.raises(UserError, match="no sweep or training is called 'nobody'"):
-        find_model(remote(), "nobody", Console(quiet=True))
+    with pytest.raises(UserError, match="no sweep or training is called 'unknown'"):
+        find_model(remote(), "unknown", Console(quiet=True))

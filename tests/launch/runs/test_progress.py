@@ -1,4 +1,4 @@
-"""What is seen of a sweep or training while it runs: logs, the objective as it moves, status, time and hours."""
+"""Progress of a running sweep or training: logs, objective, status, elapsed time and instance-hours."""
 
 import io
 import os
@@ -25,7 +25,7 @@ RUNNING = r"\n *00[12] +1/4 +0\.3333 +(?:\d+ s|-) +lr=0\.001"
 
 @pytest.fixture
 def cloudwatch(aws, tmp_path):
-    """Sends what the jobs print to CloudWatch, a stream a job, as the agent of a SageMaker instance does."""
+    """Sends the output of jobs to CloudWatch, one stream per job, as the agent of a SageMaker instance does."""
     logs, sent, ended = boto3.client("logs"), {}, threading.Event()
     logs.create_log_group(logGroupName=JOB_LOG_GROUP)
 
@@ -50,7 +50,7 @@ def cloudwatch(aws, tmp_path):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """A terminal of 110 columns, as text: what does not fit is the end of the last line."""
+    """A terminal of 110 columns, as text."""
     screen = io.StringIO()
     options = {"force_terminal": True, "width": 110, "highlight": False, "markup": False}
     for module in (sweep, training, status):
@@ -60,7 +60,7 @@ def terminal(monkeypatch):
 
 @pytest.fixture
 def paper(monkeypatch):
-    """What a sweep prints where there is no terminal, as text that can be looked at while it is written."""
+    """The output of a sweep without a terminal, readable while it is written."""
     written = io.StringIO()
     for module in (sweep, status):
         monkeypatch.setattr(module, "console", lambda stderr=False: Console(file=written, width=110, highlight=False))
@@ -74,18 +74,18 @@ def when(seen, act):
     return thread
 
 
-def test_the_logs_of_a_sweep_at_aws_are_followed_also_by_who_comes_later(cloudwatch, paper, stand_in_does):
+def test_sweep_logs_are_complete_for_a_later_follower(cloudwatch, paper, stand_in_does):
     stand_in_does("ignores_sigterm")
 
-    def both_told(text):
+    def both_printed(text):
         return all(f"    {number} | metrics epoch=0 val/accuracy=" in text for number in ("001", "002"))
 
-    leave = when(lambda: both_told(paper.getvalue()), lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert tune.main([*SWEEP, "name=told", "logs=true"]) == 130
+    leave = when(lambda: both_printed(paper.getvalue()), lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert tune.main([*SWEEP, "name=logged", "logs=true"]) == 130
     leave.join()
     first = paper.getvalue()
-    end = when(lambda: both_told(paper.getvalue()[len(first) :]), lambda: stop.main(["told", "backend=sagemaker"]))
-    assert status.main(["told", "--follow", "--logs", "backend=sagemaker"]) == 0
+    end = when(lambda: both_printed(paper.getvalue()[len(first) :]), lambda: stop.main(["logged", "backend=sagemaker"]))
+    assert status.main(["logged", "--follow", "--logs", "backend=sagemaker"]) == 0
     end.join()
     again = paper.getvalue()[len(first) :]
     for printed in (first, again):
@@ -93,11 +93,11 @@ def test_the_logs_of_a_sweep_at_aws_are_followed_also_by_who_comes_later(cloudwa
             assert printed.count(f"    {number} | hello from run_job.py\n") == 1
             assert printed.count(f"    {number} | metrics epoch=0 val/accuracy=") == 1
             assert f"    {number} started  lr=0.0" in printed
-    assert "sweep told: Stopping\n" in again and "sweep told: Stopped" in again
+    assert "sweep logged: Stopping\n" in again and "sweep logged: Stopped" in again
     assert re.search(r"from start to end; billable: 0\.\d\d instance-hours", again)
 
 
-def test_terminal_shows_objective_log_and_hours_of_running_trials(cloudwatch, terminal, stand_in_does):
+def test_terminal_shows_objective_and_hours_of_running_trials(cloudwatch, terminal, stand_in_does):
     stand_in_does("slow")
 
     def leave():
@@ -111,11 +111,11 @@ def test_terminal_shows_objective_log_and_hours_of_running_trials(cloudwatch, te
     assert "0/2 done, 2 running, best val/accuracy 0.3333" in shown
     plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
     assert re.search(r"trial +epoch +val/accuracy +time +hyperparameters", plain)
-    assert " | " not in shown  # lines of logs are printed only where that was asked for
+    assert " | " not in shown  # log lines are printed only with logs=true
     stop.main(["seen", "backend=sagemaker"])
 
 
-def test_a_terminal_shows_what_a_training_is_doing_and_what_it_costs(cloudwatch, terminal, stand_in_does):
+def test_terminal_shows_status_and_hours_of_a_training(cloudwatch, terminal, stand_in_does):
     stand_in_does("slow")
     shown = r"Training, [0-9] s, 0\.00 instance-hours so far"
     thread = when(lambda: re.search(shown, terminal.getvalue()), lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -125,7 +125,7 @@ def test_a_terminal_shows_what_a_training_is_doing_and_what_it_costs(cloudwatch,
     stop.main(["alone", "backend=sagemaker"])
 
 
-def test_logs_that_may_not_be_read_are_said_once_and_the_watching_goes_on(aws, monkeypatch, capsys):
+def test_unreadable_logs_are_reported_once_and_polling_continues(aws, monkeypatch, capsys):
     class Denied:
         def read(self):
             raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "GetLogEvents")

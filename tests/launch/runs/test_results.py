@@ -1,4 +1,4 @@
-"""Sweeps as they are read, and the files that are written of them."""
+"""Reading sweeps, and writing their result files."""
 
 import csv
 import json

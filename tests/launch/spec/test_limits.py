@@ -1,4 +1,4 @@
-"""Requests against AMT's documented limits: what is within passes, one step beyond is one line naming the field."""
+"""AMT's documented limits: a request within them is valid, one step beyond is one problem that names the field."""
 
 import pytest
 from hypothesis import given, settings
@@ -69,13 +69,13 @@ def good_requests(draw):
 
 @settings(max_examples=50)
 @given(good_requests())
-def test_within_the_limits_there_is_no_problem(arguments):
+def test_request_within_the_limits_has_no_problem(arguments):
     assert check_request(OPERATION, tuning_request("good", **arguments)) == []
 
 
 @settings(max_examples=50)
 @given(good_requests(), st.data())
-def test_one_step_beyond_a_limit_is_one_problem_that_names_the_field(arguments, data):
+def test_one_step_beyond_a_limit_is_one_problem(arguments, data):
     request = tuning_request("good", **arguments)
     config = request[CONFIG]
     first = config["ParameterRanges"]["ContinuousParameterRanges"][0]
@@ -146,7 +146,7 @@ def test_one_step_beyond_a_limit_is_one_problem_that_names_the_field(arguments, 
         ({"CategoricalParameterRanges": []}, f"{CONFIG}.ParameterRanges", "empty; give at least one"),
     ],
 )
-def test_ranges(ranges, field, words):
+def test_invalid_range_is_one_problem(ranges, field, words):
     problem = only_problem(tuning_request("x", ranges=ranges))
     assert problem.startswith(f"{field}: ")
     assert words in problem
@@ -188,13 +188,13 @@ def test_ranges(ranges, field, words):
         ),
     ],
 )
-def test_settings_of_the_search(arguments, field, words):
+def test_invalid_search_setting_is_one_problem(arguments, field, words):
     problem = only_problem(tuning_request("x", **arguments))
     assert problem.startswith(f"{field}: ")
     assert words in problem
 
 
-def test_grid_may_leave_its_number_of_jobs_out():
+def test_grid_may_omit_its_number_of_jobs():
     request = tuning_request("x", strategy="Grid", ranges=categorical("a", "1", "2"), jobs=2)
     assert check_request(OPERATION, request) == []
     del request[CONFIG]["ResourceLimits"]["MaxNumberOfTrainingJobs"]
@@ -238,19 +238,19 @@ def test_hyperband_infers_max_resource_from_static_epochs():
         ),
     ],
 )
-def test_the_definition(changes, field, words):
+def test_invalid_definition_is_one_problem(changes, field, words):
     problem = only_problem(definition(tuning_request("x"), **changes))
     assert problem.startswith(f"TrainingJobDefinition.{field}: ")
     assert words in problem
 
 
-def test_the_image_is_given_once():
+def test_image_and_algorithm_are_exclusive():
     request = tuning_request("x")
     request["TrainingJobDefinition"]["AlgorithmSpecification"]["AlgorithmName"] = "mine"
     assert only_problem(request).startswith("TrainingJobDefinition.AlgorithmSpecification: give exactly one of")
 
 
-def test_one_definition_or_several():
+def test_one_and_several_definitions_are_exclusive():
     request = tuning_request("x")
     request["TrainingJobDefinitions"] = [
         {
@@ -266,14 +266,14 @@ def test_one_definition_or_several():
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "below the minimum, 1"), (6, "above the maximum, 5")])
-def test_one_to_five_parents(count, words):
+def test_number_of_parents_is_one_to_five(count, words):
     request = tuning_request("x") | {"WarmStartConfig": warm_start(*(f"p{i}" for i in range(count)))}
     problem = only_problem(request)
     assert problem.startswith("WarmStartConfig.ParentHyperParameterTuningJobs: ")
     assert words in problem
 
 
-def test_spot_of_a_training_job():
+def test_spot_training_job_needs_waiting_time():
     request = training_request("x", EnableManagedSpotTraining=True)
     assert only_problem(request, "CreateTrainingJob").startswith("StoppingCondition.MaxWaitTimeInSeconds: missing")
     request["StoppingCondition"]["MaxWaitTimeInSeconds"] = 200

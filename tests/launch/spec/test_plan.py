@@ -1,4 +1,4 @@
-"""What was typed to a plan: what is fixed, what is searched, how many jobs, how many hours."""
+"""Overrides to a plan: fixed settings, search space, number of jobs, bound on instance-hours."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from launch.views.text import brief, console
 from tests.launch.plans import plan_of
 
 
-def test_the_readme_command():
+def test_plan_of_the_readme_command():
     plan = plan_of(["model=resnet34", "lr=range"])
     assert plan.fixed == ("model=resnet34",)
     assert [r.key for r in plan.parameters] == ["lr"]
@@ -18,7 +18,7 @@ def test_the_readme_command():
     assert plan.name.startswith("resnet34-")
 
 
-def test_only_what_concerns_a_training_travels_to_the_job():
+def test_job_gets_no_settings_of_the_launcher():
     plan = plan_of(
         ["lr=range", "tuner.max_jobs=3", "backend.root=/x", "name=mine", "instance=gpu", "epochs=2", "search=default"]
     )
@@ -26,7 +26,7 @@ def test_only_what_concerns_a_training_travels_to_the_job():
     assert plan.name == "mine"
 
 
-def test_an_experiment_brings_its_sweep_and_the_user_may_narrow_it():
+def test_experiment_sweep_can_be_narrowed():
     plan = plan_of(["experiment=course_b"])
     assert {r.key for r in plan.parameters} == {"model", "batch_size", "lr"}
     assert plan.fixed == ("experiment=course_b",)
@@ -59,24 +59,24 @@ def test_an_experiment_brings_its_sweep_and_the_user_may_narrow_it():
         (["+model.kwargs.a_b=1,2", "+model.kwargs.a.b=1,2"], "model_kwargs_a_b"),
     ],
 )
-def test_a_sweep_that_could_not_run_is_refused_before_anything_starts(overrides, message):
+def test_invalid_sweep_is_rejected(overrides, message):
     with pytest.raises(UserError) as error:
         plan_of(overrides)
     assert message in str(error.value)
 
 
-def test_a_grid_has_as_many_jobs_as_combinations_and_a_small_space_is_not_asked_for_more():
+def test_number_of_jobs_is_limited_by_combinations():
     assert plan_of(["tuner=grid", "model=resnet18,resnet34", "batch_size=8,16,32"]).max_jobs == 6
     small = plan_of(["model=resnet18,resnet34"])
     assert (small.max_jobs, small.max_parallel_jobs) == (2, 2)
 
 
-def test_the_bound_counts_instances_and_the_sweeps_own_limit():
+def test_bound_counts_instances_and_the_limit_of_the_sweep():
     assert plan_of(["lr=range", "instance.count=2", "instance.max_hours=1"]).bound_hours == 12
     assert plan_of(["lr=range", "tuner.max_hours=0.5"]).bound_hours == 1.0
 
 
-def test_relative_paths_are_made_absolute_because_a_job_runs_elsewhere(tmp_path, monkeypatch):
+def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = plan_of(["lr=range", "data=folder", "data.url=my dogs", "model.weights=w.pth"])
     assert f"data.url='{tmp_path}/my dogs'" in plan.fixed
@@ -93,20 +93,20 @@ def test_relative_paths_are_made_absolute_because_a_job_runs_elsewhere(tmp_path,
         (["model.weights=hub,random,null"], ("hub", "random", "null")),
     ],
 )
-def test_what_conf_leaves_open_can_be_searched(typed, values):
+def test_required_keys_can_be_searched(typed, values):
     plan = plan_of(typed)
     assert [(r.key, r.values) for r in plan.parameters] == [(typed[-1].partition("=")[0], values)]
     assert plan.fixed == tuple(typed[:-1])
 
 
-def test_searched_paths_are_made_absolute_too(tmp_path, monkeypatch):
+def test_searched_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = plan_of(["data=folder", "data.url=pics1,/there/pics2"])
     assert plan.parameters[0].values == (encode_path(tmp_path / "pics1"), encode_path("/there/pics2"))
     assert plan.fixed == ("data=folder",)
 
 
-def test_the_plan_is_shown_as_it_was_typed(capsys):
+def test_plan_table_shows_overrides_unchanged(capsys):
     typed = ["model.name='[bold]'", "+model.kwargs.files=[/tmp/a,/tmp/b]", "data.url='/my [small] dogs/:dog:/[/x]'"]
     plan = plan_of([*typed, "lr=range"])
     console().print(sweep_plan(plan, open_backend(plan.cfg)))
@@ -117,7 +117,7 @@ def test_the_plan_is_shown_as_it_was_typed(capsys):
 @pytest.mark.parametrize(
     ("typed", "shown"), [("0.0012345678", "0.001235"), ("16", "16"), ("1e3", "1000"), ("inf", "inf"), ("a b", "a b")]
 )
-def test_a_value_is_shown_briefly(typed, shown):
+def test_brief_rounds_numbers(typed, shown):
     assert brief(typed) == shown
 
 

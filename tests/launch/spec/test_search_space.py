@@ -1,4 +1,4 @@
-"""One override to one range: a table of what is accepted, and of what each mistake says."""
+"""One override to one search parameter: accepted sweeps, and the error message of each invalid one."""
 
 import pytest
 from hypothesis import given
@@ -46,7 +46,7 @@ def split(*overrides):
         ("+model.kwargs.drop_rate=interval(0,0.5)", "Continuous", ("0.0", "0.5"), "Auto"),
     ],
 )
-def test_override_to_range(override, kind, values, scaling):
+def test_override_becomes_search_parameter(override, kind, values, scaling):
     fixed, (found,) = split(override)
     assert fixed == []
     assert (found.kind, found.values, found.scaling) == (kind, values, scaling)
@@ -77,14 +77,14 @@ def test_override_to_range(override, kind, values, scaling):
         (["sagemaker.x=1,2"], "jobs have another hyperparameter sagemaker_x"),
     ],
 )
-def test_a_range_that_can_not_be_searched_says_what_to_type(overrides, message):
+def test_invalid_range_error_contains_the_correction(overrides, message):
     with pytest.raises(UserError) as error:
         split(*overrides)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_fixed_overrides_stay_as_typed_and_yield_to_a_range_of_the_same_key():
+def test_range_replaces_fixed_override_of_the_same_key():
     fixed, ranges = split("seed=3", "+model.kwargs.name='a b'", "~x", "lr=0.1", "lr=1,2")
     assert fixed == ["seed=3", "+model.kwargs.name='a b'", "~x"]
     assert [r.key for r in ranges] == ["lr"]
@@ -97,19 +97,19 @@ scalars = st.one_of(
 
 
 @given(st.one_of(scalars, st.lists(scalars, max_size=3)))
-def test_a_value_means_the_same_in_the_job_as_where_it_was_typed(value):
+def test_value_parses_the_same_in_the_job(value):
     back = parse([f"key={encode(value)}"])[0].value()
     assert back == value
     assert type(back) is type(value)
 
 
-def test_hyperparameter_names_are_safe_and_plain_keys_keep_theirs():
+def test_hyperparameter_names_are_safe():
     assert SearchParameter("lr", "Continuous", ("0", "1")).name == "lr"
     assert SearchParameter("+model.kwargs.drop_rate", "Continuous", ("0", "1")).name == "model_kwargs_drop_rate"
     assert SearchParameter("optimizer@other", "Categorical", ("a",)).name == "optimizer_other"
 
 
-def test_ranges_become_the_apis_dicts_of_strings():
+def test_ranges_become_api_dicts_of_strings():
     _, ranges = split("lr=range", "batch_size=interval(16,128)", "model=a,b")
     assert parameter_ranges(ranges) == {
         "ContinuousParameterRanges": [

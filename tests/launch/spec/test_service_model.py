@@ -64,7 +64,7 @@ def changed(request, path, value):
         (("AlgorithmSpecification",), {}, "AlgorithmSpecification.TrainingInputMode: missing; it is required"),
     ],
 )
-def test_each_kind_of_problem_is_one_line_that_names_the_field(path, value, problem):
+def test_each_problem_is_one_line_that_names_the_field(path, value, problem):
     request = training_request("good", {"lr": "0.1"})
     assert check("CreateTrainingJob", request) == []
     (found,) = check("CreateTrainingJob", changed(request, path, value))
@@ -72,14 +72,14 @@ def test_each_kind_of_problem_is_one_line_that_names_the_field(path, value, prob
     assert "\n" not in found
 
 
-def test_good_requests_of_all_kinds_of_values():
+def test_valid_requests_have_no_problem():
     assert check("CreateHyperParameterTuningJob", tuning_request("good")) == []
     assert check("ListTrainingJobs", {"CreationTimeAfter": dt.datetime.now(dt.timezone.utc), "MaxResults": 100}) == []
     # A pattern that Python's re cannot compile is left to AWS.
     assert check("CreateTrainingJob", training_request("good", Tags=[{"Key": "\u00e9t\u00e9", "Value": "x y"}])) == []
 
 
-def test_whatever_botocore_refuses_is_refused_here():
+def test_everything_that_botocore_rejects_is_rejected():
     shape = service_model().operation_model("CreateTrainingJob").input_shape
     for change in ({"TrainingJobName": 1}, {"Unknown": 1}, {"RoleArn": ""}, {"StoppingCondition": []}):
         request = training_request("good") | change

@@ -1,4 +1,4 @@
-"""What `tuner=auto` comes to, and the points that are tried first."""
+"""The strategy that `tuner=auto` selects, and the points that are tried first."""
 
 import json
 from dataclasses import replace
@@ -40,16 +40,16 @@ def conf():
     [
         (["lr"], {}, "Hyperband", 12, False),
         (["lr"], {"tuner.max_jobs": 30}, "Hyperband", 30, False),
-        (["lr", "epochs"], {}, "Bayesian", 6, True),  # the epochs are no common measure then
+        (["lr", "epochs"], {}, "Bayesian", 6, True),  # epochs of different sizes are not comparable
         (["lr"], {"epochs": 2}, "Bayesian", 6, True),
-        (["lr"], {"finetune": "full"}, "Bayesian", 6, True),  # its first epoch says little about its last
+        (["lr"], {"finetune": "full"}, "Bayesian", 6, True),  # its first epoch does not predict its last
         (["lr"], {"tuner.early_stopping": True}, "Bayesian", 6, True),
-        (["optimizer", "model"], {}, "Random", 6, False),  # all of them, each to its end
+        (["optimizer", "model"], {}, "Random", 6, False),  # all points, each to its end
         (["optimizer", "model", "batch_size"], {}, "Hyperband", 12, False),
         (["lr"], {"tuner.strategy": "Random"}, "Random", 6, False),
     ],
 )
-def test_the_default_is_decided_by_what_is_searched(conf, searched, changed, strategy, jobs, stopping):
+def test_default_strategy_depends_on_the_search_space(conf, searched, changed, strategy, jobs, stopping):
     cfg = conf.copy()
     for key, value in changed.items():
         OmegaConf.update(cfg, key, value)
@@ -57,14 +57,14 @@ def test_the_default_is_decided_by_what_is_searched(conf, searched, changed, str
     assert (cfg.tuner.strategy, cfg.tuner.max_jobs, cfg.tuner.early_stopping) == (strategy, jobs, stopping)
 
 
-def test_another_application_has_no_epochs_to_stop_by(conf):
+def test_other_application_is_not_stopped_early(conf):
     cfg = conf.copy()
     cfg = resolve_strategy(cfg, [RANGES["lr"]], app=True)
     assert cfg.tuner.strategy == "Bayesian"
 
 
 @pytest.mark.parametrize("typed", [[], ["epochs=9", "epochs=range", "batch_size=range"]])
-def test_the_defaults_request_is_one_that_aws_takes_and_its_resource_is_epochs(typed):
+def test_default_request_is_valid_and_its_resource_is_epochs(typed):
     found = tuning_request(plan_of(["finetune=head", "lr=range", "name=sweep", *typed]), LOCAL_TARGET)
     assert check_request("CreateHyperParameterTuningJob", found) == []
     resource = found["HyperParameterTuningJobConfig"].get("StrategyConfig")
@@ -78,20 +78,20 @@ def first(conf, *searched, **fixed):
     return first_points(cfg, [RANGES[name] for name in searched])
 
 
-def test_first_points_are_those_that_suit_what_is_fixed_and_lie_in_the_ranges(conf):
+def test_first_points_match_fixed_settings_and_ranges(conf):
     assert first(conf, "lr") == [{"lr": "0.001"}]
     assert first(conf, "lr", optimizer={"_target_": "torch.optim.SGD"}) == [{"lr": "0.01"}]
     assert first(conf, "optimizer", "lr", "batch_size") == [
-        {"optimizer": "adamw", "lr": "0.001", "batch_size": "50"},  # of choices, the nearest
+        {"optimizer": "adamw", "lr": "0.001", "batch_size": "50"},  # the nearest of the choices
         {"optimizer": "sgd", "lr": "0.01", "batch_size": "50"},
     ]
-    # What no entry names gets the config's own value, and the first choice where that is a word.
+    # Keys that no entry sets get the config's value, or the first choice if they are text.
     assert first(conf, "lr", "epochs", "model") == [{"lr": "0.001", "epochs": "7", "model": "resnet34"}]
-    assert first(conf, "lr", "dropout") == []  # which of its values is usual, nobody knows
+    assert first(conf, "lr", "dropout") == []  # it has no usual value
     assert first_points(conf, [SearchParameter("lr", "Continuous", ("0.01", "0.1"))]) == []
 
 
-def test_first_points_can_be_ones_own_or_none_and_are_for_searches_of_this_machine_that_learn(conf):
+def test_first_points_can_be_set_and_need_a_local_search(conf):
     assert first(conf, "lr", first_points=[{"lr": 0.02}]) == [{"lr": "0.02"}]
     assert first(conf, "lr", first_points=[]) == []
     with pytest.raises(UserError, match=r"type 'first_points=\[\{lr:0.01\}\]'"):
@@ -123,7 +123,7 @@ def past(lr, *curve, completed=True):
     return PastJob({"optimizer": "sgd", "lr": lr}, curve[-1], interrupted=False, curve=curve, completed=completed)
 
 
-def test_first_points_are_tried_first_and_by_a_resumed_search_once():
+def test_first_points_are_tried_first_and_once():
     asked = search([*GOOD, {"optimizer": "sgd", "lr": "5.0"}])
     assert [asked.ask().point for _ in GOOD] == GOOD
     resumed = search(GOOD, past=[PastJob(GOOD[0], 0.5, interrupted=False)], same_data=True)
@@ -131,13 +131,13 @@ def test_first_points_are_tried_first_and_by_a_resumed_search_once():
     assert resumed.ask().point not in GOOD
 
 
-def test_the_best_point_of_other_data_is_tried_first():
+def test_best_point_of_other_data_is_tried_first():
     found = search(GOOD, past=[past("0.002", 0.4), past("0.03", 0.8), past("0.04", 0.7)])
     assert found.ask().point == {"optimizer": "sgd", "lr": "0.03"}
     assert found.ask().point == GOOD[0]
 
 
-def test_a_resumed_hyperband_compares_with_the_learning_curves_of_the_sweep_before():
+def test_resumed_hyperband_uses_curves_of_its_parent():
     earlier = [past(lr, 0.5, 0.7, 0.8) for lr in ("0.001", "0.002", "0.003")] + [past("0.09", 0.1, completed=False)]
     resumed = search(past=earlier, same_data=True)
     stopped = resumed.report(resumed.ask().number, 0.4)
@@ -148,7 +148,7 @@ def test_a_resumed_hyperband_compares_with_the_learning_curves_of_the_sweep_befo
 
 
 @pytest.mark.parametrize("epochs", [3, 4, 9])
-def test_a_whole_training_is_not_stopped_at_its_last_epoch_nor_when_it_says_its_best_one_again(epochs):
+def test_hyperband_does_not_stop_after_the_last_epoch(epochs):
     found = search(epochs=epochs)
     best, late = found.ask().number, found.ask().number
     assert [found.report(best, number / 10) for number in range(1, epochs + 1)] == [None] * epochs

@@ -1,4 +1,4 @@
-"""`backend=sagemaker` over real HTTP, from what is typed to the table; the clients are boto3's own."""
+"""`backend=sagemaker` over real HTTP, from the command line to the table, with unmodified boto3 clients."""
 
 import io
 import json
@@ -23,14 +23,14 @@ from tests.launch.cloud import BUCKET, EXPLICIT, IMAGE, ROLE, interrupt_create, 
 SWEEP = ["lr=0.001,0.01", "tuner.max_jobs=2", *EXPLICIT]
 
 
-def test_a_sweep_uploads_its_code_once_and_ends_with_results_and_the_bill(aws, capsys):
+def test_sweep_uploads_code_once_and_prints_results_and_cost(aws, capsys):
     assert tune.main([*SWEEP, "name=first", "instance.price_per_hour=3600", "instance.count=1"]) == 0
     printed = capsys.readouterr().out
     assert "AWS, 1 x ml.m5.xlarge a job; at most 4 instance-hours, 14400.00 at 3600 an hour" in printed
     assert re.search(r"billable: 0\.00 instance-hours, [1-9][0-9.]* at 3600 an hour", printed)
     best = shlex.split(printed.partition("train the best: ")[2].splitlines()[0])
     assert best[:4] == ["python", "-m", "launch.train", "from_tuning=first"]
-    assert train.main([*best[3:], "dry_run=true"]) == 0  # as it stands: role, bucket and image are among its words
+    assert train.main([*best[3:], "dry_run=true"]) == 0  # runs unchanged: it includes role, bucket and image
     (key,) = aws.keys()
     request = aws.sent("CreateHyperParameterTuningJob")[0]
     definition = request["TrainingJobDefinition"]
@@ -52,7 +52,7 @@ def test_a_sweep_uploads_its_code_once_and_ends_with_results_and_the_bill(aws, c
     assert aws.keys() == [key] and aws.s3.head_object(Bucket=BUCKET, Key=key)["LastModified"] == uploaded
 
 
-def test_the_best_is_trained_from_what_aws_knows_of_the_sweep(aws, capsys):
+def test_train_best_reads_the_sweep_from_aws(aws, capsys):
     assert tune.main([*SWEEP, "name=first", "epochs=7"]) == 0
     capsys.readouterr()
     assert train.main(["from_tuning=first", "name=full", "weight_decay=0.5", *EXPLICIT]) == 0
@@ -65,7 +65,7 @@ def test_the_best_is_trained_from_what_aws_knows_of_the_sweep(aws, capsys):
     assert "model: s3://" in printed
 
 
-def test_ctrl_c_leaves_a_sweep_at_aws_alone_and_another_terminal_takes_over(aws, capsys, stand_in_does):
+def test_ctrl_c_detaches_and_another_terminal_can_follow(aws, capsys, stand_in_does):
     stand_in_does("slow")
 
     def interrupt():
@@ -90,7 +90,7 @@ def test_ctrl_c_leaves_a_sweep_at_aws_alone_and_another_terminal_takes_over(aws,
     assert "left has already ended: Stopped" in capsys.readouterr().out
 
 
-def test_ctrl_c_during_the_create_request_leaves_what_it_made_and_says_so(aws, capsys, monkeypatch, stand_in_does):
+def test_ctrl_c_during_create_request_detaches(aws, capsys, monkeypatch, stand_in_does):
     stand_in_does("slow")
     interrupt_create(monkeypatch, AwsBackend)
     assert tune.main([*SWEEP, "name=left"]) == 130
@@ -102,24 +102,24 @@ def test_ctrl_c_during_the_create_request_leaves_what_it_made_and_says_so(aws, c
 
 
 @pytest.mark.parametrize(
-    ("faults", "said"), [(["ThrottlingException"] * 3, "ThrottlingException"), ([5.0], "Read timeout")]
+    ("faults", "reason"), [(["ThrottlingException"] * 3, "ThrottlingException"), ([5.0], "Read timeout")]
 )
-def test_throttling_and_silence_are_waited_out(aws, impatient, capsys, faults, said):
+def test_polling_survives_throttling_and_timeouts(aws, impatient, capsys, faults, reason):
     aws.faults = {"DescribeHyperParameterTuningJob": faults}
     assert tune.main([*SWEEP, "name=slow"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("AWS is not responding") == 1 and printed.count("AWS is responding again") == 1
-    assert said in printed
+    assert reason in printed
     assert "sweep slow: Completed" in printed
 
 
-def test_boto3_itself_retries_a_throttled_request(aws):
+def test_boto3_retries_throttled_request(aws):
     aws.faults = {"CreateHyperParameterTuningJob": ["ThrottlingException"] * 3}
     assert tune.main([*SWEEP, "name=throttled"]) == 0
     assert len(aws.sent("CreateHyperParameterTuningJob")) == 4
 
 
-def test_credentials_that_expire_in_the_middle_leave_the_sweep_and_say_how_to_look_again(aws, stand_in_does):
+def test_expired_credentials_keep_sweep_and_print_follow_command(aws, stand_in_does):
     stand_in_does("slow")
     aws.faults = {"DescribeHyperParameterTuningJob": [None, "ExpiredTokenException"]}
     with pytest.raises(UserError) as error:
@@ -146,13 +146,13 @@ def test_credentials_that_expire_in_the_middle_leave_the_sweep_and_say_how_to_lo
         (("ValidationException", "Could not assume role arn"), "trust policy must name sagemaker.amazonaws.com"),
     ],
 )
-def test_what_aws_refuses_ends_in_what_to_do(aws, fault, message):
+def test_aws_error_message_ends_with_advice(aws, fault, message):
     aws.faults = {"CreateHyperParameterTuningJob": [fault]}
     with pytest.raises(UserError, match=message):
         tune.main([*SWEEP, "name=refused"])
 
 
-def test_a_job_that_fails_at_start_says_what_to_do(aws, capsys, stand_in_does):
+def test_job_failing_at_start_prints_advice(aws, capsys, stand_in_does):
     stand_in_does("out_of_memory")
     assert tune.main([*SWEEP, "name=failing"]) == 1
     printed = capsys.readouterr().out
@@ -163,7 +163,7 @@ def test_a_job_that_fails_at_start_says_what_to_do(aws, capsys, stand_in_does):
     assert train.main(["lr=0.1", "name=alone", *EXPLICIT]) == 1
 
 
-def test_a_reason_is_told_once_also_where_a_later_trial_is_the_first_to_fail(aws, capsys, stand_in_does):
+def test_shared_failure_reason_is_printed_once(aws, capsys, stand_in_does):
     stand_in_does("out_of_memory_second_first")
     assert tune.main([*SWEEP, "name=failing"]) == 1
     printed = capsys.readouterr().out
@@ -172,7 +172,7 @@ def test_a_reason_is_told_once_also_where_a_later_trial_is_the_first_to_fail(aws
     assert table.count("CUDA") == 1 and re.search(r"as 001 *│", table)
 
 
-def test_the_log_of_a_training_comes_from_cloudwatch(aws, capsys):
+def test_training_log_is_read_from_cloudwatch(aws, capsys):
     logs = boto3.client("logs")
     group, stream = "/aws/sagemaker/TrainingJobs", "seen/algo-1-1700000000"
     logs.create_log_group(logGroupName=group)
@@ -184,7 +184,7 @@ def test_the_log_of_a_training_comes_from_cloudwatch(aws, capsys):
     assert [printed.count(f"line {i} of the job") for i in range(3)] == [1, 1, 1]
 
 
-def test_learning_curves_come_from_the_logs_where_they_may_be_read(aws, capsys, monkeypatch):
+def test_learning_curves_need_access_to_logs(aws, capsys, monkeypatch):
     drawn = []
     monkeypatch.setattr("launch.views.plots.plot_sweep", lambda sweep, curves, path: drawn.append(curves))
 
@@ -202,7 +202,7 @@ def test_learning_curves_come_from_the_logs_where_they_may_be_read(aws, capsys, 
     assert "no learning curves and findings" in capsys.readouterr().out
 
 
-def test_a_stopped_sweep_is_resumed_with_its_tags_and_its_settings(aws, capsys):
+def test_stopped_sweep_is_resumed_with_tags_and_settings(aws, capsys):
     typed = [*SWEEP, "name=tagged", "+backend.tags.team=dogs", "+backend.environment.A=b", "instance.spot=true"]
     assert tune.main(typed) == 0
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The archive of the code: the same bytes for the same code, and all that a job needs to start."""
+"""The source archive is reproducible and contains everything that a job needs to start."""
 
 import io
 import subprocess
@@ -15,7 +15,7 @@ def members(archive):
         return {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
 
 
-def test_the_same_code_is_the_same_bytes_in_every_process_and_small():
+def test_archive_is_reproducible_and_small():
     first = code_archive()
     code = (
         "import sys; from launch.backends.aws.source_archive import code_archive; "
@@ -27,7 +27,7 @@ def test_the_same_code_is_the_same_bytes_in_every_process_and_small():
     assert code_key(first) == code_key(other.stdout)
 
 
-def test_it_holds_the_code_the_conf_and_the_requirements_and_nothing_that_running_left_behind():
+def test_archive_has_code_conf_requirements_and_no_outputs():
     files = members(code_archive())
     assert {
         "run_job.py",
@@ -36,7 +36,7 @@ def test_it_holds_the_code_the_conf_and_the_requirements_and_nothing_that_runnin
         "conf/model/resnet18.yaml",
     } <= set(files)
     assert not [name for name in files if "__pycache__" in name or name.startswith((".", "tests"))]
-    for folder in ("dogbreed", "launch", "conf"):  # templates and whatever else code reads, not modules alone
+    for folder in ("dogbreed", "launch", "conf"):  # templates and other files that the code reads, besides modules
         inside = (path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
         assert {path.relative_to(ROOT).as_posix() for path in inside} <= set(files)
     required = files["requirements.txt"].decode().split()
@@ -45,12 +45,12 @@ def test_it_holds_the_code_the_conf_and_the_requirements_and_nothing_that_runnin
     assert "requirements.txt" not in members(code_archive(requirements=False))
 
 
-def test_an_extra_is_required_where_the_job_needs_it():
+def test_extra_is_required_if_the_job_needs_it():
     more = set(job_requirements("debug")) - set(job_requirements())
     assert any(line.startswith("smdebug==") for line in more)
 
 
-def test_another_application_lies_beside_it_and_its_data_is_not_even_read(tmp_path, monkeypatch):
+def test_archive_has_other_application_without_its_data(tmp_path, monkeypatch):
     (tmp_path / "my_app.py").write_text("print('hello')")
     (tmp_path / "requirements.txt").write_text("# mine\nnumpy==1.0")
     (tmp_path / "images.bin").touch()
@@ -64,7 +64,7 @@ def test_another_application_lies_beside_it_and_its_data_is_not_even_read(tmp_pa
     assert files["requirements.txt"].startswith(b"# mine\nnumpy==1.0\n")
 
 
-def test_the_archive_alone_composes_a_job(tmp_path):
+def test_archive_is_enough_to_compose_a_job(tmp_path):
     with tarfile.open(fileobj=io.BytesIO(code_archive())) as tar:
         tar.extractall(tmp_path, filter="data")
     code = (

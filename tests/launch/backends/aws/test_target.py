@@ -1,4 +1,4 @@
-"""What AWS needs and is not there: one line each, and nothing has been uploaded."""
+"""Missing prerequisites of AWS are one-line errors, and nothing is uploaded."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ def typed(**changed):
     return ["lr=0.1,0.2", "backend=sagemaker", *(f"backend.{k}={v}" for k, v in words.items())]
 
 
-def test_no_region(aws, monkeypatch):
+def test_missing_region_is_rejected(aws, monkeypatch):
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     with pytest.raises(UserError, match=r"no AWS region is configured: type backend\.region=us-east-1"):
         tune.main(typed())
@@ -25,14 +25,14 @@ def test_no_region(aws, monkeypatch):
     assert aws.keys() == []
 
 
-def test_no_credentials(aws, monkeypatch):
+def test_missing_credentials_are_rejected(aws, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     with pytest.raises(UserError, match=r"no AWS credentials were found.*log in again"):
         tune.main(typed())
 
 
-def test_no_sdk_for_what_is_not_given(aws, monkeypatch):
+def test_missing_sdk_is_rejected_if_settings_are_missing(aws, monkeypatch):
     for name in ("sagemaker", "sagemaker.core", "sagemaker.core.helper", "sagemaker.core.helper.session_helper"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=r"backend\.role, backend\.image not given, .* pip install 'dogbreed\[sag"):
@@ -40,12 +40,12 @@ def test_no_sdk_for_what_is_not_given(aws, monkeypatch):
     assert aws.keys() == []
 
 
-def test_no_bucket_of_that_name(aws):
+def test_unknown_bucket_is_rejected(aws):
     with pytest.raises(UserError, match=r"there is no bucket nosuch: aws s3 mb s3://nosuch --region us-east-1"):
         tune.main(typed(bucket="nosuch"))
 
 
-def test_a_role_that_is_none(aws):
+def test_invalid_role_is_rejected(aws):
     with pytest.raises(UserError, match=r"TrainingJobDefinition\.RoleArn: 'role/jobs-of-dogbreed' does not match"):
         tune.main(typed(role="role/jobs-of-dogbreed"))
     assert aws.keys() == []
@@ -67,18 +67,18 @@ def test_a_role_that_is_none(aws):
         ),
     ],
 )
-def test_what_a_job_at_aws_could_not_reach_is_said_here(aws, more, message):
+def test_inputs_that_a_job_cannot_reach_are_rejected(aws, more, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         tune.main([*typed(), *more])
     assert aws.keys() == [] and aws.sent("CreateHyperParameterTuningJob") == []
 
 
-def test_weights_in_s3_are_not_for_this_machine():
+def test_local_backend_rejects_weights_in_s3():
     with pytest.raises(UserError, match="on this machine give the path of a local file"):
         train.main(["model.weights=s3://b/w.pth"])
 
 
-def test_a_dry_run_with_everything_given_asks_nothing_of_anybody_and_is_quick(credentials, tmp_path):
+def test_dry_run_with_all_settings_sends_no_request(credentials, tmp_path):
     words = [*typed(), "dry_run=true"]
     done = subprocess.run([sys.executable, "-m", "launch.tune", *words], capture_output=True, text=True, check=True)
     definition = json.loads(done.stdout)["TrainingJobDefinition"]
@@ -87,16 +87,16 @@ def test_a_dry_run_with_everything_given_asks_nothing_of_anybody_and_is_quick(cr
 
 
 @pytest.mark.slow
-def test_the_sdk_finds_the_image_and_makes_the_bucket_and_tells_a_role_from_a_person(aws, monkeypatch, capsys):
+def test_sdk_resolves_image_bucket_and_role(aws, monkeypatch, capsys):
     pytest.importorskip("sagemaker.core", reason="the SageMaker SDK is not installed: pip install -e .[sagemaker]")
     import os
 
-    # The SDK asks for the role at a fixed address, so this part needs the address of the STS that is here.
+    # The SDK reads the role from a fixed STS URL, which is redirected to the local STS.
     import sagemaker.core.helper.session_helper as helper
 
     helper.sts_regional_endpoint = lambda region: os.environ["AWS_ENDPOINT_URL"]
     assert tune.main([*typed(image="null", bucket="null"), "dry_run=true"]) == 0
-    assert [bucket["Name"] for bucket in aws.s3.list_buckets()["Buckets"]] == [BUCKET]  # a dry run makes none
+    assert [bucket["Name"] for bucket in aws.s3.list_buckets()["Buckets"]] == [BUCKET]  # a dry run creates none
     assert tune.main(typed(image="null", bucket="null")) == 0
     request = aws.sent("CreateHyperParameterTuningJob")[0]["TrainingJobDefinition"]
     image = request["AlgorithmSpecification"]["TrainingImage"]

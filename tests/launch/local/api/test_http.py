@@ -143,7 +143,7 @@ def test_command_serves_until_interrupted(tmp_path):
 
 
 @pytest.mark.parametrize("word", ["rot=x", "port=http"])
-def test_wrong_argument_is_a_user_error(word):
+def test_unknown_argument_is_a_user_error(word):
     from dogbreed.errors import UserError
 
     with pytest.raises(UserError, match=word.split("=")[0]):

@@ -234,7 +234,7 @@ def test_list_follows_replaced_job(client, tmp_path):
 def test_lists_have_pages(client, tmp_path):
     for index in range(12):
         put_training(tmp_path / f"job{index:02d}", created=NOON + index)
-    assert len(training_names(client)) == 10  # AWS's own default
+    assert len(training_names(client)) == 10  # default of AWS
     first = client.list_training_jobs(MaxResults=5)
     second = client.list_training_jobs(MaxResults=7, NextToken=first["NextToken"])
     assert [job["TrainingJobName"] for job in second["TrainingJobSummaries"]] == [f"job{i:02d}" for i in range(5, 12)]
@@ -266,7 +266,7 @@ def test_read_sweep_without_job_limit_counts_trials(client, tmp_path):
     request = json.loads((tmp_path / "sweep" / REQUEST).read_text())
     del request["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxNumberOfTrainingJobs"]
     write_json(tmp_path / "sweep" / REQUEST, request)
-    assert read_sweep(client, "sweep").max_jobs == 2  # those there are
+    assert read_sweep(client, "sweep").max_jobs == 2  # the existing trials
 
 
 def test_list_survives_corrupt_folders(client, tmp_path):

@@ -45,8 +45,8 @@ def runtime(root):
 
 
 def configure(client, root, name, **card):
-    """Makes a model and an endpoint configuration called `name`."""
-    container = {"Image": "dogbreed", "ModelDataUrl": pack_model(root / name, says=name, **card)}
+    """Creates a model and an endpoint configuration called `name`."""
+    container = {"Image": "dogbreed", "ModelDataUrl": pack_model(root / name, other=name, **card)}
     client.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=ROLE)
     variant = {"VariantName": "AllTraffic", "ModelName": name, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
     client.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])

@@ -25,7 +25,7 @@ from tests.launch.local_jobs import (
 
 @pytest.fixture
 def job(tmp_path):
-    """Creates a training job that prints a word and sleeps, to be run in this process."""
+    """Creates a training job that prints `hello` and sleeps, to be run in this process."""
     handler = signal.getsignal(signal.SIGTERM)
     locks = []
 

@@ -57,7 +57,7 @@ def fork(tmp_path, monkeypatch):
     """Runs a module in a fork of this process; returns the process and its log."""
     (tmp_path / "forked_program.py").write_text(PROGRAM)
     monkeypatch.syspath_prepend(tmp_path)
-    handler = signal.signal(signal.SIGTERM, lambda *_: None)  # as a supervisor has one
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)  # a supervisor has one too
     started = []
 
     def start(color):
@@ -84,7 +84,7 @@ def test_fork_module_runs_like_a_new_process(fork):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_fork_module_ends_by_a_signal_to_its_group(fork, number):
     child, _ = fork("sleep")
-    process.signal_group(child, number)  # at once: neither the group nor the signal may be missed
+    process.signal_group(child, number)  # immediately: neither the group nor the signal may be missed
     assert child.wait() == -number
 
 

@@ -201,7 +201,7 @@ def test_boto3_waiter_returns_for_ended_job(client):
     )
 
 
-def test_pack_model_gives_the_same_bytes_again(tmp_path):
+def test_pack_model_is_reproducible(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights.txt").write_text("1")
     archives = [tmp_path / "packed" / name for name in ("one.tar.gz", "two.tar.gz")]

@@ -190,7 +190,7 @@ def test_early_stopping_uses_median_of_running_averages(goal):
     search = Search(config(goal=goal, TrainingJobEarlyStoppingType="Auto"))
 
     def job(values):
-        """Reports values until the search says stop; returns how many were taken."""
+        """Reports values until the search stops the job; returns the number of reports."""
         number = search.ask().number
         for count, value in enumerate(values, start=1):
             if search.report(number, sign * value):
@@ -205,7 +205,7 @@ def test_early_stopping_uses_median_of_running_averages(goal):
     # Running averages after two epochs: 0, 3, 6; a fourth job is compared with 3, although the others have 4 there.
     assert job([3, 3.1, 3.2]) == 3
     assert job([3, 2.9, 9]) == 2
-    # At the last epoch nothing would be saved: the job is left to end.
+    # At the last epoch a stop would save nothing, so the job continues.
     assert job([3, 3.1, 0]) == 3
 
 

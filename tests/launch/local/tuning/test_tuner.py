@@ -1,4 +1,4 @@
-"""Tuning jobs: a supervisor process, its training jobs, and what is left when any of them is killed."""
+"""Tuning jobs: a supervisor process, its training jobs, and cleanup after any of them is killed."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def client(tmp_path):
 
 
 def running_pids(tuning):
-    """Returns the processes of a tuning job's training jobs that are under way."""
+    """Returns the process ids of a tuning job's running training jobs."""
     states = [state_of(folder) for folder in tuning.glob(f"{tuning.name}-*")]
     return [state["pid"] for state in states if "pid" in state and is_running(state["pid"])]
 
@@ -217,7 +217,7 @@ def test_two_parallel_sweeps_with_same_seed_match(tmp_path):
 
 
 def test_early_stopping_ends_bad_jobs(client, tmp_path):
-    # One at a time, best first: whatever follows is worse than the median and stops after an epoch or two.
+    # One at a time, best first: all later jobs are worse than the median and stop after an epoch or two.
     values = {"CategoricalParameterRanges": [{"Name": "lr", "Values": ["1.0", "0.99", "0.98", "0.1", "0.2"]}]}
     request = tuning_request(
         "early",

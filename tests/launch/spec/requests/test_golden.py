@@ -1,6 +1,6 @@
-"""The requests of the README's commands, held as files: a change of what is sent is seen in review.
+"""Golden file of the requests of the README's commands, so that reviews show every change of a request.
 
-python tests/launch/spec/requests/test_golden.py        writes them anew
+python tests/launch/spec/requests/test_golden.py        rewrites the file
 """
 
 import json
@@ -41,7 +41,7 @@ LINES = sorted(
 
 
 def request(line):
-    """Returns the operation and the request of a README command; of `from_tuning`, with two overrides found."""
+    """Returns the operation and the request of a README command; `from_tuning` stands for two fixed overrides."""
     module, *words = shlex.split(line)[2:]
     words = [word.replace("ROLE_ARN", AWS.role_arn) for word in words]
     words += [] if any(word.startswith("name=") for word in words) else ["name=golden"]
@@ -57,7 +57,7 @@ def request(line):
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_the_request_is_the_one_on_file_and_aws_takes_it(line):
+def test_request_matches_golden_file_and_is_valid(line):
     operation, found = request(line)
     assert found == json.loads(GOLDEN.read_text())[line]
     assert check_request(operation, found) == []
@@ -65,7 +65,7 @@ def test_the_request_is_the_one_on_file_and_aws_takes_it(line):
     assert not report.has_errors(), report.generate_report()
 
 
-def test_the_readme_has_commands_of_both_kinds():
+def test_readme_has_tune_and_train_commands():
     assert any("backend=sagemaker" in line for line in LINES) and any("launch.train" in line for line in LINES)
 
 

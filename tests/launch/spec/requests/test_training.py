@@ -1,4 +1,4 @@
-"""Nothing that was configured is lost between config and request. The SDK's own tuner has lost each of these."""
+"""Every setting of the config is in the request. The SDK's tuner has dropped each of these."""
 
 import functools
 
@@ -86,7 +86,7 @@ def at(request, path):
 
 
 APART = ("channel, File", "channel of weights", "several instance types", "hyperband", "warm start, identical")
-"""Settings that do not go together with one of the others."""
+"""Settings that conflict with one of the others."""
 
 
 @functools.cache
@@ -97,13 +97,13 @@ def sweep_request(*typed):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_setting_of_a_sweep_is_in_its_request(setting):
+def test_sweep_setting_is_in_the_request(setting):
     typed, path, value = SETTINGS[setting]
     together = dict.fromkeys(word for name, found in SETTINGS.items() if name not in APART for word in found[0])
     assert at(sweep_request(*(typed if setting in APART else together)), path) == value
 
 
-def test_nothing_is_in_a_request_that_was_not_asked_for():
+def test_default_request_has_no_optional_fields():
     request = sweep_request("tuner=random")
     extra = {"WarmStartConfig", "Autotune", "Tags"} & set(request)
     extra |= {"TuningJobCompletionCriteria", "StrategyConfig"} & set(request[CONFIG])
@@ -112,7 +112,7 @@ def test_nothing_is_in_a_request_that_was_not_asked_for():
     assert extra | (shared & set(request[DEFINITION])) == set()
 
 
-def test_the_settings_of_jobs_are_in_a_trainings_request_too():
+def test_job_settings_are_in_the_training_request():
     chosen = {
         name: found
         for name, found in SETTINGS.items()
@@ -144,13 +144,13 @@ def test_the_settings_of_jobs_are_in_a_trainings_request_too():
         ("backend.tags=3", "backend.tags=3: give each entry by its name, type +backend.tags.NAME=VALUE"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_one_line(typed, message):
+def test_invalid_setting_is_one_line(typed, message):
     with pytest.raises(UserError) as error:
         plan_of(["lr=range", "backend=sagemaker", typed])
     assert message in str(error.value)
 
 
-def test_a_training_has_one_kind_of_instance():
+def test_training_rejects_several_instance_types():
     cfg = resolve_defaults(compose("training", ["instance.alternatives=[ml.g4dn.xlarge]"]))
     with pytest.raises(UserError, match="is for sweeps"):
         training_request(cfg, [], SITE)

@@ -1,4 +1,4 @@
-"""The plan's every setting is in the request, and the request is one that AWS accepts."""
+"""Every setting of the plan is in the request, and AWS accepts the request."""
 
 import json
 
@@ -21,7 +21,7 @@ def request(*overrides):
     return tuning_request(plan_of(list(overrides)), LOCAL_TARGET)
 
 
-def test_the_readme_commands_request():
+def test_request_of_the_readme_command():
     found = request("model=resnet34", "lr=range", "name=first")
     definition = found["TrainingJobDefinition"]
     metrics = definition["AlgorithmSpecification"].pop("MetricDefinitions")
@@ -66,11 +66,11 @@ def test_the_readme_commands_request():
         ["+model.kwargs.drop_rate=interval(0,0.5)"],
     ],
 )
-def test_every_kind_of_sweep_makes_a_request_within_the_limits(overrides):
+def test_every_kind_of_sweep_is_within_the_limits(overrides):
     assert check_request(OPERATION, request(*overrides)) == []
 
 
-def test_no_setting_is_lost_on_the_way():
+def test_request_has_every_setting():
     typed = "tuner=hyperband epochs=9 tuner.max_hours=1.5 seed=11 objective.metric=val/loss objective.goal=minimize"
     found = request("lr=range", *typed.split(), "instance.count=2", "instance.volume_gb=50", "instance.max_hours=3")
     config, definition = found["HyperParameterTuningJobConfig"], found["TrainingJobDefinition"]
@@ -93,19 +93,19 @@ def test_no_setting_is_lost_on_the_way():
         (["epochs=3,9", "tuner.max_epochs=5"], 5),
     ],
 )
-def test_hyperband_leaves_room_for_the_most_epochs_that_are_searched(typed, most):
+def test_hyperband_max_resource_covers_searched_epochs(typed, most):
     config = request("tuner=hyperband", "lr=range", *typed)["HyperParameterTuningJobConfig"]
     assert config["StrategyConfig"]["HyperbandStrategyConfig"]["MaxResource"] == most + 1
 
 
-def test_a_dotted_key_gets_a_safe_name_and_the_map_back():
+def test_dotted_key_gets_a_safe_name_and_a_mapping():
     definition = request("+model.kwargs.drop_rate=interval(0,0.5)")["TrainingJobDefinition"]
     assert json.loads(definition["StaticHyperParameters"]["keys"]) == {
         "model_kwargs_drop_rate": "+model.kwargs.drop_rate"
     }
 
 
-def test_resuming_asks_for_the_rest_and_names_the_stopped_sweep():
+def test_resume_requests_remaining_jobs_with_warm_start():
     described = request("lr=range", "name=first") | {"HyperParameterTuningJobStatus": "Stopped"}
     found = resume_request(described, "first-r2", 4)
     assert found["WarmStartConfig"] == {
@@ -131,18 +131,18 @@ def test_resuming_asks_for_the_rest_and_names_the_stopped_sweep():
         ("x" * 32, "x" * 27 + "-r2"),
     ],
 )
-def test_a_resumed_sweep_is_called_after_the_first(name, again):
+def test_resumed_sweep_is_named_after_the_first(name, again):
     assert resumed_name(name) == again
 
 
-def test_a_grid_is_resumed_without_a_number_of_jobs_since_it_counts_its_points_itself():
+def test_resumed_grid_has_no_number_of_jobs():
     described = request("tuner=grid", "lr=0.1,0.2", "batch_size=8,16", "name=first")
     found = resume_request(described, "first-r2", 1)
     assert found["HyperParameterTuningJobConfig"]["ResourceLimits"] == {"MaxParallelTrainingJobs": 1}
     assert check_request(OPERATION, found) == []
 
 
-def test_a_training_keeps_its_instance_warm_and_a_sweep_does_not():
+def test_only_a_training_keeps_its_instance_warm():
     typed = ["instance.keep_alive_minutes=15", "lr=0.01", "name=warm"]
     found = training_request(resolve_defaults(compose("training", typed)), [], LOCAL_TARGET)
     assert found["ResourceConfig"]["KeepAlivePeriodInSeconds"] == 900
