@@ -1,1 +1,1 @@
-"""Measurements of dogbreed beside its peers; nothing of it is installed."""
+"""Benchmarks of dogbreed against its peers; not installed."""

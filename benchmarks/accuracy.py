@@ -1,13 +1,13 @@
-"""Accuracy on ../shared/data with the weights in ../shared: ours beside the peers, and what each cost.
+"""Compares accuracy and cost with peers on ../shared/data, with the weights in ../shared.
 
-    python -m benchmarks.accuracy fastai      its fine_tune, at its defaults; so with timm and sklearn
-    python -m benchmarks.accuracy head        ours, a head alone; so with pretrained (experiment=best: a head near the
-                                              classifier that came with the weights) and finetune (from there on)
-    python -m benchmarks.accuracy options     one option at a time, added to a training without; or those that are named
-    python -m benchmarks.accuracy summary     the table, of what the parts have left in benchmarks/results/accuracy.json
+    python -m benchmarks.accuracy fastai      fine_tune with its defaults; likewise timm and sklearn
+    python -m benchmarks.accuracy head        ours, only the head; likewise pretrained (experiment=best: a head near the
+                                              classifier of the weights) and finetune (starting from that)
+    python -m benchmarks.accuracy options     one added option at a time, or the named ones
+    python -m benchmarks.accuracy summary     the table of the results in benchmarks/results/accuracy.json
 
-Cost is processor time, of all processes of a part and of one thread in each, so that it does not matter what else the
-machine does. OUT=FILE puts results elsewhere. fastai is best installed beside this project, not into its environment:
+Cost is CPU time of all processes of a part, with one thread each, so it does not depend on other load on the machine.
+OUT=FILE writes the results to another file. Install fastai into a separate environment that also sees this project's:
 
     python -m venv PEERS
     python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > PEERS/lib/python3.X/site-packages/base.pth
@@ -43,7 +43,7 @@ OURS = {
     "pretrained": [("experiment=best", f"weight_decay={decay}") for decay in (0.03, 0.1, 0.3)],
     "finetune": [(*FINETUNE, f"lr={lr}") for lr in (1e-5, 3e-5)],
 }
-"""What is tried of each, to be chosen among on valid."""
+"""Settings tried for each peer; the validation split selects one."""
 _ALL = (
     "finetune=full", "head_start=solved", "weight_decay=0.01", "freeze_norms=true", "lr=1e-4", "epochs=2",
     "data.augment=true", "data.crop_area=0.6", "trainer.precision=bf16-mixed", "channels_last=true",
@@ -53,11 +53,11 @@ OPTIONS = {
     "all layers": (_ALL, ("", "mixup=0.2", "cutmix=1.0", "data.randaugment=9", "layer_decay=0.8", "averaging=swa")),
     "head": (_HEAD, ("", "averaging=ema", "averaging=swa", "label_smoothing=0.1", "tta=true", "data.balanced=true")),
 }
-"""What is trained, with what settings, and what is added to them, one at a time."""
+"""Base settings of each training, and the options added to them one at a time."""
 
 
 def run(*typed: str) -> tuple[str, float]:
-    """Returns what a command printed on standard output, and the processor time it took, s."""
+    """Returns a command's standard output and its CPU time in seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-m", *typed], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -70,7 +70,7 @@ def run(*typed: str) -> tuple[str, float]:
 
 
 def peer(name: str, *epochs: str) -> dict[str, Any]:
-    """Returns what benchmarks.finetuners found of a peer."""
+    """Returns the results of a peer from benchmarks.finetuners."""
     with tempfile.TemporaryDirectory() as folder:
         weights = WEIGHTS
         if name != "sklearn":
@@ -81,7 +81,7 @@ def peer(name: str, *epochs: str) -> dict[str, Any]:
 
 
 def ours(name: str) -> dict[str, Any]:
-    """Returns the training that is best on valid, and the cost of all that were tried, from no kept features on."""
+    """Returns the best training on the validation split, and the cost of all, starting without cached features."""
     with tempfile.TemporaryDirectory() as features:
         os.environ["DOGBREED_FEATURES"] = features
         found = [train(*typed) for typed in OURS[name]]
@@ -90,7 +90,7 @@ def ours(name: str) -> dict[str, Any]:
 
 
 def train(*typed: str) -> dict[str, Any]:
-    """Returns what one training of ours came to."""
+    """Returns the results of one of our trainings."""
     with tempfile.TemporaryDirectory() as folder:
         _, seconds = run("dogbreed.train", *MODEL, *typed, "debugger=off", f"output_dir={folder}")
         results = json.loads((Path(folder) / "results.json").read_text())
@@ -104,7 +104,7 @@ def train(*typed: str) -> dict[str, Any]:
 
 
 def options(*wanted: str) -> dict[str, Any]:
-    """Returns what each option came to, or each of those that are wanted, by what is trained and option."""
+    """Returns the results by training and option, of all options or of the wanted ones."""
     found: dict[str, Any] = {}
     for kind, (fixed, added) in OPTIONS.items():
         for option in added:
@@ -115,9 +115,9 @@ def options(*wanted: str) -> dict[str, Any]:
 
 
 def summary(known: dict[str, Any]) -> str:
-    """Returns the table: peers and ours, best on test last, then the options."""
+    """Returns the table: peers and ours by test accuracy, ascending, then the options."""
     rows = sorted((part for part in known.items() if part[0] in (*PEERS, *OURS)), key=lambda part: part[1]["test"])
-    lines = ["| | valid | test | processor time |", "|---|---|---|---|"]
+    lines = ["| | valid | test | CPU time |", "|---|---|---|---|"]
     for name, found in [*rows, *known.get("options", {}).items()]:
         lines.append(f"| {name} | {found['valid']:.1%} | {found['test']:.1%} | {found['cpu_s']:.0f} s |")
     return "\n".join(lines)
@@ -129,7 +129,7 @@ def main(part: str, *typed: str) -> None:
         print(summary(known))
         return
     result = options(*typed) if part == "options" else ours(part) if part in OURS else peer(part, *typed)
-    known = json.loads(OUT.read_text()) if OUT.exists() else {}  # once more: parts may run side by side
+    known = json.loads(OUT.read_text()) if OUT.exists() else {}  # read again: parts may run in parallel
     known[part] = known.get(part, {}) | result if part == "options" else result
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(known, indent=1) + "\n")

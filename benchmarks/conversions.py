@@ -1,4 +1,4 @@
-"""The images that the benchmarks read, and what some peers need them converted to."""
+"""The images that the benchmarks read, and their conversions for some peers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 
 _SHARD_BYTES = 12 * 2**20
-"""Of litdata and mosaicml-streaming: about 100 images, as in webdataset's tars. In a measurement of seconds larger
-ones would be a single one for each worker."""
+"""Chunk size of litdata and mosaicml-streaming: about 100 images, as in webdataset's tars. In a short measurement,
+larger chunks would be a single one per worker."""
 
 
 def prepare(buckets: Path, count: int, photos: Path | None, peers: set[str]) -> dict[str, float]:
-    """Makes, where missing, the bucket `images` and those that `peers` read; returns seconds by conversion."""
+    """Creates the missing buckets, `images` and those that `peers` read; returns seconds by conversion."""
     root, noted = buckets / "images", buckets / "conversions.json"
     if not root.exists():
         write_images(root, count, photos)
@@ -54,7 +54,7 @@ def write_images(root: Path, count: int, photos: Path | None) -> None:
 
 
 def to_tars(paths: list[Path], target: Path) -> None:
-    """Packs the images for webdataset, 100 a tar."""
+    """Packs the images for webdataset, 100 per tar."""
     target.mkdir()
     for start in range(0, len(paths), 100):
         with tarfile.open(target / f"{start // 100:03d}.tar", "w") as tar:
@@ -85,7 +85,7 @@ def to_mds(paths: list[Path], target: Path) -> None:
 
 
 def link(paths: list[Path], target: Path) -> None:
-    """Gives litdata a bucket of its own to stream raw images from: it writes an index beside them."""
+    """Creates a separate bucket of raw images for litdata, which writes an index next to them."""
     for path in paths:
         here = target / path.parent.name / path.name
         here.parent.mkdir(parents=True, exist_ok=True)
@@ -95,4 +95,4 @@ def link(paths: list[Path], target: Path) -> None:
 CONVERSIONS: dict[str, Callable[[list[Path], Path], None]] = {
     "webdataset": to_tars, "litdata": to_litdata, "mosaicml-streaming": to_mds, "litdata-raw": link,
 }  # fmt: skip
-"""By peer, which is also the name of the bucket."""
+"""Conversions by peer, which is also the name of the bucket."""

@@ -1,11 +1,11 @@
-"""Learning curves of heads on real features: makes the table that `benchmarks.search` searches.
+"""Computes learning curves of heads on real features: the table that `benchmarks.search` searches.
 
     python -m benchmarks.curves FEATURES EPOCHS OUT.csv
 
-FEATURES is a folder of kept features (`outputs/.features/KEY`) of the images in ../shared/data. For every optimizer
+FEATURES is a folder of cached features (`outputs/.features/KEY`) of the images in ../shared/data. For every optimizer
 and batch size of conf/search 25 pairs of learning rate (1e-5 to 1) and weight decay (1e-6 to 1e-1) are drawn from a
-Sobol sequence, and a head is trained with each for EPOCHS epochs with the cosine schedule, as `finetune=head` does it.
-A line has the configuration, and validation loss and accuracy after each epoch.
+Sobol sequence, and a head is trained with each for EPOCHS epochs with the cosine schedule, as in `finetune=head`.
+A row contains the configuration, and validation loss and accuracy after each epoch.
 """
 
 from __future__ import annotations

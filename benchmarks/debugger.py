@@ -1,12 +1,12 @@
-"""What the debugger costs: step time with and without it, side by side in one process, and the making of a report.
+"""Measures the cost of the debugger: step time with and without it in one process, and the time of a report.
 
     python benchmarks/debugger.py                 both, about four minutes on one core
     python benchmarks/debugger.py steps           only the step times
-    python benchmarks/debugger.py report          only the report of a made-up 50-epoch run with 133 classes
+    python benchmarks/debugger.py report          only the report of a synthetic 50-epoch run with 133 classes
 
-ResNet18, batch 8, 64 px, one thread. The arms take turns, and a ratio is the median over turns of an arm's time over
-that of the same turn without anything, so that other load on the machine cancels: of CPU time (what the process itself
-used, its threads included) and of wall time.
+ResNet18, batch 8, 64 px, one thread. The arms alternate. A ratio is the median over rounds of an arm's time divided by
+the time without the debugger in the same round, so that other load on the machine cancels out; ratios are of CPU time
+(of the process, with its threads) and of wall time.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from dogbreed.debugger.series import PARTS, STATISTICS
 from dogbreed.system.json_lines import JsonLines
 
 WARM_UP, STEPS, ROUNDS = 10, 50, 7
-"""Steps that are not counted (the debugger records all of the first ten), counted ones (one of them is recorded, as in
-any fifty of a long training), and turns of each arm."""
+"""Warm-up steps (the debugger records all of the first ten), measured steps (one of which is recorded, as in any fifty
+of a long training), and rounds per arm."""
 
 ARMS = {
     "nothing": {},
-    "light recorder and profiler (defaults)": {"tensors": {"enabled": True}, "profiler": {"enabled": True}},
+    "tensor recorder and profiler (defaults)": {"tensors": {"enabled": True}, "profiler": {"enabled": True}},
     "smdebug, losses only, every step": {"smdebug": {"enabled": True, "save_interval": 1, "collections": ["losses"]}},
 }
 
@@ -57,7 +57,7 @@ class Model(pl.LightningModule):
 
 
 class Clock(pl.Callback):
-    """Times the steps after the warm-up, all other callbacks' work included."""
+    """Times the steps after the warm-up, including the work of all callbacks."""
 
     def __init__(self) -> None:
         self.start = self.end = (0.0, 0.0)
@@ -70,7 +70,7 @@ class Clock(pl.Callback):
 
 
 def seconds_a_step(config: dict, folder: Path) -> tuple[float, float]:
-    """Returns (CPU, wall) seconds of a step."""
+    """Returns (CPU, wall) seconds per step."""
     torch.manual_seed(0)
     count = 8 * (WARM_UP + STEPS)
     data = DataLoader(
@@ -105,7 +105,7 @@ def steps() -> None:
 
 
 def make_run(folder: Path, epochs: int = 50, steps_an_epoch: int = 150, classes: int = 133) -> None:
-    """Writes what a long training would have left."""
+    """Writes the records of a synthetic long training."""
     random = np.random.default_rng(0)
     net = timm.create_model("resnet50", num_classes=classes)
     names = [name for name, _ in net.named_parameters()]
@@ -169,7 +169,7 @@ def make_run(folder: Path, epochs: int = 50, steps_an_epoch: int = 150, classes:
         folder / "debug" / "predictions-test.npz", classes=np.array(labels), keys=np.array(keys), **arrays
     )
     for i in np.flatnonzero(probabilities.argmax(axis=1) != truth)[:48]:
-        image = torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8)  # noise: the largest JPEG there can be
+        image = torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8)  # noise gives the largest JPEG
         write_jpeg(folder / "debug" / "thumbs" / f"test-{i}.jpg", image)
 
 

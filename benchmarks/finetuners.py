@@ -1,13 +1,13 @@
-"""One peer's way to a classifier of ../shared/data with ../shared/weights: prints its accuracies as one line of JSON.
+"""Trains a classifier of ../shared/data with one peer and ../shared/weights; prints its accuracies as one line of JSON.
 
     python -m benchmarks.finetuners weights FILE
     python -m benchmarks.finetuners fastai|timm|sklearn FILE [EPOCHS]
 
-Started by benchmarks.accuracy, each in a process of its own. All of them evaluate whole dataset of 224 x 224 px.
+Started by benchmarks.accuracy, each in a separate process. All of them evaluate whole images of 224 x 224 px.
 
-In the weights of ../shared the batch norms are folded away: their statistics are 0 and 1, which is not what the
-network's layers give. Whoever trains with batch norms in train mode, as both peers do, begins with a network that can
-do nothing. They are therefore given FILE: the same network with true statistics, which gives the same answers.
+In the weights of ../shared the batch norms are folded: their statistics are 0 and 1, not those of the activations. A
+training with batch norms in train mode, as in both peers, would start with a broken network. The peers therefore use
+FILE: the same network with true statistics, which gives the same outputs.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SPACE = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "crop_pct": 1.0}
 
 
 def network(weights: Path) -> dict[str, Any]:
-    """Returns what `timm.create_model`, which both peers go through, is given."""
+    """Returns the arguments of `timm.create_model`, which both peers call."""
     return {"pretrained": True, "pad_type": "same", "pretrained_cfg_overlay": {"file": str(weights), **SPACE}}
 
 
 def with_norms(path: Path) -> None:
-    """Writes the weights to `path`, with batch norms that know mean and variance of what 480 training dataset give."""
+    """Writes the weights to `path`, with the mean and variance of 480 training images in the batch norms."""
     from safetensors.torch import save_file
     from timm import create_model
     from torchvision import datasets, transforms
@@ -71,7 +71,7 @@ def with_norms(path: Path) -> None:
 
 
 def fastai(weights: Path, epochs: int = 1) -> dict[str, Any]:
-    """`fine_tune` at its defaults: one epoch with the body frozen, then `epochs` of everything, lr 2e-3."""
+    """`fine_tune` with its defaults: one epoch with the body frozen, then `epochs` of all layers, lr 2e-3."""
     from fastai.vision import all as fastai
 
     fastai.set_seed(7)
@@ -88,10 +88,10 @@ def fastai(weights: Path, epochs: int = 1) -> dict[str, Any]:
 
 
 def timm(weights: Path, epochs: int = 3) -> dict[str, Any]:
-    """The steps of timm's train.py, which its wheel leaves out, made of the functions that it is made of.
+    """The steps of timm's train.py, which its wheel does not contain, built from the same functions.
 
     As `train.py --pretrained --opt adamw --lr 1e-3 --weight-decay 0.05 --batch-size 64 --epochs 3 --warmup-epochs 1
-    --sched-on-updates --amp --amp-dtype bfloat16 --channels-last`, everything else at its defaults: random crops of
+    --sched-on-updates --amp --amp-dtype bfloat16 --channels-last`, all else by default: random crops of
     0.08 to 1 of the area, mirroring, colour jitter 0.4, label smoothing 0.1, cosine.
     """
     from timm import create_model
@@ -139,7 +139,7 @@ def timm(weights: Path, epochs: int = 3) -> dict[str, Any]:
 
 
 def sklearn(weights: Path) -> dict[str, Any]:
-    """LogisticRegression on the plain network's features, its C chosen on valid."""
+    """LogisticRegression on the plain network's features; C is selected on the validation split."""
     from sklearn.linear_model import LogisticRegression
     from timm import create_model
     from torchvision import datasets, transforms

@@ -1,8 +1,8 @@
-"""One epoch through one way of reading images, in a process of its own that benchmarks.streaming starts.
+"""Reads one epoch with one peer, in a separate process that benchmarks.streaming starts.
 
-Every peer gives normalised float32 (B, 3, 224, 224) in the main process, with the
+Every peer yields normalised float32 (B, 3, 224, 224) in the main process, with the
 random crops of training (MODE train) or resized and cut in the middle (MODE eval). A name that ends in `+decode` reads
-as the peer does, but decodes and resizes as dogbreed does.
+like the peer, but decodes and resizes like dogbreed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dogbreed.input_spec import InputSpec
 
 BATCH_SIZE = 32
 _LEAST_BATCHES = 6
-"""More than queue up unseen."""
+"""More than the loader prefetches."""
 
 FORMAT = InputSpec()
 _BICUBIC = transforms.InterpolationMode.BICUBIC
@@ -51,7 +51,7 @@ Decoder = Callable[[bytes], torch.Tensor]
 
 
 def by_pillow(mode: str, content: bytes) -> torch.Tensor:
-    """Returns an image as the torchvision reference training makes it."""
+    """Returns an image as decoded in torchvision's reference training."""
     return REFERENCE[mode](Image.open(io.BytesIO(content)).convert("RGB"))
 
 
@@ -62,7 +62,7 @@ def by_dogbreed(mode: str, content: bytes) -> torch.Tensor:
 
 
 class PerItem(Dataset[torch.Tensor]):
-    """Reads one image when it is asked for, as most datasets do; `connect` makes the reader, in the worker."""
+    """Reads one image per item, like most datasets; `connect` creates the reader in the worker."""
 
     def __init__(self, keys: list[str], connect: Callable[[], Callable[[str], bytes]], image: Decoder) -> None:
         self.keys, self.connect, self.image = keys, connect, image
@@ -77,12 +77,12 @@ class PerItem(Dataset[torch.Tensor]):
 
 
 def folder(root: str) -> Callable[[str], bytes]:
-    """Reads files: what ImageFolder does."""
+    """Reads files, like ImageFolder."""
     return lambda key: (Path(root) / key).read_bytes()
 
 
 def boto3_items(bucket: str, endpoint: str) -> Callable[[str], bytes]:
-    """One `get_object` an item."""
+    """One `get_object` per item."""
     import boto3
 
     client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
@@ -90,7 +90,7 @@ def boto3_items(bucket: str, endpoint: str) -> Callable[[str], bytes]:
 
 
 def s3fs_items(bucket: str, endpoint: str) -> Callable[[str], bytes]:
-    """One `cat` an item."""
+    """One `cat` per item."""
     import s3fs
 
     files = s3fs.S3FileSystem(client_kwargs={"endpoint_url": endpoint, "region_name": "us-east-1"})
@@ -98,7 +98,7 @@ def s3fs_items(bucket: str, endpoint: str) -> Callable[[str], bytes]:
 
 
 def s3torchconnector_dataset(kind: str, endpoint: str, image: Decoder) -> Any:
-    """Amazon's datasets; they list by themselves, and the iterable one does not shuffle."""
+    """Amazon's datasets, which list the bucket; the iterable one does not shuffle."""
     import s3torchconnector
 
     make = getattr(s3torchconnector, kind).from_prefix
@@ -112,7 +112,7 @@ def _read_then(image: Decoder, item: Any) -> torch.Tensor:
 
 
 def webdataset_loader(tars: int, num_workers: int, image: Decoder) -> Iterator[torch.Tensor]:
-    """Reads tar files that were made before, as its documentation does it: through the pipe of a program."""
+    """Reads prepared tar files through a pipe, as in its documentation."""
     import webdataset
 
     urls = f"pipe:{os.environ['RCLONE']} cat :s3:webdataset/{{000..{tars - 1:03d}}}.tar"
@@ -123,7 +123,7 @@ def webdataset_loader(tars: int, num_workers: int, image: Decoder) -> Iterator[t
 
 
 def _let_litdata_use_http() -> None:
-    """Has obstore allow http://, which litdata does not ask for."""
+    """Makes obstore accept http://, which litdata does not enable."""
     import obstore.store
 
     made = obstore.store.S3Store
@@ -131,7 +131,7 @@ def _let_litdata_use_http() -> None:
 
 
 def litdata_raw(endpoint: str, image: Decoder) -> Any:
-    """litdata over the images as they are."""
+    """litdata over the raw images."""
     _let_litdata_use_http()
     from litdata import StreamingRawDataset
 
@@ -142,7 +142,7 @@ def litdata_raw(endpoint: str, image: Decoder) -> Any:
 
 
 def litdata_loader(endpoint: str, num_workers: int, shuffle: bool, image: Decoder) -> Any:
-    """litdata over chunks that were made before."""
+    """litdata over prepared chunks."""
     _let_litdata_use_http()
     import litdata
 
@@ -152,11 +152,11 @@ def litdata_loader(endpoint: str, num_workers: int, shuffle: bool, image: Decode
 
 
 def mosaicml_loader(endpoint: str, num_workers: int, shuffle: bool, image: Decoder) -> Any:
-    """mosaicml-streaming over shards that were made before."""
+    """mosaicml-streaming over prepared shards."""
     import streaming
     from streaming.base.util import clean_stale_shared_memory
 
-    clean_stale_shared_memory()  # of measurements broken off: it would take their shards for its own
+    clean_stale_shared_memory()  # it would reuse the shards of an interrupted measurement
     os.environ["S3_ENDPOINT_URL"] = endpoint
 
     class Images(streaming.StreamingDataset):
@@ -168,7 +168,7 @@ def mosaicml_loader(endpoint: str, num_workers: int, shuffle: bool, image: Decod
 
 
 def ours(url: str, endpoint: str | None, num_workers: int, mode: str) -> Iterator[torch.Tensor]:
-    """Yields dogbreed's batches as a model gets them."""
+    """Yields dogbreed's batches as a model receives them."""
     data = ImageDataModule(
         url,
         input_spec=FORMAT,
@@ -220,10 +220,10 @@ def open_peer(name: str, mode: str, buckets: Path, endpoint: str, num_workers: i
 
 
 def measure(batches: Iterator[torch.Tensor], seconds: float) -> dict[str, float]:
-    """Returns images a second and CPU ms an image of all processes after the second batch, and seconds to the first.
+    """Returns images per second and CPU ms per image of all processes after the second batch, and seconds to the first.
 
-    By the second batch every worker runs: what starting costs shows in the seconds to the first. `seconds` are counted
-    from there, else those who are slow to begin would be judged by the batches that have queued up meanwhile.
+    At the second batch every worker runs; the cost of starting is in the seconds to the first batch. `seconds` starts
+    there, because batches that queue up during a slow start would otherwise inflate the rate.
     """
     began, seen = time.perf_counter(), 0
     marks: list[tuple[float, float, int]] = []
@@ -236,12 +236,12 @@ def measure(batches: Iterator[torch.Tensor], seconds: float) -> dict[str, float]
         if number == 0:
             first_s = now - began
             continue
-        # The workers; programs that are read from come and go, and are counted when they have ended.
+        # The workers; short-lived programs that they read from are counted after they end.
         workers = (child.pid for child in multiprocessing.active_children())
         processes = processes or [psutil.Process(), *map(psutil.Process, workers)]
         try:
             marks[1:] = [(now, sum(sum(process.cpu_times()[:4]) for process in processes), seen)]
-        except psutil.NoSuchProcess:  # a worker has read all of its share: what follows waits in line
+        except psutil.NoSuchProcess:  # a worker has read its whole share: the remaining batches are already queued
             break
         if now - marks[0][0] > seconds and number > _LEAST_BATCHES:
             break
@@ -253,23 +253,23 @@ def measure(batches: Iterator[torch.Tensor], seconds: float) -> dict[str, float]
 def run(
     place: tuple[str, str, Path, str, int], seconds: float, environment: dict[str, str], answer: Connection
 ) -> None:
-    """Measures one peer in this process, and sends what it cost, or as `failed` what went wrong.
+    """Measures one peer in this process, and sends the results, or the error as `failed`.
 
     Args:
-        place: As `open_peer` takes it.
-        seconds: As `measure` takes it.
-        environment: Added to that of this process.
-        answer: Where to.
+        place: As in `open_peer`.
+        seconds: As in `measure`.
+        environment: Variables added to those of this process.
+        answer: Receives the results.
     """
     os.setpgrp()
-    multiprocessing.set_start_method("fork", force=True)  # as everywhere on Linux; this very process is none of those
+    multiprocessing.set_start_method("fork", force=True)  # the default on Linux; this process itself was spawned
     os.environ |= environment
-    tempfile.tempdir = None  # to be found anew, in the environment
+    tempfile.tempdir = None  # boto3 must read them from the environment again
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     try:
         answer.send(measure(open_peer(*place), seconds))
-    except Exception as error:  # noqa: BLE001 - each library fails in its own way
+    except Exception as error:  # noqa: BLE001 - each library raises other exceptions
         answer.send({"failed": (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]})
     answer.close()
-    os._exit(0)  # some leave threads behind that never end
+    os._exit(0)  # some libraries leave threads that never end

@@ -1,4 +1,4 @@
-"""A server between a client and an S3 server that is slow or fails as told; signatures pass through untouched."""
+"""A proxy before an S3 server that injects delays and faults; signatures stay valid."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Callable
 
 Rule = Callable[[str, int], str | None]
-"""Path of a GET for an object and how often it was asked before, to what goes wrong, or None.
+"""Path of a GET for an object and the number of earlier requests for it, to a fault or None.
 
-`503`: the server asks to slow down. `403`: the token has expired. `404`: the object is gone. `cut`: the connection
-closes in the middle of the body. `stall`: half of the body, then nothing for a minute. `mute`: no answer for a minute.
-`reset`: the connection is closed in place of an answer.
+`503`: the server throttles. `403`: the token has expired. `404`: the object is gone. `cut`: the connection
+closes in the middle of the body. `stall`: half of the body, then nothing for a minute. `mute`: no response for a
+minute. `reset`: the connection is closed instead of a response.
 """
 
 _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -29,26 +29,26 @@ _SILENCE_S = 60.0
 
 
 def fail_share(share: float, kind: str, seed: int = 0) -> Rule:
-    """Returns a rule by which this share of the requests, chosen by chance, goes wrong as `kind`."""
+    """Returns a rule by which a random share of the requests has the fault `kind`."""
     chance = random.Random(seed)
     return lambda path, before: kind if chance.random() < share else None
 
 
 class Proxy(threading.Thread):
-    """Listens on a free port of this machine until `close`, in a thread of its own.
+    """Listens on a free port of this machine in a separate thread, until `close`.
 
     Args:
-        upstream: URL of the server behind it.
-        delay_s: seconds added before each answer.
-        rule: what goes wrong.
+        upstream: URL of the S3 server.
+        delay_s: Seconds added before each response.
+        rule: Selects the fault of each request.
 
     Attributes:
-        url: where it listens.
-        gets: path of every GET for an object so far, in order of arrival.
-        lists: path of every listing.
-        heads: first line and headers of every request.
-        open_requests: requests being answered just now.
-        most_open: the most of them there were at once.
+        url: URL of the proxy.
+        gets: Path of every GET for an object so far, in order of arrival.
+        lists: Path of every listing.
+        heads: First line and headers of every request.
+        open_requests: Number of open requests.
+        most_open: Largest number of open requests so far.
     """
 
     def __init__(self, upstream: str, delay_s: float = 0.0, rule: Rule | None = None) -> None:
@@ -77,7 +77,7 @@ class Proxy(threading.Thread):
         self._loop.close()
 
     def close(self) -> None:
-        """Ends it, with every connection."""
+        """Stops the proxy and closes every connection."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self.join()
 
@@ -86,7 +86,7 @@ class Proxy(threading.Thread):
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers the requests of one connection, each by the server behind, over one connection too."""
+        """Forwards the requests of one connection over one connection to the server."""
         behind = None
         try:
             while True:
@@ -101,7 +101,7 @@ class Proxy(threading.Thread):
                 finally:
                     self.open_requests -= 1
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass  # one of the two has closed the connection, or it is to be closed
+            pass  # either side has closed the connection, or asks to close it
         finally:
             writer.close()
             if behind:
@@ -121,7 +121,7 @@ class Proxy(threading.Thread):
         fault = self._note(path.decode()) if method == b"GET" and b"?" not in path else None
         await asyncio.sleep(_SILENCE_S if fault == "mute" else self.delay_s)
         if fault in _STATUS:
-            text = b"<Error><Code>%b</Code><Message>told to</Message></Error>" % _CODES[fault]
+            text = b"<Error><Code>%b</Code><Message>injected</Message></Error>" % _CODES[fault]
             client.write(_STATUS[fault] % (len(text), text))
             return await client.drain()
         if fault == "reset":

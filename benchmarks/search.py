@@ -1,18 +1,18 @@
-"""Our default search against random search at equal cost, on learning curves of real heads.
+"""Compares our default search with random search at equal cost, on learning curves of real heads.
 
-    python -m benchmarks.search                  table and image in benchmarks/results, in about a minute
+    python -m benchmarks.search                  table and plot in benchmarks/results, in about a minute
     python -m benchmarks.search --seeds 100
 
-The surface is that of recipe (e) made wider: optimizer, batch size, learning rate (1e-5 to 1) and weight decay of a
-head on frozen MobileNetV2 features of ../shared/data, 9 epochs, validation loss after each. 300 such trainings lie in
-`search_curves.csv` (made by `benchmarks.curves`); between them the logarithm of the loss is interpolated from the five
-nearest of the same optimizer, weighed by inverse squared distance, so no point is better than the best of the table.
+The search space is a wider one of recipe (e): optimizer, batch size, learning rate (1e-5 to 1) and weight decay of a
+head on frozen MobileNetV2 features of ../shared/data, 9 epochs, validation loss after each. 300 such trainings are in
+`search_curves.csv` (written by `benchmarks.curves`). Between them, the logarithm of the loss is interpolated from the
+five nearest ones of the same optimizer, weighted by inverse squared distance, so no point is better than the best of
+the table.
 
-Every sweep is planned and asked for by the launcher itself, from what one would type to the request, and driven through
-the class that searches on this machine, `launch.local.tuning.search.Search`, in simulated time: two trainings at once,
-an
-epoch costs 1, a start 0.5. All strategies get the same budget, that of 6, 12 or 25 whole trainings; what counts is the
-best objective among the trainings that have ended or were stopped by then, as a tuning job reports it.
+The launcher plans every sweep, from its overrides to the request, and the search of local tuning jobs,
+`launch.local.tuning.search.Search`, runs it in simulated time: two trainings in parallel, an epoch costs 1 and a start
+0.5. All strategies have the same budget, that of 6, 12 or 25 full trainings. The result is the best objective of the
+trainings that have ended or were stopped by then, as a tuning job reports it.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ STRATEGIES = {
     "our default, no first points": (2, ["first_points=[]"]),
     "our default": (2, []),
 }
-"""What is typed, and how many jobs the search is told of for each whole training: Hyperband has twice as many."""
+"""Overrides, and jobs per full training of the budget; Hyperband starts twice as many."""
 BUDGETS = (6, 12, 25)
-"""In whole trainings."""
+"""Budgets, in full trainings."""
 WORST = 0.75
-"""Loss at the top of the image."""
+"""Upper limit of the plot's loss axis."""
 
 
 class Surface:
-    """The learning curve of any point of the space."""
+    """Interpolates the learning curve of any point of the space."""
 
     def __init__(self, path: Path):
         with path.open() as file:
@@ -76,7 +76,7 @@ class Surface:
         return np.exp(_interpolate(_place(point), *self._known[point["optimizer"]])).tolist()
 
     def error(self) -> float:
-        """Returns by which factor a known final loss is missed, in the median, where it is left out of the table."""
+        """Returns the median factor by which the interpolation misses a final loss that is excluded from the table."""
         missed = [
             abs(_interpolate(places[i], np.delete(places, i, 0), np.delete(logs, i, 0))[-1] - logs[i][-1])
             for places, logs in self._known.values()
@@ -86,7 +86,7 @@ class Surface:
 
 
 def _place(point: dict[str, str]) -> tuple[float, float, float]:
-    """Returns where a point lies: a decade of the learning rate counts most."""
+    """Returns the coordinates of a point; a decade of the learning rate weighs most."""
     return (
         math.log10(float(point["lr"])),
         0.3 * math.log10(float(point["weight_decay"])),
@@ -101,7 +101,7 @@ def _interpolate(place: Any, places: Any, logs: Any) -> Any:
 
 
 def searches(typed: list[str], max_jobs: int, seeds: int) -> Iterator[Search]:
-    """Yields for each seed the search that the launcher's request for `typed` comes to."""
+    """Yields for each seed the search of the launcher's request for the overrides `typed`."""
     plan = make_plan([*SWEEP, *typed, f"tuner.max_jobs={max_jobs}"], Path.cwd(), fresh_name)
     request = tuning_request(plan, LOCAL_TARGET)
     static = request["TrainingJobDefinition"]["StaticHyperParameters"]
@@ -110,7 +110,7 @@ def searches(typed: list[str], max_jobs: int, seeds: int) -> Iterator[Search]:
 
 
 def run(search: Search, surface: Surface, budget: float, max_jobs: float = math.inf) -> tuple[list[Any], int, float]:
-    """Returns (cost, best objective so far) at each improvement, the number of jobs started, and what they cost."""
+    """Returns (cost, best objective so far) at each improvement, the number of started jobs, and their cost."""
     steps, best, started, order, now = [], math.inf, 0, itertools.count(), 0.0
     epochs_ahead: list[Any] = []  # (time at which an epoch ends, tie breaker, proposal, epoch, its curve)
 
@@ -137,17 +137,17 @@ def run(search: Search, surface: Surface, budget: float, max_jobs: float = math.
 
 
 def best_at(steps: list[Any], cost: float) -> float:
-    """Returns the best objective that was known once `cost` was spent."""
+    """Returns the best objective known at `cost`."""
     return min((best for spent, best in steps if spent <= cost), default=math.inf)
 
 
 def cost_of(steps: list[Any], objective: float) -> float:
-    """Returns what it cost to find something as good as `objective`."""
+    """Returns the cost at which an objective as good as `objective` was known."""
     return next((cost for cost, best in steps if best <= objective), math.inf)
 
 
 def compare(surface: Surface, whole: int, seeds: int) -> dict[str, Any]:
-    """Returns what each strategy finds for the cost of `whole` trainings."""
+    """Returns the results of each strategy for the cost of `whole` full trainings."""
     budget = whole * (EPOCHS + START)
     runs = {
         name: [run(search, surface, budget) for search in searches(typed, jobs * whole, seeds)]
@@ -168,7 +168,7 @@ def _figures(found: list[Any], goal: float, budget: float) -> dict[str, Any]:
 
 
 def _quartiles(values: list[float]) -> list[float]:
-    """Returns lower quartile, median and upper quartile; infinities, of sweeps that have nothing yet, among them."""
+    """Returns lower quartile, median and upper quartile; sweeps without a result count as infinity."""
     ordered, last = sorted(values), len(values) - 1
     return [statistics.median(values) if q == 2 else ordered[round(q * last / 4)] for q in (1, 2, 3)]
 
@@ -179,7 +179,7 @@ def _finite(value: float) -> float | None:
 
 def print_table(found: dict[str, Any]) -> None:
     for whole, strategies in found.items():
-        print(f"\nbest validation loss for the cost of {whole} whole trainings: median (quartiles)")
+        print(f"\nbest validation loss for the cost of {whole} full trainings: median (quartiles)")
         print(f"{'':30}{'25 % of it':>22}{'50 %':>22}{'all of it':>22}   as good as random's, at   trainings")
         for name, row in strategies.items():
             cells = [_cell(*quartiles) for quartiles in row["best"].values()]
@@ -195,7 +195,7 @@ def _cell(low: float | None, middle: float | None, high: float | None) -> str:
 
 
 def draw(strategies: dict[str, Any], whole: int, path: Path) -> None:
-    """Draws median and quartiles of the best objective over cost."""
+    """Plots median and quartiles of the best objective over cost."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
@@ -208,7 +208,7 @@ def draw(strategies: dict[str, Any], whole: int, path: Path) -> None:
         axes.plot(costs, np.where(np.isfinite(middle), middle, np.nan), color=colour, label=name)
         high = np.where(np.isfinite(high), high, WORST)
         axes.fill_between(costs, low, high, where=np.isfinite(low), color=colour, alpha=0.15, lw=0)
-    axes.set(xlabel=f"cost, in whole trainings of {EPOCHS} epochs", ylabel="best validation loss so far")
+    axes.set(xlabel=f"cost, in full trainings of {EPOCHS} epochs", ylabel="best validation loss so far")
     axes.set(xlim=(0, whole), ylim=(0.44, WORST))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -229,10 +229,10 @@ def main() -> None:
         "whole_trainings": statistics.median(cost for *_, cost in sweeps) / (EPOCHS + START),
     }
     missed = surface.error() - 1
-    print(f"{given.seeds} seeds; best loss of the table {surface.best:.3f}; one left out is missed by {missed:.1%}")
+    print(f"{given.seeds} seeds; best loss of the table {surface.best:.3f}; interpolation error {missed:.1%}")
     print_table(found)
     print(
-        f"\nthe default as it is, 12 trainings: cost as {twelve['whole_trainings']:.1f} whole ones, "
+        f"\nthe default, 12 trainings: cost of {twelve['whole_trainings']:.1f} full ones, "
         f"best loss {twelve['best'][1]:.3f} ({twelve['best'][0]:.3f}-{twelve['best'][2]:.3f})"
     )
     RESULTS.mkdir(exist_ok=True)

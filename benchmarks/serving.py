@@ -1,12 +1,12 @@
-"""An endpoint beside the plainest server of the same model: requests a second and latency at 1, 8 and 32 clients.
+"""Compares an endpoint with a minimal server of the same model: requests per second and latency at 1, 8 and 32 clients.
 
     python benchmarks/serving.py outputs/NAME/model PHOTOS [SECONDS [ROUNDS]]
 
-PHOTOS is a folder of JPEGs. Needs wrk (`apt-get install wrk`; one thread that costs next to nothing beside the
-servers) and, for the peer, fastapi, which comes with `pip install 'dogbreed[sagemaker]'`. The peer is what one writes
-first: one FastAPI route, Pillow, torchvision's transforms, one forward pass a request, in inference mode. Both servers
-run all the time and are asked in turns, so that other load on the machine meets both; figures are medians over rounds.
-CPU is what the server's process used for a request, all its threads together.
+PHOTOS is a folder of JPEGs. Needs wrk (`apt-get install wrk`; one thread with negligible load) and, for the peer,
+fastapi, which `pip install 'dogbreed[sagemaker]'` includes. The peer is a typical first version: one FastAPI route,
+Pillow, torchvision's transforms, one forward pass per request, in inference mode. Both servers run all the time and are
+measured alternately, so that other load on the machine affects both; results are medians over rounds. CPU is the time
+of the server's process per request, all threads together.
 """
 
 import io
@@ -43,7 +43,7 @@ end
 
 
 def plain_server(folder: Path, port: int) -> None:
-    """Serves the model as a tutorial does."""
+    """Serves the model as in a tutorial."""
     import torch
     import uvicorn
     from fastapi import FastAPI, Request
@@ -90,7 +90,7 @@ def start(command: list[str], port: int) -> psutil.Process:
 
 
 def ask(server: psutil.Process, port: int, clients: int, seconds: str, script: Path) -> tuple[float, ...]:
-    """Returns requests a second, p50 and p99 and CPU a request in ms, and the number of requests that failed."""
+    """Returns requests per second, p50, p99 and CPU per request in ms, and the number of failed requests."""
     before = sum(server.cpu_times()[:2])
     done = subprocess.run(
         ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "60s", "-s", str(script),

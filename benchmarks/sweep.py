@@ -1,14 +1,14 @@
-"""A sweep of heads on kept features, against the same sweep with the backbone in every epoch of every trial.
+"""Compares a sweep of heads on cached features with the same sweep that runs the backbone in every epoch.
 
     python -m benchmarks.sweep sweep       the whole sweep from an empty folder: time, memory, and its one pass
     python -m benchmarks.sweep plain       a plain PyTorch loop over 600 of the images
-    python -m benchmarks.sweep off         one trial without kept features, of which the rest is computed
-    python -m benchmarks.sweep summary     the ratios, from what the parts have left in benchmarks/results/sweep.json
+    python -m benchmarks.sweep off         one trial without cached features; the rest is extrapolated
+    python -m benchmarks.sweep summary     the ratios of the results in benchmarks/results/sweep.json
 
 The sweep is experiment=course_e (optimizer, batch size, epochs, lr) with MobileNetV2 and the images and weights in
-../shared. Every part is short, so that it can run on a machine that is otherwise idle; OUT=FILE puts results elsewhere.
-Measured in the environment of `make tune`: where SciPy is installed too, as by the SageMaker SDK, torchmetrics imports
-it, and the sweep begins 0.6 s later.
+../shared. Every part is short, so that it can run on an otherwise idle machine; OUT=FILE writes results to another
+file. Measure in the environment of `make tune`: if SciPy is installed, as by the SageMaker SDK, torchmetrics imports it
+and the sweep starts later.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MODEL = [
 
 
 def run(module: str, *typed: str) -> tuple[float, float]:
-    """Returns the seconds that a command took, and the peak memory of all its processes, MB."""
+    """Returns the seconds and the peak memory of all processes of a command, MB."""
     began, peak = time.perf_counter(), 0.0
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     with tempfile.TemporaryFile("w+") as log:
@@ -49,7 +49,7 @@ def run(module: str, *typed: str) -> tuple[float, float]:
             with suppress(psutil.NoSuchProcess):
                 peak = max(peak, sum(map(_memory_mb, [process, *process.children(recursive=True)])))
             with suppress(psutil.TimeoutExpired):
-                process.wait(10.0)  # to look costs the sweep a tenth of a second or more
+                process.wait(10.0)  # polling slows the sweep down
                 break
         seconds = time.perf_counter() - began
         if process.returncode:
@@ -59,10 +59,10 @@ def run(module: str, *typed: str) -> tuple[float, float]:
 
 
 def _memory_mb(process: psutil.Process) -> float:
-    """Returns a process's share of memory (PSS): what several have in common is divided among them."""
+    """Returns the proportional memory (PSS) of a process, MB; shared memory is divided among its users."""
     try:
         return process.memory_full_info().pss / 2**20
-    except psutil.Error:  # it has just ended
+    except psutil.Error:  # the process has ended
         return 0.0
 
 
@@ -90,7 +90,7 @@ def sweep() -> dict[str, Any]:
 
 
 def plain() -> dict[str, Any]:
-    """The usual loop: torchvision's folder and transforms, loader workers, the network in eval mode, no gradients."""
+    """A plain loop: torchvision's folder and transforms, loader workers, the network in eval mode, no gradients."""
     import timm
     import torch
     from torchvision import datasets, transforms
@@ -114,7 +114,7 @@ def plain() -> dict[str, Any]:
 
 
 def off() -> dict[str, Any]:
-    """One trial of one epoch, over a part of the images."""
+    """Runs one trial of one epoch over a part of the images."""
     limits = ["+trainer.limit_train_batches=24", "+trainer.limit_val_batches=8", "+trainer.limit_test_batches=8"]
     with tempfile.TemporaryDirectory() as folder:
         fixed = [*MODEL, "features=off", "epochs=1", "batch_size=32", "debugger.images.enabled=false"]

@@ -1,9 +1,9 @@
-"""What went wrong in a training, and where the time went.
+"""Detects problems of a training, and measures where its time goes.
 
     from dogbreed.debugger import TensorDebugger, SystemProfiler, write_report
 
-Callbacks record plain files into a run's folder while it trains; rules (one small function each) look at them
-afterwards, or while the training runs; a report shows what they found. Names are loaded at first use: rules and
+Callbacks record plain files into a run's folder while it trains; rules (one small function each) evaluate them
+afterwards, or while the training runs; a report shows the findings. Names are loaded at first use: rules and
 reports need no torch.
 """
 

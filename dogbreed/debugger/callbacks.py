@@ -72,7 +72,7 @@ class FailureReport(pl.Callback):
         self.folder = folder
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Writes the report; the training's own exception is raised as without it."""
+        """Writes the report; the exception of the training is still raised."""
         if trainer.is_global_zero:
             try:
                 report = write_report(self.folder, print_findings=False)

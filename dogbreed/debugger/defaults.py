@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    # AWS requires a choice of tensors. Weights should never be all zeros, explode or stand still.
+    # AWS requires a choice of tensors. Weights should never be all zeros, explode or stay unchanged.
     "AllZero": {"collection_names": ["weights"]},
     "TensorVariance": {"collection_names": ["weights"], "max_threshold": 10.0},
     "UnchangedTensor": {"collection_names": ["weights"]},

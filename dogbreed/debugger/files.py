@@ -1,4 +1,4 @@
-"""Names of the files that a run leaves in its folder, and how they are written. No torch here.
+"""Names of the files in a run's folder, and functions that write them. No torch here.
 
 debug/run.json          what the run was started with, and on which machine
 debug/records.jsonl     one line per record: names, tensors, losses, metrics, events, input images

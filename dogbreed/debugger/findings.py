@@ -1,4 +1,4 @@
-"""What a rule returns: one of five statuses, its evidence, and what to try next.
+"""The outcome of a rule: one of five statuses, its evidence, and a suggestion.
 
 AWS's rules end with "no issues found" even if nothing was evaluated. Here `ok` means that data was checked and found
 sound. A rule that could not check reports `not_applicable` (the run has nothing of the kind), `insufficient_data`

@@ -1,4 +1,4 @@
-"""What was recorded of one run, as the inputs of the rules."""
+"""The recording of one run, as the inputs of the rules."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Recording:
     missing: dict[str, Missing] = field(default_factory=dict)
     """Input name to a reason that is more specific than that in `INPUTS`."""
     problems: list[str] = field(default_factory=list)
-    """What could not be read, one line each, for the report."""
+    """Unreadable files, one line each, for the report."""
     metrics: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     """Logged metrics: name to (epochs, values)."""
     events: list[dict[str, Any]] = field(default_factory=list)

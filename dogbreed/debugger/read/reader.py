@@ -1,4 +1,4 @@
-"""Reads what a run left in its folder. Damaged files are reported in `problems`; the rest is read. No torch here."""
+"""Reads the recorded files of a run. Damaged files are reported in `problems`; the rest is read. No torch here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dogbreed.debugger.recording import Missing, Recording
 from dogbreed.debugger.series import ImageHashes, NodeActivity, Predictions
 
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
-"""What reading a damaged file of ours can raise."""
+"""Exceptions that reading a damaged file can raise."""
 
 
 def read_run(folder: Path) -> Recording:

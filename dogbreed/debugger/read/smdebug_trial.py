@@ -1,6 +1,6 @@
-"""Reads a folder that smdebug wrote, ours or that of an old SageMaker job, into what rules look at.
+"""Reads a folder that smdebug wrote, from a run or an old SageMaker job, into the inputs of rules.
 
-Broken files are named in `problems`; what can be read is.
+Damaged files are reported in `problems`; the rest is read.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ def read_smdebug(folder: Path) -> Recording:
             recording.inputs[kind] = _reduced_series(reduced[kind])
     _add_updates(recording, values["weights"])
     _add_losses(recording, losses)
-    reason = "smdebug's files do not hold it"
+    reason = "smdebug's files do not contain it"
     recording.missing |= {name: Missing(reason, not_applicable=True) for name in ("settings", "class_counts", "images")}
     return recording
 
 
 def broken_files(folder: Path) -> list[str]:
-    """Returns a line for each index or event file that is cut off or no file of this version."""
+    """Returns a line for each index or event file that is truncated or of another version."""
     problems = []
     for path in sorted(folder.glob("index/*/*.json")):
         try:
@@ -88,12 +88,12 @@ def broken_files(folder: Path) -> list[str]:
             if not isinstance(index, dict) or "tensor_payload" not in index:
                 problems.append(f"{path.name}: not an index of smdebug 1.0")
         except ValueError:
-            problems.append(f"{path.name}: half-written index, its step is left out")
+            problems.append(f"{path.name}: truncated index; its step is skipped")
             path_of_step = path.name.partition("_")[0]
             problems[-1] += f" (step {int(path_of_step)})" if path_of_step.isdigit() else ""
     for path in sorted(folder.glob("events/*/*")):
         if path.suffix == ".tmp" or not path.stat().st_size:
-            problems.append(f"{path.name}: half-written events, its step is left out")
+            problems.append(f"{path.name}: truncated events; its step is skipped")
     return problems
 
 
@@ -108,13 +108,13 @@ def _open(folder: Path, problems: list[str]) -> Any:
         readable = _whole_copy(folder)
     try:
         return create_trial(str(readable))
-    except Exception as error:  # noqa: BLE001 - smdebug raises many kinds on files of another version; all are said
+    except Exception as error:  # noqa: BLE001 - smdebug raises many kinds on files of another version
         problems.append(f"{folder.name} cannot be read by smdebug ({type(error).__name__}: {error})")
         return None
 
 
 def _whole_copy(folder: Path) -> Path:
-    """Returns a temporary folder of links to what is whole, marked as ended: smdebug waits for the rest for ever."""
+    """Returns a temporary folder of links to the intact files, marked as ended; smdebug would wait for the rest."""
     import atexit
     import shutil
     import tempfile
@@ -145,7 +145,7 @@ def _activation_inputs(trial: Any) -> set[str]:
 
 
 def kind_of(name: str) -> str:
-    """Returns which input a tensor belongs to by smdebug's naming, "" for none."""
+    """Returns the input that a tensor belongs to by smdebug's naming, "" for none."""
     if name.startswith("gradient"):
         return "gradients"
     if re.search(r"[Ll]oss_(?!input).*output", name):
@@ -156,10 +156,10 @@ def kind_of(name: str) -> str:
 
 
 def _strangers(trial: Any) -> list[str]:
-    """Returns a line where tensors have names that PyTorch's hook does not give: those of another framework."""
+    """Returns a line if tensors have names of another framework than PyTorch."""
     names = trial.tensor_names()
     strange = [name for name in names if not kind_of(name) and not re.search(r"_(in|out)put_[0-9]+$", name)]
-    text = f"{len(strange)} of {len(names)} tensors have no name of PyTorch's and are left out, such as"
+    text = f"{len(strange)} of {len(names)} tensors do not have a PyTorch name and are skipped, such as"
     return [f"{text} {name}" for name in strange[:1]]
 
 
@@ -181,7 +181,7 @@ def _values(trial: Any, name: str) -> tuple[dict[int, Any], int]:
             reductions = tensor.reduction_values(step, mode=mode)
             value = {} if reductions else tensor.value(step, mode=mode)
             result[int(step)] = reductions or value
-        except Exception:  # noqa: BLE001 - a cut-off event file raises whatever its bytes lead to; counted and said
+        except Exception:  # noqa: BLE001 - a truncated event file can raise anything; counted and reported
             errors += 1
     return result, errors
 
@@ -208,7 +208,7 @@ def _reduced_series(tensors: dict[str, dict[str, dict[int, float]]]) -> TensorSe
 
 
 def _add_updates(recording: Recording, weights: dict[str, dict[int, Any]]) -> None:
-    """Adds updates between neighbouring optimizer steps; steps saved further apart say nothing of one update."""
+    """Adds updates between adjacent optimizer steps; steps saved further apart do not show a single update."""
     steps = sorted({step for saved in weights.values() for step in saved})
     rows = [(a, b) for a, b in pairwise(steps) if b == a + 1]
     if not rows:

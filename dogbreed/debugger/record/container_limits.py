@@ -16,7 +16,7 @@ _UNLIMITED = 1 << 60
 
 @dataclass(frozen=True)
 class Limits:
-    """What this process may use."""
+    """CPU and memory limits of this process."""
 
     cores: float
     """CPU cores; fractional under a CPU quota."""

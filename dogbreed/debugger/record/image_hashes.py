@@ -37,7 +37,7 @@ def difference_hashes(images: Tensor) -> list[int]:
 
 
 class ImageHasher(Recorder):
-    """Hashes the images of all splits after a fit, or after `Trainer.validate`, through the data module's own loaders.
+    """Hashes the images of all splits after a fit, or after `Trainer.validate`, through the data module's loaders.
 
     Args:
         folder: The run's folder.

@@ -1,4 +1,4 @@
-"""What a run was started with and on which machine: the `settings` input of the rules."""
+"""Settings and machine of a run: the `settings` input of the rules."""
 
 from __future__ import annotations
 

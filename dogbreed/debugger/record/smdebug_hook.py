@@ -1,9 +1,9 @@
 """SmdebugHook: smdebug's own hook as a callback; `smdebug.trials.create_trial` reads what it writes.
 
-smdebug's hook is its writer and its configuration here, the callback decides what is a step and when a tensor is
-ready. That mends what breaks plain smdebug under Lightning: sanity checks and validation counted as steps, gradients
-from before the all-reduce, parameters unfrozen later, functional losses, bfloat16, in-place ReLUs whose input is
-recorded after they overwrote it, a second `fit`, a folder that exists.
+smdebug's hook writes files and reads its configuration; the callback decides when a step begins and when a tensor is
+ready. This fixes the failures of plain smdebug under Lightning: sanity checks and validation counted as steps,
+gradients from before the all-reduce, parameters unfrozen later, functional losses, bfloat16, inputs of in-place ReLUs
+recorded after they are overwritten, a second `fit`, and an existing folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COLLECTIONS = (
     *("weights", "biases", "gradients", "losses", "all"),
     *("relu_input", "relu_output", "tanh_input", "sigmoid_input"),
 )
-"""Collections that can be asked for; those of activation layers hold all layers of that kind."""
+"""Supported collections; those of activation layers contain all layers of that kind."""
 
 _CONFIG = "/opt/ml/input/config/debughookconfig.json"
 _CONFIG_VARIABLE = "SMDEBUG_CONFIG_FILE_PATH"
@@ -38,9 +38,9 @@ _CONFIG_VARIABLE = "SMDEBUG_CONFIG_FILE_PATH"
 class SmdebugHook(pl.Callback):
     """Writes tensors in smdebug's layout into `debug-output` of the run's folder.
 
-    In a SageMaker training job with a hook configuration (`debughookconfig.json`) that is followed, its path
-    included. A step is an optimizer step; validation losses are steps of mode EVAL. Recording whole tensors is slow
-    and large (about 90 MB a recorded step for a ResNet18): it is off by default.
+    A hook configuration of a SageMaker training job (`debughookconfig.json`) takes precedence, including its path. A
+    step is an optimizer step; validation losses are steps of mode EVAL. Recording whole tensors is slow and needs much
+    space, so it is off by default.
 
     Args:
         folder: The run's folder.
@@ -49,7 +49,7 @@ class SmdebugHook(pl.Callback):
         reductions: smdebug's reductions (min, max, mean, std, variance, abs_mean, ...) in place of whole tensors.
 
     Raises:
-        UserError: smdebug cannot be imported, or an unknown collection.
+        UserError: smdebug cannot be imported, or a collection is unknown.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class SmdebugHook(pl.Callback):
         self._writing = self._only_losses = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Makes the hook; a second fit goes on with the one of the first."""
+        """Creates the hook; a second fit continues with that of the first."""
         if not trainer.is_global_zero:
             return
         self._root = root_module(pl_module)
@@ -84,7 +84,7 @@ class SmdebugHook(pl.Callback):
         self._step = -1
         if self._hook is None:
             self._hook = self._make()
-            atexit.unregister(self._hook._cleanup)  # the end is noted when a fit ends, not when Python does
+            atexit.unregister(self._hook._cleanup)  # the end is recorded when a fit ends, not when Python exits
 
     def _make(self) -> Any:
         from smdebug.core.reduction_config import ReductionConfig
@@ -111,7 +111,7 @@ class SmdebugHook(pl.Callback):
             if side and layers:
                 hook.get_collection(name).include([rf"^{re.escape(layer)}_{side}_[0-9]+$" for layer in layers])
             elif side:
-                hook.include_collections.remove(name)  # smdebug refuses a collection of nothing
+                hook.include_collections.remove(name)  # smdebug rejects an empty collection
         return hook
 
     def _reduction_lists(self) -> dict[str, list[str]]:
@@ -119,7 +119,7 @@ class SmdebugHook(pl.Callback):
         return {"reductions": [r for r in self.reductions if not r.startswith("abs_")], "abs_reductions": absolute}
 
     def _begin(self, mode: str) -> None:
-        """A step of `mode` begins: smdebug's hook decides by its configuration whether it is saved."""
+        """Begins a step of `mode`; smdebug's configuration decides whether it is saved."""
         from smdebug import modes
 
         hook = self._hook
@@ -159,7 +159,7 @@ class SmdebugHook(pl.Callback):
             self._listen(self._root)
 
     def _listen(self, root: nn.Module) -> None:
-        """Puts hooks on all layers for this step; inputs are taken before the layer can overwrite them."""
+        """Adds hooks to all layers for this step; inputs are read before the layer can overwrite them."""
         for name, module in root.named_modules():
 
             def before(_: nn.Module, inputs: Any, name: str = name) -> None:
@@ -198,7 +198,7 @@ class SmdebugHook(pl.Callback):
         self._end()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves the validation loss, whatever the interval: there is one a validation."""
+        """Saves the validation loss, independent of the interval, because there is one per validation."""
         loss = trainer.callback_metrics.get("val/loss")
         if self._hook is None or trainer.sanity_checking or loss is None:
             return
@@ -213,10 +213,10 @@ class SmdebugHook(pl.Callback):
         self._end()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes the end, so that readers do not wait for more."""
+        """Records the end, so that readers do not wait for more."""
         if self._hook is not None:
             self._end()
-            # Parameters that were unfrozen late are in no list yet if this one is from the first step.
+            # The list of the first step does not contain parameters that were unfrozen later.
             self._hook.export_collections()
             self._hook.exported_collections = True
             self._hook._cleanup()
@@ -242,7 +242,7 @@ def require_smdebug() -> None:
     """Checks that smdebug can be used.
 
     Raises:
-        UserError: it is not installed, or with a protobuf or numpy that it cannot use.
+        UserError: It is not installed, or protobuf or numpy is incompatible.
     """
     try:
         import numpy as np

@@ -150,7 +150,7 @@ class TensorDebugger(Recorder):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keeps the loss on its device; at a recorded step reads the updates and fetches everything."""
+        """Keeps the loss on its device; at a recorded step, reads the updates and fetches all values."""
         self._read_step(trainer, outputs)
         if self._has_stepped:
             self._has_stepped = False
@@ -254,7 +254,7 @@ class TensorDebugger(Recorder):
 
     @safe_hook
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes what is pending."""
+        """Writes pending records."""
         if self._stats is None:
             return
         self._fetch(trainer, self._stats)

@@ -51,7 +51,7 @@ class TensorStats:
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Reads the weights and how far they moved, after the optimizer stepped."""
+        """Reads the weights and their updates, after the optimizer stepped."""
         if not self._before:
             return
         names = list(self._before)
@@ -70,7 +70,7 @@ class TensorStats:
         self._pending.append((collection, names, stats or tuple(map(str, range(values.shape[1]))), values))
 
     def fetch(self, scalars: Sequence[Tensor]) -> tuple[list[Block], list[float]]:
-        """Returns (what was added since the last call, values of `scalars`), with one synchronisation."""
+        """Returns (statistics added since the last call, values of `scalars`), with one synchronisation."""
         inputs = self.activations.inputs
         if inputs:
             self._add("activation_inputs", list(inputs), STATISTICS, torch.stack(list(inputs.values())))

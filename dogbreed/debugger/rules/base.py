@@ -1,4 +1,4 @@
-"""What a rule is, and the registry of built-in rules.
+"""Definition of a rule, and the registry of built-in rules.
 
 A rule is a function that returns an `Outcome`. Its positional parameters name the inputs it reads (see
 `recording.INPUTS`); those with a default are optional. Its keyword-only parameters are its settings:
@@ -29,12 +29,12 @@ from dogbreed.debugger.findings import Outcome
 RuleFunction = Callable[..., Outcome]
 
 Settings = Mapping[str, Any]
-"""The input `settings`: what the run was started with and what is known of the machine."""
+"""The input `settings`: settings of the run and properties of the machine."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule function and what its signature declares."""
+    """A rule function, and the inputs and settings of its signature."""
 
     name: str
     function: RuleFunction

@@ -39,7 +39,7 @@ def finished(tmp_path_factory) -> Path:
     return folder / "debug-output"
 
 
-def test_create_trial_reads_it_and_steps_are_optimizer_steps(finished: Path):
+def test_create_trial_reads_optimizer_steps(finished: Path):
     from smdebug import modes
 
     trial = saved(finished)
@@ -50,7 +50,7 @@ def test_create_trial_reads_it_and_steps_are_optimizer_steps(finished: Path):
     assert "Sequential_0.bias" in trial.tensor_names(collection="biases")
 
 
-def test_input_of_an_in_place_relu_is_what_came_in(finished: Path):
+def test_input_of_in_place_relu_is_saved_unchanged(finished: Path):
     trial = saved(finished)
     assert trial.tensor_names(collection="relu_input") == ["2_input_0", "5_input_0", "8_input_0"]
     assert trial.tensor("2_input_0").value(0).min() < 0
@@ -71,18 +71,18 @@ def test_rules_read_the_folder(finished: Path):
     assert Status.ERROR not in findings.values()
 
 
-def test_old_sagemaker_job_is_read_from_both_of_its_folders(tmp_path: Path):
+def test_old_sagemaker_job_is_read_from_both_folders(tmp_path: Path):
     from dogbreed.debugger.report.report import write_report
 
     profiler = {"profiler": {"enabled": True, "interval_ms": 100}}
     train(tmp_path, TinyModel(network(2)), SMALL, 3, {**config(), **profiler}, test=False)
-    shutil.rmtree(tmp_path / "debug")  # what is left is what SageMaker leaves
+    shutil.rmtree(tmp_path / "debug")  # keeps only the files of an old SageMaker job
     found = {finding.rule: finding.status for finding in write_report(tmp_path, print_findings=False).findings}
     assert found["ExplodingTensor"] is found["VanishingGradient"] is found["OverallSystemUsage"] is Status.OK
     assert Status.ERROR not in found.values()
 
 
-def test_half_written_files_are_named_and_the_rest_is_read(finished: Path, tmp_path: Path):
+def test_truncated_files_are_reported_and_skipped(finished: Path, tmp_path: Path):
     from dogbreed.debugger.read.smdebug_trial import read_smdebug
 
     broken = tmp_path / "debug-output"
@@ -93,14 +93,14 @@ def test_half_written_files_are_named_and_the_rest_is_read(finished: Path, tmp_p
     event = sorted(broken.glob("events/*/*"))[1]
     event.write_bytes(event.read_bytes()[: event.stat().st_size // 2])
     recording = read_smdebug(broken)
-    assert any("half-written index" in problem for problem in recording.problems)
+    assert any("truncated index" in problem for problem in recording.problems)
     assert any("could not be read" in problem for problem in recording.problems)
     assert 0 in recording.inputs["gradients"].steps
     assert all(finding.status is not Status.ERROR for finding in evaluate(recording))
 
 
 @pytest.mark.parametrize("content", ["{}", "not json", '{"collections": {"weights": {"version": 9}}}'])
-def test_folder_of_another_version_is_said(content: str, tmp_path: Path):
+def test_folder_of_another_version_is_reported(content: str, tmp_path: Path):
     from dogbreed.debugger.read.smdebug_trial import read_smdebug
 
     (tmp_path / "events" / "000000000000").mkdir(parents=True)
@@ -111,7 +111,7 @@ def test_folder_of_another_version_is_said(content: str, tmp_path: Path):
     assert all(finding.status is not Status.OK for finding in evaluate(recording))
 
 
-def test_folder_of_another_framework_is_said(finished: Path, tmp_path: Path):
+def test_folder_of_another_framework_is_reported(finished: Path, tmp_path: Path):
     from dogbreed.debugger.report.report import write_report
 
     other = tmp_path / "debug-output"
@@ -122,12 +122,12 @@ def test_folder_of_another_framework_is_said(finished: Path, tmp_path: Path):
             text = text.replace(ours, theirs)
         path.write_text(text)
     report = write_report(other, print_findings=False)
-    assert "16 of 36 tensors have no name of PyTorch" in report.html.read_text()
+    assert "16 of 36 tensors do not have a PyTorch name" in report.html.read_text()
     found = {finding.rule: finding.status for finding in report.findings}
     assert found["LossNotDecreasing"] is found["UnchangedTensor"] is Status.INSUFFICIENT_DATA
 
 
-def test_nan_in_the_middle_is_an_issue_of_its_step_and_no_crash(tmp_path: Path):
+def test_nan_is_an_issue_of_its_step(tmp_path: Path):
     from dogbreed.debugger.report.report import write_report
 
     class Poison(pl.Callback):
@@ -146,7 +146,7 @@ def test_nan_in_the_middle_is_an_issue_of_its_step_and_no_crash(tmp_path: Path):
     assert Status.ERROR not in {finding.status for finding in findings.values()}
 
 
-def test_gradients_of_parameters_unfrozen_later_are_there(tmp_path: Path):
+def test_gradients_of_later_unfrozen_parameters_are_saved(tmp_path: Path):
     class Unfreeze(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             pl_module.net[0].weight.requires_grad = trainer.current_epoch > 0
@@ -169,7 +169,7 @@ def test_second_fit_reused_folder_accumulation_and_bfloat16(tmp_path: Path):
     assert saved(tmp_path / "debug-output").steps(mode=modes.TRAIN) == [0, 2, 4, 6]
 
 
-def test_hook_configuration_of_a_training_job_is_followed(tmp_path: Path, monkeypatch):
+def test_hook_configuration_of_a_job_is_applied(tmp_path: Path, monkeypatch):
     path = tmp_path / "debughookconfig.json"
     out = tmp_path / "tensors"
     settings = {"CollectionName": "gradients", "CollectionParameters": {"save_interval": "3"}}
@@ -184,7 +184,7 @@ def test_hook_configuration_of_a_training_job_is_followed(tmp_path: Path, monkey
     assert not (tmp_path / "run" / "debug-output").exists()
 
 
-def test_numbers_are_the_same_with_and_without(tmp_path: Path):
+def test_hook_does_not_change_the_training(tmp_path: Path):
     def losses(settings: dict) -> list[float]:
         pl.seed_everything(0, verbose=False)
         model = TinyModel(network(2))
@@ -195,7 +195,7 @@ def test_numbers_are_the_same_with_and_without(tmp_path: Path):
     assert losses({}) == losses(config(collections=collections, save_interval=1))
 
 
-def test_reductions_are_read_too(tmp_path: Path):
+def test_reductions_are_read(tmp_path: Path):
     from dogbreed.debugger.read.smdebug_trial import read_smdebug
 
     settings = config(
@@ -206,6 +206,6 @@ def test_reductions_are_read_too(tmp_path: Path):
     assert np.isfinite(series.stat("abs_mean")).all()
 
 
-def test_unknown_collection_says_which_there_are(tmp_path: Path):
+def test_unknown_collection_error_lists_collections(tmp_path: Path):
     with pytest.raises(UserError, match="gradients"):
         train(tmp_path, TinyModel(network(2)), SMALL, 1, config(collections=["gradient"]))
