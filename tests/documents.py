@@ -1,4 +1,4 @@
-"""The commands that the README and the documentation ask people to type."""
+"""Commands and code blocks of the README and the documentation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from tests.paths import ROOT
 
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
-"""Every page that is written by hand."""
+"""Every hand-written page."""
 
 
 def blocks(language: str, *pages: Path) -> list[str]:
-    """Returns the fenced code blocks of a language, of all pages or of those given."""
+    """Returns the fenced code blocks of a language in all pages, or in the given ones."""
     texts = (page.read_text(encoding="utf-8") for page in pages or PAGES)
     return [block for text in texts for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)]
 

@@ -1,4 +1,4 @@
-"""Folders the tests read."""
+"""Folders that the tests read."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the tests know of their S3 server. No conftest: pytest has several modules of that name."""
+"""Address and folder of the tests' S3 server; not in a conftest, because several modules have that name."""
 
 from dataclasses import dataclass
 from pathlib import Path

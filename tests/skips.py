@@ -1,6 +1,6 @@
 """A pytest plugin: in CI a skipped test is a failure unless its reason is listed here.
 
-A test that is skipped everywhere proves nothing, unnoticed.
+Otherwise a test that is skipped everywhere would go unnoticed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything that the README and the documentation ask people to type works."""
+"""Every command and snippet in the README and the documentation works."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The direction conf -> launch -> dogbreed holds, and the launcher stays light."""
+"""Imports follow the direction launch -> dogbreed, and commands start without heavy modules."""
 
 import ast
 import subprocess
@@ -21,7 +21,7 @@ def imports(folder):
                 yield path.relative_to(ROOT), name.split(".")[0]
 
 
-def test_the_library_knows_nothing_of_the_launcher():
+def test_library_does_not_import_the_launcher():
     wrong = [(str(path), name) for path, name in imports("dogbreed") if name in ("launch", "sagemaker")]
     assert wrong == []
 
@@ -47,14 +47,14 @@ def test_the_library_knows_nothing_of_the_launcher():
         "dogbreed.serving.server",
     ],
 )
-def test_a_command_begins_without_torch_and_without_the_sdk(module):
+def test_commands_start_without_torch_and_the_sdk(module):
     heavy = ("torch", "torchvision", "pytorch_lightning", "timm", "sagemaker", "smdebug", "matplotlib")
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 
 
-def test_importing_the_library_costs_no_torch_until_a_name_is_used():
+def test_import_of_dogbreed_defers_torch():
     code = (
         "import sys, dogbreed; print('torch' in sys.modules); dogbreed.ImageClassifier; print('torch' in sys.modules)"
     )
@@ -62,7 +62,7 @@ def test_importing_the_library_costs_no_torch_until_a_name_is_used():
     assert done.stdout.split() == ["False", "True"]
 
 
-def test_an_unknown_name_is_named():
+def test_unknown_name_error_contains_the_name():
     import dogbreed
 
     with pytest.raises(AttributeError, match="ImageClasifier"):

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from dogbreed.labels import ClassName, parse_class
 
 
-def test_folder_with_number() -> None:
+def test_folder_with_number_is_split() -> None:
     assert parse_class("069.French_bulldog") == ClassName("069", "French_bulldog")
     assert parse_class("1.a.b") == ClassName("1", "a.b")
 
@@ -15,11 +15,11 @@ def test_folder_without_number_is_label_and_name() -> None:
 
 
 @given(st.integers(0, 9999), st.text(min_size=1))
-def test_any_name_comes_back(number: int, name: str) -> None:
+def test_any_name_round_trips(number: int, name: str) -> None:
     assert parse_class(f"{number:03d}.{name}") == ClassName(f"{number:03d}", name)
 
 
 @given(st.text())
-def test_nothing_of_a_folder_is_lost(folder: str) -> None:
+def test_label_and_name_contain_the_whole_folder(folder: str) -> None:
     label, name = parse_class(folder)
     assert folder in (f"{label}.{name}", label)

@@ -1,4 +1,4 @@
-"""The notebooks run, with tiny settings, and what is kept of them is what their scripts say."""
+"""The notebooks run with tiny settings, and the saved ones match their scripts."""
 
 import json
 import re
@@ -30,7 +30,7 @@ SHOWN = {
     "03_debug": ("text/html",),
     "05_bring_your_own_data": ("image/png",),
 }
-"""What each shows at least: kinds of outputs."""
+"""Kinds of outputs that each notebook shows at least."""
 
 
 def kinds(notebook):
@@ -41,12 +41,12 @@ def printed(notebook):
     return "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
 
 
-def test_every_script_is_here():
+def test_every_script_is_covered():
     assert [source.stem for source in build.sources()] == sorted(PARAMETERS)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_what_is_kept_is_the_script_with_its_outputs(name):
+def test_saved_notebook_is_its_script_with_outputs(name):
     source = ROOT / "notebooks" / f"{name}.py"
     text = source.with_suffix(".ipynb").read_text()
     kept = nbformat.reads(text, 4)
@@ -60,7 +60,7 @@ def test_what_is_kept_is_the_script_with_its_outputs(name):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Several at once: most of their time goes by while processes start."""
+    """Runs the notebooks in parallel, because most of their time is process start-up."""
 
     def run(name):
         notebook = build.read(ROOT / "notebooks" / f"{name}.py", PARAMETERS[name])
@@ -71,7 +71,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_it_runs(name, runs):
+def test_notebook_runs(name, runs):
     notebook = runs[name].result()
     for kind in SHOWN.get(name, ()):
         assert kind in kinds(notebook)
@@ -79,13 +79,13 @@ def test_it_runs(name, runs):
     assert "Traceback" not in json.dumps(notebook)
 
 
-def test_words_of_this_machine_are_found(tmp_path):
+def test_paths_of_this_machine_are_reported(tmp_path):
     assert build.problems(f"a line\nin {tmp_path}/x", tmp_path) == [f"folder {tmp_path}"]
     assert build.problems("x" * (build.MAX_BYTES + 1), tmp_path) == ["1,000,001 bytes, at most 1,000,000"]
 
 
-def test_notebooks_hold_no_logic():
-    """Neither functions nor loops: what a notebook needs, the library has."""
+def test_notebooks_contain_no_logic():
+    """Notebooks have neither functions nor loops; they use the library."""
     for source in build.sources():
         for cell in build.read(source).cells:
             if cell.cell_type == "code":

@@ -1,4 +1,4 @@
-"""Figures of images and mistakes."""
+"""Figures of images and misclassifications."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SPEC = InputSpec.from_data_config(CONFIG)
 
 
 class AlwaysFirst(nn.Module):
-    """Takes all for the first class; surer, the brighter an image is."""
+    """Predicts the first class for all images, with more confidence for brighter ones."""
 
     device = torch.device("cpu")
 
@@ -28,7 +28,7 @@ def data():
     return ImageDataModule("demo://?classes=2&train=3&valid=2&test=3&size=32", input_spec=SPEC, batch_size=2)
 
 
-def test_mistakes_are_all_there_the_worst_first(data):
+def test_mistakes_are_complete_and_worst_first(data):
     model = AlwaysFirst().train()
     found = find_mistakes(model, data)
     assert sorted(m.key for m in found) == [key for key in data.keys("test") if "/002." in key]
@@ -36,16 +36,16 @@ def test_mistakes_are_all_there_the_worst_first(data):
     losses = [m.loss for m in found]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] == pytest.approx(-np.log1p(-found[0].confidence), rel=1e-3)
-    assert model.training  # as it was
+    assert model.training  # unchanged
 
 
-def test_figures_show_themselves(data):
+def test_figures_have_a_notebook_representation(data):
     for figure in (show_images(data, "train", 5), show_mistakes(AlwaysFirst(), data)):
         assert figure._repr_png_().startswith(b"\x89PNG")
     titles = [axis.get_title() for axis in show_mistakes(AlwaysFirst(), data, count=2).axes]
     assert titles[0].startswith("Brindle mastiff\nnot Spotted terrier (") and titles[2] == ""
 
 
-def test_no_such_split(data):
+def test_unknown_split_is_a_user_error(data):
     with pytest.raises(UserError, match="no split 'tset'; did you mean test"):
         show_images(data, "tset")

@@ -1,4 +1,4 @@
-"""A wheel carries all it needs: the launcher runs from any folder, with no checkout near."""
+"""A wheel is complete: the launcher runs from any folder without the checkout."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.paths import ROOT
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns(".venv", ".git", "outputs", "build", "*.egg-info", "__pycache__")
-    source = shutil.copytree(ROOT, folder / "source", ignore=ignored)  # an old build/ would find its way into the wheel
+    source = shutil.copytree(ROOT, folder / "source", ignore=ignored)  # an old build/ would be packed into the wheel
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -26,7 +26,7 @@ def wheel(tmp_path_factory):
     return found
 
 
-def test_the_wheel_holds_every_module_and_every_yaml_and_nothing_else(wheel):
+def test_wheel_contains_exactly_the_modules_and_yaml_files(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(p.relative_to(ROOT)) for package in ("dogbreed", "launch") for p in (ROOT / package).rglob("*.py")}
     yamls = {f"dogbreed/{p.relative_to(ROOT)}" for p in (ROOT / "conf").rglob("*.yaml")}
@@ -34,8 +34,8 @@ def test_the_wheel_holds_every_module_and_every_yaml_and_nothing_else(wheel):
     assert not [name for name in names if name.startswith(("tests", "conf/"))]
 
 
-def test_it_runs_from_any_folder(wheel, tmp_path):
-    """The new environment borrows the big dependencies from this one, and dogbreed from the wheel alone."""
+def test_wheel_runs_from_any_folder(wheel, tmp_path):
+    """The new environment uses the large dependencies of this one, and dogbreed from the wheel only."""
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
     site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))

@@ -1,4 +1,4 @@
-"""Checkpoints: the best weights as they were validated, and a state that resumes exactly."""
+"""Checkpoints: the best weights as validated, and a state that resumes exactly."""
 
 import math
 
@@ -14,7 +14,7 @@ from dogbreed.errors import UserError
 
 
 class Counter(pl.LightningModule):
-    """Its weight is the number of its steps, and its score what `scores` has for each epoch."""
+    """A model whose weight counts its steps and whose score in each epoch is taken from `scores`."""
 
     def __init__(self, scores):
         super().__init__()
@@ -60,7 +60,7 @@ def test_best_is_the_first_epoch_with_the_best_score(tmp_path, goal, scores, exp
     assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
 
 
-def test_best_compares_validated_epochs_alone(tmp_path):
+def test_best_compares_only_validated_epochs(tmp_path):
     best = BestCheckpoint(tmp_path, "val/score", "maximize")
     fit(Counter([0.9, 0.1, 0.8, 0.2]), best, check_val_every_n_epoch=2)
     assert best.score == pytest.approx(0.2) and steps_of(best.path) == 4

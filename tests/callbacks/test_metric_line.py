@@ -47,6 +47,6 @@ def test_regex_is_within_sagemakers_limit():
     assert len(metric_regex("v" * 255)) <= 500
 
 
-def test_name_with_a_space_is_refused():
+def test_name_with_a_space_is_rejected():
     with pytest.raises(ValueError, match="val accuracy"):
         metric_line(0, {"val accuracy": 1.0})

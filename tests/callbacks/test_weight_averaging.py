@@ -1,4 +1,4 @@
-"""Averaged weights: what is validated, saved, served and resumed."""
+"""Averaged weights: validation, saving, serving and resuming."""
 
 import pytest
 import pytorch_lightning as pl

@@ -1,4 +1,4 @@
-"""Fixtures of the launcher's tests that the proofs share."""
+"""Fixtures shared with the launcher's tests."""
 
 from tests.launch.conftest import aws, credentials, moto_url
 

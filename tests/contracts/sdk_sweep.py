@@ -87,5 +87,5 @@ try:
                 best_objective_not_improving=BestObjectiveNotImproving(max_number_of_training_jobs_not_improving=3)
             ),
         ).tune(inputs=data, job_name="dogs", wait=False)
-except Exception as error:  # noqa: BLE001 - this machine refuses the S3 channel; the request is what counts
+except Exception as error:  # noqa: BLE001 - this machine rejects the S3 channel; only the request matters
     print(type(error).__name__, str(error)[:300], file=sys.stderr)

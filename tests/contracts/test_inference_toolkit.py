@@ -44,7 +44,7 @@ import dogbreed
 assert dogbreed.__file__.startswith(sys.argv[1] + "/code/"), dogbreed.__file__
 json.dump(answers, sys.stdout)
 """
-"""Does for each request what the model server does, in the toolkit's environment."""
+"""Handles each request as the model server does, in the toolkit's environment."""
 
 
 @pytest.fixture(scope="module")

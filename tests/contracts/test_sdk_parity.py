@@ -1,6 +1,6 @@
-"""The same sweep and training through the SageMaker SDK's own tuner and trainer, compared field by field with ours.
+"""Compares our requests field by field with those of the SageMaker SDK's tuner and trainer.
 
-Every difference has its reason below, and no reason stands without a difference. The table:
+Every difference has a reason below, and every reason has a difference. This command prints the table:
 
     python -m pytest -s tests/contracts/test_sdk_parity.py
 """
@@ -33,7 +33,7 @@ SITE = JobTarget(
 
 
 def flat(value, path=""):
-    """Returns path to value of every leaf; the items of a list by their name where they have one."""
+    """Returns path to value of every leaf; list items are labelled by their name if they have one."""
     if isinstance(value, dict) and value:
         return {k: v for key, item in value.items() for k, v in flat(item, f"{path}.{key}" if path else key).items()}
     if isinstance(value, list) and value:
@@ -92,8 +92,8 @@ def ours_training():
 
 
 DEFINITION = "TrainingJobDefinition"
-DRIVERS = "the SDK's own start script travels as a channel; ours is launch/container/entry.py in the archive"
-LEVEL = "the SDK leaves the toolkit's log level alone; INFO shows what it unpacks and installs"
+DRIVERS = "the SDK's start script is uploaded as a channel; ours is launch/container/entry.py in the archive"
+LEVEL = "the SDK keeps the toolkit's log level; INFO shows what it unpacks and installs"
 GZIP = "AWS's default, written out by the SDK"
 ASKED = "a setting of the SDK's side of the comparison, to show how it writes a boolean"
 TUNING = {
@@ -115,12 +115,12 @@ TRAINING = {
     "InputDataConfig[code]": "the SDK copies the code as a channel; ours is downloaded by the toolkit",
     "InputDataConfig[sm_drivers]": DRIVERS,
     "OutputDataConfig.CompressionType": GZIP,
-    "OutputDataConfig.S3OutputPath": "the SDK was told a folder; AWS itself puts the job's name behind it",
+    "OutputDataConfig.S3OutputPath": "the SDK's test sets a folder; AWS appends the job's name",
     "TrainingJobName": "the SDK adds the second; our names are unique within one",
 }
 
 
-def test_every_difference_from_the_sdks_tuner_has_its_reason(aws, tmp_path, monkeypatch):
+def test_every_difference_from_the_sdk_tuner_has_a_reason(aws, tmp_path, monkeypatch):
     monkeypatch.setenv("SAGEMAKER_VALIDATE_ROLE", "false")
     check(
         "Tuning job",
@@ -129,7 +129,7 @@ def test_every_difference_from_the_sdks_tuner_has_its_reason(aws, tmp_path, monk
     )
 
 
-def test_every_difference_from_the_sdks_trainer_has_its_reason(aws, tmp_path, monkeypatch):
+def test_every_difference_from_the_sdk_trainer_has_a_reason(aws, tmp_path, monkeypatch):
     monkeypatch.setenv("SAGEMAKER_VALIDATE_ROLE", "false")
     check(
         "Training job", differences(ours_training(), sdk_request(aws, "CreateTrainingJob", "train", tmp_path)), TRAINING

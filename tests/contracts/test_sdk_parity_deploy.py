@@ -14,9 +14,9 @@ from tests.launch.hosting.test_deploy_aws import IMAGE
 from tests.launch.local_jobs import SERVE, end_endpoints, pack_model, put_training
 
 TOOLKIT = "the inference toolkit's own settings; without a source_dir the SDK leaves them to the image's defaults"
-SOURCE = "the SDK notes where the model came from as a tag; we do in DOGBREED_TRAINING, which the server sees too"
+SOURCE = "the SDK records the source of the model in a tag; ours is DOGBREED_TRAINING, which the server reads too"
 REASONS = {
-    "CreateModel.ModelName": "ours is named by its content: the same again is the same model",
+    "CreateModel.ModelName": "ours is named by its content, so repeating it is idempotent",
     "CreateModel.PrimaryContainer.Environment.SAGEMAKER_": TOOLKIT,
     "CreateEndpointConfig.EndpointConfigName": "ours is named by its content",
     "CreateEndpointConfig.ProductionVariants[0].ModelName": "as above",
@@ -38,7 +38,7 @@ def test_endpoint_requests_differences_from_sdk_explained(aws, monkeypatch):
         done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     finally:
         end_endpoints(aws.root)
-    assert '"class_name": "French_bulldog"' in done.stdout, done.stderr  # the SDK also asks it
+    assert '"class_name": "French_bulldog"' in done.stdout, done.stderr  # the SDK also queries it
     cfg = compose("deploy", ["from_training=dogs", "name=dogs", "backend=sagemaker"])
     ours = endpoint_requests(cfg, TrainedModel("dogs", url), EndpointTarget(ROLE, IMAGE, f"s3://{BUCKET}", "us-east-1"))
     theirs = {operation: aws.sent(operation)[0] for operation in ours}

@@ -1,4 +1,4 @@
-"""RandAugment changes an image by its seed, epoch and place alone, and draws from nobody's random numbers."""
+"""RandAugment depends only on seed, epoch and position of an image, and uses no global random state."""
 
 import random
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ def images(num_workers: int, **settings: object) -> dict[int, torch.Tensor]:
     return found
 
 
-def test_a_image_is_changed_alike_by_any_number_of_workers() -> None:
+def test_augment_is_the_same_for_any_number_of_workers() -> None:
     torch.manual_seed(5)
     here, there, plain = images(0, randaugment=9), images(2, randaugment=9), images(0)
     assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(5)))
@@ -33,7 +33,7 @@ def test_a_image_is_changed_alike_by_any_number_of_workers() -> None:
     assert len(changed) > len(here) / 2
 
 
-def test_the_crop_is_the_one_without_and_a_higher_magnitude_changes_more() -> None:
+def test_augment_keeps_the_crop_and_scales_with_magnitude() -> None:
     target = InputSpec(32, 32)
     pixels = torch.randint(0, 256, (3, 50, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     distances = []
@@ -49,7 +49,7 @@ def test_the_crop_is_the_one_without_and_a_higher_magnitude_changes_more() -> No
     assert distances[0] < distances[1]
 
 
-def test_a_batch_on_its_device_is_changed_in_training_alone_and_alike_in_an_epoch_begun_anew() -> None:
+def test_batch_augment_only_in_training_and_same_in_a_rerun() -> None:
     data = ImageDataModule(DEMO, batch_size=20, randaugment=9, randaugment_on="device", input_spec=InputSpec(32, 32))
     (batch, *_) = data.train_dataloader()
 
@@ -67,6 +67,6 @@ def test_a_batch_on_its_device_is_changed_in_training_alone_and_alike_in_an_epoc
 
 
 @pytest.mark.parametrize("settings", [{"randaugment": 31}, {"randaugment": 9, "augment": False}])
-def test_what_it_can_not_do_is_refused(settings: dict[str, int]) -> None:
+def test_augment_unsupported_settings_are_rejected(settings: dict[str, int]) -> None:
     with pytest.raises(UserError, match="from 0 to 30, and only with data"):
         ImageDataModule(DEMO, **settings)

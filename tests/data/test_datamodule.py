@@ -26,7 +26,7 @@ def module(url: str = SMALL, **options: Any) -> ImageDataModule:
 
 
 class Recorder(pl.LightningModule):
-    """A model that writes down what it is given."""
+    """A model that records its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def trainer(tmp_path: Path, **options: Any) -> pl.Trainer:
     return pl.Trainer(callbacks=[checkpoint], **{"max_epochs": 3, **quiet, **options})
 
 
-def test_listing_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_listing_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="dogbreed"):
         data = module("demo://?classes=3&train=20&valid=0&test=4&size=16")
         assert not caplog.messages
@@ -79,7 +79,7 @@ def test_counts_keys_and_classes() -> None:
         data.keys("vlal")
 
 
-def test_a_batch_is_normalised_by_the_data_config() -> None:
+def test_batch_is_normalised_by_the_data_config() -> None:
     data = module(augment=False)
     batch = next(iter(data.val_dataloader()))
     out = data.on_after_batch_transfer(batch, 0)
@@ -90,7 +90,7 @@ def test_a_batch_is_normalised_by_the_data_config() -> None:
     assert again.images is out.images
 
 
-def test_a_batch_goes_to_its_device_and_stays_where_it_is_on_the_cpu() -> None:
+def test_batch_moves_to_its_device_and_is_not_copied_on_cpu() -> None:
     data = module(augment=False)
     batch = next(iter(data.val_dataloader()))
     assert data.transfer_batch_to_device(batch, torch.device("cpu"), 0) is batch
@@ -98,7 +98,7 @@ def test_a_batch_goes_to_its_device_and_stays_where_it_is_on_the_cpu() -> None:
     assert {part.device.type for part in moved} == {"meta"}
 
 
-def test_single_images_are_what_evaluation_sees_but_small() -> None:
+def test_single_images_are_small_evaluation_images() -> None:
     data = module(f"{SMALL[:-2]}64", augment=False, image_size=32, batch_size=8)
     found = data.images("test", [5, 2], 16)
     assert (tuple(found.images.shape), found.indices.tolist()) == ((2, 3, 16, 16), [5, 2])
@@ -120,7 +120,7 @@ def test_input_spec_is_required_and_image_size_overrides_it(tmp_path: Path, writ
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_training_sees_each_epochs_order_also_through_lasting_workers(tmp_path: Path, num_workers: int) -> None:
+def test_epoch_order_changes_with_persistent_workers(tmp_path: Path, num_workers: int) -> None:
     model = Recorder()
     data = module(num_workers=num_workers, seed=7)
     trainer(tmp_path).fit(model, data)
@@ -144,7 +144,7 @@ def test_workers_do_not_change_a_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_resumed_training_goes_on_with_the_right_epoch(tmp_path: Path, num_workers: int) -> None:
+def test_resumed_training_continues_with_the_right_epoch(tmp_path: Path, num_workers: int) -> None:
     whole = Recorder()
     trainer(tmp_path / "whole").fit(whole, module(num_workers=0))
     first, second = Recorder(), Recorder()
@@ -153,13 +153,13 @@ def test_resumed_training_goes_on_with_the_right_epoch(tmp_path: Path, num_worke
     assert {**first.seen, **second.seen} == whole.seen
 
 
-def test_overfitting_a_batch_shows_the_same_images_in_the_same_crops_each_time(tmp_path: Path) -> None:
+def test_overfit_batches_repeats_the_same_crops(tmp_path: Path) -> None:
     model = Recorder()
     trainer(tmp_path, overfit_batches=1).fit(model, module())
     assert len(model.seen) == 3 and model.seen[0] == model.seen[1] == model.seen[2]
 
 
-def test_every_image_of_test_is_seen_once_in_order(tmp_path: Path) -> None:
+def test_test_split_yields_every_image_once_in_order(tmp_path: Path) -> None:
     model = Recorder()
     trainer(tmp_path).test(model, module(num_workers=2), verbose=False)
     assert [index for indices, _ in model.seen[-1] for index in indices] == list(range(6))
@@ -172,7 +172,7 @@ def test_no_worker_outlives_the_training(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
-def test_train_in_its_own_order_with_evaluation_images() -> None:
+def test_train_split_for_evaluation_is_in_listing_order() -> None:
     data = module()
     loader = data.loader("train")
     first, second = (torch.cat([batch.images for batch in loader]) for _ in range(2))
@@ -198,7 +198,7 @@ def test_number_of_workers_follows_the_size_of_the_data(tmp_path: Path, write_im
     assert module(str(tmp_path), num_workers=7).num_workers == 7
 
 
-def test_a_split_without_images_is_no_loader(tmp_path: Path, write_images: Folder) -> None:
+def test_split_without_images_has_no_loader(tmp_path: Path, write_images: Folder) -> None:
     data = module(str(write_images(tmp_path, {"a": 9})), test_fraction=0.0)
     assert data.test_dataloader() == []
     assert len(data.val_dataloader()) == 1
@@ -227,7 +227,7 @@ def test_bad_images_do_not_end_a_training(
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_bad_images_can_be_an_error(tmp_path: Path, write_images: Folder, num_workers: int) -> None:
+def test_bad_images_can_raise(tmp_path: Path, write_images: Folder, num_workers: int) -> None:
     root = write_images(tmp_path, {"train/a": 9, "train/b": 9})
     spoil(root)
     data = module(str(root), num_workers=num_workers, bad_images="raise", val_fraction=0)
@@ -247,18 +247,18 @@ def test_bad_images_can_be_an_error(tmp_path: Path, write_images: Folder, num_wo
         ({"val_fraction": -0.1}, "neither may be negative"),
     ],
 )
-def test_settings_out_of_range(options: dict[str, Any], message: str) -> None:
+def test_settings_out_of_range_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         module(**options)
     assert message in str(caught.value)
 
 
-def test_fingerprint() -> None:
+def test_fingerprint_depends_on_the_data() -> None:
     assert module().fingerprint == module().fingerprint != module(SMALL.replace("train=6", "train=7")).fingerprint
 
 
 def test_generated_breeds_can_be_learned(tmp_path: Path) -> None:
-    """A linear classifier on colours is well above chance, and far from done."""
+    """A linear classifier on colours is well above chance and far from perfect."""
     data = module("demo://?classes=4&train=30&valid=15&test=1&size=16", batch_size=120, augment=False)
     train, val = (next(iter(data.loader(split))) for split in ("train", "val"))
     features = [np.asarray(batch.images, dtype=float).reshape(len(batch.labels), -1) for batch in (train, val)]

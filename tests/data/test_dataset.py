@@ -25,9 +25,7 @@ FORMAT = InputSpec(height=16, width=16)
 
 
 @given(num_images=st.integers(1, 500), batch_size=st.integers(1, 64), world_size=st.integers(1, 5))
-def test_every_image_once_and_as_many_batches_for_each_process(
-    num_images: int, batch_size: int, world_size: int
-) -> None:
+def test_sampler_yields_every_image_once_in_equal_shares(num_images: int, batch_size: int, world_size: int) -> None:
     if num_images < world_size:
         return
     seen: list[int] = []
@@ -41,17 +39,19 @@ def test_every_image_once_and_as_many_batches_for_each_process(
 
 
 @given(num_images=st.integers(2, 300), batch_size=st.integers(3, 64))
-def test_no_batch_of_one(num_images: int, batch_size: int) -> None:
+def test_sampler_yields_no_batch_of_one(num_images: int, batch_size: int) -> None:
     sizes = [len(batch) for batch in BatchSampler(num_images, batch_size, True, 0).batches(0)]
     assert min(sizes) >= min(2, num_images)
     assert sizes[:-2] == [batch_size] * len(sizes[:-2])
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(1, 20), st.integers(1, 4), st.integers(0, 9))
-def test_each_class_equally_often_and_its_images_as_equally_as_that_allows(
+def test_balanced_sampler_yields_classes_equally_often(
     counts: list[int], batch_size: int, world_size: int, epoch: int
 ) -> None:
-    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)) * 2, counts))  # every other is empty
+    labels = np.random.default_rng(0).permutation(
+        np.repeat(np.arange(len(counts)) * 2, counts)
+    )  # every second class is empty
     if len(labels) < world_size:
         return
     orders = [BatchSampler(len(labels), batch_size, True, 0, rank, world_size, labels) for rank in range(world_size)]
@@ -69,7 +69,7 @@ def test_each_class_equally_often_and_its_images_as_equally_as_that_allows(
     assert together.tolist() == alone.tolist()
 
 
-def test_order_depends_on_seed_and_epoch_alone() -> None:
+def test_order_depends_only_on_seed_and_epoch() -> None:
     def flat(seed: int, epoch: int, world_size: int = 1) -> list[int]:
         ranks = [BatchSampler(100, 10, True, seed, rank, world_size).batches(epoch) for rank in range(world_size)]
         return [int(index) for round_ in zip(*ranks, strict=True) for batch in round_ for index in batch]
@@ -103,7 +103,7 @@ def ignore(key: str, reason: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
-def test_same_batches_and_pixels_for_any_number_of_workers(folder: FolderStore, num_workers: int) -> None:
+def test_batches_are_the_same_for_any_number_of_workers(folder: FolderStore, num_workers: int) -> None:
     alone = ImageLoader(stream(folder), 0, ignore)
     shared = ImageLoader(stream(folder), num_workers, ignore)
     epochs = []
@@ -117,7 +117,7 @@ def test_same_batches_and_pixels_for_any_number_of_workers(folder: FolderStore, 
     shared.close()
 
 
-def test_pixels_of_a_image_do_not_depend_on_its_batch(folder: FolderStore) -> None:
+def test_pixels_of_an_image_do_not_depend_on_its_batch(folder: FolderStore) -> None:
     def by_index(batch_size: int) -> dict[int, torch.Tensor]:
         batches = list(ImageLoader(stream(folder, batch_size), 0, ignore))
         return {int(i): image for batch in batches for i, image in zip(batch.indices, batch.images, strict=True)}
@@ -127,7 +127,7 @@ def test_pixels_of_a_image_do_not_depend_on_its_batch(folder: FolderStore) -> No
     assert all(torch.equal(small[index], large[index]) for index in small)
 
 
-def test_batch_holds_what_it_says(folder: FolderStore) -> None:
+def test_batch_fields_are_consistent(folder: FolderStore) -> None:
     source = stream(folder, shuffle=False, train=False)
     batch = next(iter(ImageLoader(source, 0, ignore)))
     assert batch.images.shape == (5, 3, 16, 16)
@@ -136,7 +136,7 @@ def test_batch_holds_what_it_says(folder: FolderStore) -> None:
     assert batch.indices.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_epoch_is_asked_for_at_each_iteration(folder: FolderStore) -> None:
+def test_epoch_is_read_at_each_iteration(folder: FolderStore) -> None:
     asked = iter([4, 4, 0])
     loader = ImageLoader(stream(folder), 1, ignore, epoch=lambda: next(asked))
     orders = [torch.cat([batch.indices for batch in loader]).tolist() for _ in range(3)]
@@ -144,7 +144,7 @@ def test_epoch_is_asked_for_at_each_iteration(folder: FolderStore) -> None:
     assert orders[2] == np.concatenate(stream(folder).sampler.batches(0)).tolist()
 
 
-def test_epoch_left_in_the_middle_does_not_disturb_the_next(folder: FolderStore) -> None:
+def test_interrupted_epoch_does_not_affect_the_next(folder: FolderStore) -> None:
     for num_workers in (0, 2):
         loader = ImageLoader(stream(folder), num_workers, ignore, epoch=lambda: 1)
         whole = torch.cat([batch.indices for batch in loader]).tolist()
@@ -154,8 +154,8 @@ def test_epoch_left_in_the_middle_does_not_disturb_the_next(folder: FolderStore)
         assert torch.cat([batch.indices for batch in loader]).tolist() == whole
 
 
-def test_epoch_left_in_the_middle_leaves_no_thread(folder: FolderStore) -> None:
-    """Without workers images are decoded by threads of this process, a few ahead."""
+def test_interrupted_epoch_leaves_no_thread(folder: FolderStore) -> None:
+    """Without workers, threads of this process decode a few images ahead."""
     batches = iter(ImageLoader(stream(folder), 0, ignore))
     next(batches)
     assert "decode_0" in {thread.name for thread in threading.enumerate()}
@@ -165,15 +165,15 @@ def test_epoch_left_in_the_middle_leaves_no_thread(folder: FolderStore) -> None:
         assert not thread.is_alive()
 
 
-def test_batches_that_are_kept_stay_as_they_are(folder: FolderStore) -> None:
-    """Workers use memory again: not before the batch in it is gone."""
+def test_kept_batches_stay_unchanged(folder: FolderStore) -> None:
+    """Workers reuse memory only after its batch has been freed."""
     expected = [batch.images for batch in ImageLoader(stream(folder, batch_size=2), 0, ignore)]
     kept = [batch.images for batch in ImageLoader(stream(folder, batch_size=2), 1, ignore)]
     assert len(kept) == 22
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(kept, expected, strict=True))
 
 
-def test_pickles(folder: FolderStore) -> None:
+def test_stream_can_be_pickled(folder: FolderStore) -> None:
     source = stream(folder)
     source.start_at(3)
     copy = pickle.loads(pickle.dumps(source))
@@ -184,17 +184,17 @@ def test_pickles(folder: FolderStore) -> None:
 
 
 def spoil(root: Path) -> dict[str, str]:
-    """Damages four images; returns what the reasons must say."""
+    """Damages four images; returns a part of the expected reason of each."""
     good = (root / "a/000.jpg").read_bytes()
     (root / "a/001.jpg").write_bytes(good[: len(good) // 2])
-    (root / "a/002.jpg").write_text("I am not an image")
+    (root / "a/002.jpg").write_text("not an image")
     (root / "b/003.jpg").write_bytes(b"")
     (root / "b/004.jpg").unlink()
     return {"a/001.jpg": "JPEG", "a/002.jpg": "not a readable image", "b/003.jpg": "empty", "b/004.jpg": "No such"}
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_bad_images_are_left_out_and_reported(folder: FolderStore, num_workers: int) -> None:
+def test_bad_images_are_skipped_and_reported(folder: FolderStore, num_workers: int) -> None:
     source = stream(folder, shuffle=False)
     expected = spoil(folder.root)
     reports: dict[str, str] = {}
@@ -209,7 +209,7 @@ def test_bad_images_are_left_out_and_reported(folder: FolderStore, num_workers: 
         assert batch.labels.tolist() == source.split.labels[batch.indices].tolist()
 
 
-def test_a_batch_without_a_good_image_is_empty(folder: FolderStore) -> None:
+def test_batch_without_a_readable_image_is_empty(folder: FolderStore) -> None:
     for path in sorted((folder.root / "a").iterdir())[:5]:
         path.write_bytes(b"broken")
     batches = list(ImageLoader(stream(folder, shuffle=False), 0, lambda key, reason: None))
@@ -218,7 +218,7 @@ def test_a_batch_without_a_good_image_is_empty(folder: FolderStore) -> None:
     assert batches[0].labels.dtype == batches[0].indices.dtype == torch.int64
 
 
-def test_not_one_good_image_is_an_error(folder: FolderStore) -> None:
+def test_epoch_without_a_readable_image_is_an_error(folder: FolderStore) -> None:
     for path in folder.root.glob("*/*"):
         path.write_bytes(b"broken")
     with pytest.raises(UserError, match="none of 43 images of here could be read"):
@@ -226,7 +226,7 @@ def test_not_one_good_image_is_an_error(folder: FolderStore) -> None:
 
 
 class LostStore(FolderStore):
-    """A store that cannot be reached any more after some images."""
+    """A store that fails after some images."""
 
     async def fetch(self, key: str) -> ObjectBody:
         if key.startswith("b"):
@@ -235,7 +235,7 @@ class LostStore(FolderStore):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_store_that_fails_is_one_clear_error(folder: FolderStore, num_workers: int) -> None:
+def test_failing_store_is_one_error(folder: FolderStore, num_workers: int) -> None:
     loader = ImageLoader(stream(LostStore("here", folder.root), shuffle=False), num_workers, ignore)
     with pytest.raises(UserError, match=r"^b/000.jpg cannot be read: no network$"):
         list(loader)

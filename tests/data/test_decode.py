@@ -38,7 +38,7 @@ def assert_close(data: bytes, expected: Image.Image, levels: float = 0.5) -> Non
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF"])
-def test_lossless_formats(format: str) -> None:
+def test_lossless_formats_equal_the_original(format: str) -> None:
     source = image() if format != "GIF" else image().quantize(16)
     assert_close(encode(source, format), source.convert("RGB"), levels=0)
 
@@ -49,7 +49,7 @@ def test_jpeg_equals_pillow(options: dict[str, object]) -> None:
     assert_close(data, Image.open(io.BytesIO(data)))
 
 
-def test_webp() -> None:
+def test_webp_equals_pillow() -> None:
     assert_close(encode(image(), "WEBP", lossless=True), image(), levels=0)
 
 
@@ -64,12 +64,12 @@ def test_exif_orientation_is_undone(format: str, orientation: int) -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_grey(format: str) -> None:
+def test_grey_image_becomes_rgb(format: str) -> None:
     data = encode(image().convert("L"), format)
     assert_close(data, image().convert("L").convert("RGB"), levels=2)
 
 
-def test_cmyk_jpeg() -> None:
+def test_cmyk_jpeg_equals_pillow() -> None:
     data = encode(image().convert("CMYK"), "JPEG", quality=95)
     assert_close(data, image(), levels=3)
 
@@ -81,7 +81,7 @@ def test_16_bit_grey_keeps_its_range(format: str) -> None:
     assert np.abs(pixels - (levels >> 8)[..., None]).max() <= 1
 
 
-def test_transparent_parts_are_white() -> None:
+def test_transparent_parts_become_white() -> None:
     source = image().convert("RGBA")
     source.paste((255, 0, 0, 0), (0, 0, 30, 40))
     pixels = seen(encode(source, "PNG"))
@@ -89,7 +89,7 @@ def test_transparent_parts_are_white() -> None:
     assert (pixels[:, 30:] == np.asarray(image())[:, 30:]).all()
 
 
-def test_transparent_palette() -> None:
+def test_transparent_palette_becomes_white() -> None:
     source = Image.new("P", (8, 8), 0)
     source.putpalette([255, 0, 0, 0, 255, 0])
     source.paste(1, (4, 0, 8, 8))
@@ -99,20 +99,20 @@ def test_transparent_palette() -> None:
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_truncated_jpeg_at_any_length(progressive: bool) -> None:
+def test_jpeg_truncated_at_any_length_is_rejected(progressive: bool) -> None:
     data = encode(image(), "JPEG", progressive=progressive)
     for length in range(len(data)):
         with pytest.raises(ImageError):
             decode(data[:length])
 
 
-def test_jpeg_cut_short_but_ended() -> None:
+def test_truncated_jpeg_with_end_marker_is_rejected() -> None:
     data = encode(image(), "JPEG")
     with pytest.raises(ImageError, match="damaged JPEG"):
         decode(data[: len(data) * 3 // 4] + b"\xff\xd9")
 
 
-def test_stray_bytes_in_a_good_jpeg_are_no_damage() -> None:
+def test_stray_bytes_in_a_valid_jpeg_are_accepted() -> None:
     data = encode(image(), "JPEG")
     expected = Image.open(io.BytesIO(data))
     assert_close(data[:-2] + bytes(40) + data[-2:], expected)
@@ -128,14 +128,14 @@ def test_stray_bytes_in_a_good_jpeg_are_no_damage() -> None:
         (encode(image(), "PNG")[:-40], "truncated"),
     ],
 )
-def test_reason_is_named(data: bytes, reason: str) -> None:
+def test_unreadable_image_error_names_the_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError, match=reason) as caught:
         decode(data)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_damaged_files_never_raise_anything_else(format: str) -> None:
+def test_damaged_files_raise_only_image_error(format: str) -> None:
     rng = random.Random(format)
     data = encode(image(), format)
     for _ in range(150):
@@ -151,15 +151,13 @@ def test_damaged_files_never_raise_anything_else(format: str) -> None:
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 @pytest.mark.parametrize("size", [(505, 5), (5, 505)])
-def test_a_image_so_thin_that_it_would_fill_the_memory_when_resized_is_refused(
-    format: str, size: tuple[int, int]
-) -> None:
+def test_extreme_aspect_ratio_is_rejected(format: str, size: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match=f"{size[0]} x {size[1]} pixels: one side at most 100 times the other"):
         decode(encode(Image.new("RGB", size), format))
     assert decode(encode(Image.new("RGB", (500, 5)), format)).shape == (3, 5, 500)
 
 
-def test_huge_image_is_refused() -> None:
+def test_huge_image_is_rejected() -> None:
     header = bytearray(encode(Image.new("RGB", (8, 8)), "JPEG"))
     frame = header.index(b"\xff\xc0")
     header[frame + 5 : frame + 9] = b"\xff\x00\xff\x00"
@@ -180,5 +178,5 @@ def real(shared: Path) -> Callable[[int], list[Path]]:
     ]
 
 
-def test_pillow_is_not_told_to_load_truncated_files() -> None:
+def test_pillow_still_rejects_truncated_files() -> None:
     assert not ImageFile.LOAD_TRUNCATED_IMAGES

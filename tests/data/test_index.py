@@ -19,7 +19,7 @@ def texts(found: Index, level: int) -> str:
 
 
 @pytest.mark.parametrize("valid", ["valid", "val", "validation", "Valid"])
-def test_split_folders(valid: str) -> None:
+def test_split_folders_become_splits(valid: str) -> None:
     found = index("train/b/1.jpg", "train/a/2.JPG", f"{valid}/a/3.png", "test/b/deep/4.webp")
     assert found.classes == ["a", "b"]
     assert {name: split.keys for name, split in found.splits.items()} == {
@@ -33,7 +33,7 @@ def test_split_folders(valid: str) -> None:
     assert not found.notes
 
 
-def test_missing_splits_are_made_from_train_and_said() -> None:
+def test_missing_splits_are_drawn_from_train_and_logged() -> None:
     keys = [f"{folder}/{number}.jpg" for folder in ("pug", "husky") for number in range(20)]
     found = index(*keys)
     assert {name: len(split) for name, split in found.splits.items()} == {"train": 32, "val": 4, "test": 4}
@@ -42,7 +42,7 @@ def test_missing_splits_are_made_from_train_and_said() -> None:
     assert "no test split" in texts(found, logging.INFO)
 
 
-def test_only_what_is_missing_is_made() -> None:
+def test_only_missing_splits_are_drawn() -> None:
     keys = [f"train/pug/{number}.jpg" for number in range(20)]
     found = index(*keys, "test/pug/x.jpg", "valid/")
     assert len(found.splits["val"]) == 2
@@ -70,20 +70,20 @@ def test_fingerprint_follows_names_sizes_and_etags() -> None:
     assert same != fingerprint(entries[0])
 
 
-def test_other_files_are_left_out_and_counted_once() -> None:
+def test_other_files_are_skipped_and_counted_once() -> None:
     found = index("train/a/1.jpg", "train/a/notes.txt", "train/a/x.csv", "README", "train/a/b.txt")
     assert texts(found, logging.INFO).startswith("skipped 4 files that are not images (2 .txt")
     assert found.splits["train"].keys == ["train/a/1.jpg"]
 
 
-def test_litter_of_desktops_is_no_image() -> None:
+def test_hidden_desktop_files_are_ignored() -> None:
     found = index("a/1.jpg", "a/._1.jpg", "__MACOSX/a/1.jpg", ".ipynb_checkpoints/1.jpg", "a/.DS_Store")
     assert found.classes == ["a"]
     assert not texts(found, logging.WARNING)
 
 
 @pytest.mark.parametrize("empty", ["train/poodle/", "train/poodle/readme.txt", "train/poodle/deeper/"])
-def test_class_folder_without_images_is_left_out_and_named(empty: str) -> None:
+def test_class_folder_without_images_is_skipped_and_named(empty: str) -> None:
     found = index("train/a/1.jpg", empty)
     assert found.classes == ["a"]
     assert "skipped class folders without images: poodle" in texts(found, logging.WARNING)
@@ -111,7 +111,7 @@ def test_images_outside_class_folders_are_named() -> None:
         (("train/a/1.jpg", "train/b/", "valid/b/1.jpg"), "val has classes that train does not have: b"),
     ],
 )
-def test_what_can_not_be_used_is_one_clear_line(keys: tuple[str, ...], message: str) -> None:
+def test_unusable_listing_is_a_one_line_error(keys: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError) as caught:
         index(*keys)
     assert message in str(caught.value)

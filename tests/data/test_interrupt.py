@@ -1,4 +1,4 @@
-"""A training that is stopped or killed in mid-epoch goes on with the very next batch and ends with the same weights."""
+"""A training stopped or killed in mid-epoch resumes at the next batch and ends with the same weights."""
 
 import logging
 import os
@@ -44,19 +44,19 @@ main(sys.argv[1:])
 """
 
 
-TOLD = """
+TERMINATED = """
 import os, signal, sys
 from dogbreed.models.classifier import ImageClassifier
 from dogbreed.train import main
 step = ImageClassifier.training_step
-def step_and_be_told(self, *given):
+def step_and_terminate(self, *given):
     if self.trainer.global_step == STEP:
         os.kill(os.getpid(), signal.SIGTERM)
     return step(self, *given)
-ImageClassifier.training_step = step_and_be_told
+ImageClassifier.training_step = step_and_terminate
 sys.exit(main(sys.argv[1:]))
 """
-"""SIGTERM comes in the middle of the second epoch, however fast or slow that is."""
+"""Sends SIGTERM in the middle of the second epoch, independent of its speed."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, write_images: Folder) -> Path
 
 @pytest.fixture(scope="module")
 def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The weights of a training from a folder that nothing interrupts."""
+    """The weights of an uninterrupted training from a folder."""
     out = tmp_path_factory.mktemp("whole")
     run(out, *local(root))
     return last(out)["state_dict"]
@@ -104,12 +104,12 @@ def proxy(s3_server: S3Server, root: Path) -> Iterator[Proxy]:
     proxy.close()
 
 
-def test_sigterm_in_mid_epoch_and_on_from_s3(tmp_path: Path, proxy: Proxy, whole: dict[str, Any]) -> None:
+def test_sigterm_in_mid_epoch_resumes_from_s3(tmp_path: Path, proxy: Proxy, whole: dict[str, Any]) -> None:
     remote = ["data=s3", "data.url=s3://resume", f"data.endpoint_url={proxy.url}"]
     command = [
         sys.executable,
         "-c",
-        TOLD.replace("STEP", str(NUM_BATCHES + 5)),
+        TERMINATED.replace("STEP", str(NUM_BATCHES + 5)),
         *OPTIONS,
         *remote,
         "data.num_workers=2",
@@ -130,7 +130,7 @@ def test_sigterm_in_mid_epoch_and_on_from_s3(tmp_path: Path, proxy: Proxy, whole
     assert not shown_twice
 
 
-def test_kill_after_a_checkpoint(tmp_path: Path, root: Path, whole: dict[str, Any]) -> None:
+def test_kill_after_a_checkpoint_resumes(tmp_path: Path, root: Path, whole: dict[str, Any]) -> None:
     step = NUM_BATCHES + 5
     command = [sys.executable, "-c", EAGER.replace("STEP", str(step)), *OPTIONS, *local(root), "checkpoint_s=0"]
     command += [f"output_dir={tmp_path}"]
@@ -142,7 +142,7 @@ def test_kill_after_a_checkpoint(tmp_path: Path, root: Path, whole: dict[str, An
 
 
 class CountingStore(FolderStore):
-    """A folder that writes down what was fetched."""
+    """A folder that records the fetched keys."""
 
     async def fetch(self, key: str) -> ObjectBody:
         with (self.root / "fetched").open("a") as file:
@@ -166,7 +166,7 @@ def loader(root: Path, num_workers: int = 0, batch_size: int = 4, fingerprint: s
 
 @pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (1, 3)])
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")
-def test_a_loader_goes_on_for_any_number_of_workers(root: Path, before: int, after: int) -> None:
+def test_loader_resumes_with_any_number_of_workers(root: Path, before: int, after: int) -> None:
     (root / "fetched").unlink(missing_ok=True)
     whole = [batch.indices.tolist() for batch in loader(root)]
     first = loader(root, before)
@@ -187,14 +187,14 @@ def test_a_loader_goes_on_for_any_number_of_workers(root: Path, before: int, aft
     second.close()
 
 
-def test_after_a_finished_epoch_comes_the_next(root: Path) -> None:
+def test_resume_after_a_finished_epoch_starts_the_next(root: Path) -> None:
     first, second = loader(root), loader(root)
     list(first)
     second.load_state_dict(first.state_dict())
     assert [batch.indices.tolist() for batch in second] == [batch.tolist() for batch in first.stream.sampler.batches(1)]
 
 
-def test_data_that_changed_are_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_changed_data_is_logged(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = loader(root)
     batches = iter(first)
     next(batches)

@@ -3,7 +3,7 @@ import torch
 from dogbreed.data.shared_memory import SharedMemoryPool, TensorPool, attach
 
 
-def test_memory_is_used_again_once_the_tensor_is_gone() -> None:
+def test_memory_is_reused_after_the_tensor_is_freed() -> None:
     buffers = TensorPool()
     tensor = buffers.empty((4, 3, 8, 8))
     place = tensor.data_ptr()
@@ -14,7 +14,7 @@ def test_memory_is_used_again_once_the_tensor_is_gone() -> None:
     assert again.dtype == torch.float32
 
 
-def test_memory_that_anybody_still_looks_at_is_left_alone() -> None:
+def test_memory_with_a_view_is_not_reused() -> None:
     buffers = TensorPool()
     tensor = buffers.empty((2, 4)).fill_(1)
     view, weight = tensor.flatten()[3:], torch.ones(4, requires_grad=True)
@@ -36,7 +36,7 @@ def test_few_buffers_are_kept() -> None:
     assert len(buffers._free) == 2
 
 
-def test_shared_memory_is_used_again_once_nobody_looks_at_what_was_sent() -> None:
+def test_shared_memory_is_reused_after_the_receiver_frees_it() -> None:
     pool = SharedMemoryPool()
     sent = pool.empty((2, 3)).fill_(1)
     place = sent.data_ptr()
@@ -49,7 +49,7 @@ def test_shared_memory_is_used_again_once_nobody_looks_at_what_was_sent() -> Non
     assert pool.empty((1, 2)).data_ptr() == place
 
 
-def test_what_never_arrived_is_taken_back_and_what_is_held_is_not() -> None:
+def test_undelivered_memory_is_reclaimed_and_held_is_not() -> None:
     pool = SharedMemoryPool()
     lost, sent = pool.empty((4,)), pool.empty((4,))
     place, held = lost.data_ptr(), attach(sent[:0])
@@ -58,12 +58,12 @@ def test_what_never_arrived_is_taken_back_and_what_is_held_is_not() -> None:
     assert held.shape == (0,)
 
 
-def test_few_pieces_of_shared_memory_are_kept() -> None:
+def test_few_shared_buffers_are_kept() -> None:
     pool = SharedMemoryPool()
     assert len({pool.empty((9,)).data_ptr() for _ in range(9)}) > 6
     assert len(pool._buffers) == 6
 
 
-def test_a_tensor_of_this_process_is_its_own() -> None:
+def test_tensor_of_this_process_is_not_shared() -> None:
     tensor = torch.zeros(3)
     assert attach(tensor) is tensor

@@ -9,7 +9,7 @@ KEYS = [f"{number:03d}/{image:03d}.jpg" for number in range(5) for image in rang
 LABELS = [number for number in range(5) for _ in range(20)]
 
 
-def test_each_class_gives_its_part() -> None:
+def test_each_class_contributes_its_fraction() -> None:
     val, test, train = stratified_split(KEYS, LABELS, [0.1, 0.2], seed=0)
     for positions, count in ((val, 2), (test, 4), (train, 14)):
         assert Counter(LABELS[position] for position in positions) == dict.fromkeys(range(5), count)
@@ -20,7 +20,7 @@ def test_each_class_gives_its_part() -> None:
     fractions=st.tuples(st.floats(0, 0.49), st.floats(0, 0.49)),
     seed=st.integers(0, 100),
 )
-def test_every_image_is_in_one_split_and_train_keeps_every_class(
+def test_splits_are_disjoint_and_train_keeps_every_class(
     counts: list[int], fractions: tuple[float, float], seed: int
 ) -> None:
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
@@ -32,7 +32,7 @@ def test_every_image_is_in_one_split_and_train_keeps_every_class(
         assert positions or not fraction or max(counts) < 3
 
 
-def test_depends_on_seed_and_keys_alone() -> None:
+def test_split_depends_only_on_seed_and_keys() -> None:
     first = stratified_split(KEYS, LABELS, [0.1, 0.1], seed=0)
     assert first == stratified_split(KEYS, LABELS, [0.1, 0.1], seed=0)
     assert first != stratified_split(KEYS, LABELS, [0.1, 0.1], seed=1)
@@ -40,7 +40,7 @@ def test_depends_on_seed_and_keys_alone() -> None:
     assert [{KEYS[::-1][i] for i in positions} for positions in backwards] == [{KEYS[i] for i in p} for p in first]
 
 
-def test_a_new_image_moves_few_others() -> None:
+def test_new_image_moves_few_others() -> None:
     before = {KEYS[i] for i in stratified_split(KEYS, LABELS, [0.1], seed=0)[0]}
     keys, labels = [*KEYS, "000/new.jpg"], [*LABELS, 0]
     after = {keys[i] for i in stratified_split(keys, labels, [0.1], seed=0)[0]}

@@ -28,7 +28,7 @@ def noise(height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_format_from_data_config() -> None:
+def test_input_spec_from_data_config() -> None:
     found = InputSpec.from_data_config(CONFIG)
     assert (found.height, found.width, found.crop_pct) == (96, 96, 0.9)
     assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
@@ -38,7 +38,7 @@ def test_format_from_data_config() -> None:
     assert (bare.height, bare.width, bare.mean) == (64, 48, (0.485, 0.456, 0.406))
 
 
-def test_every_config_of_timm_is_understood() -> None:
+def test_every_timm_config_is_supported() -> None:
     import timm
 
     for name in timm.list_pretrained()[::40]:
@@ -50,7 +50,7 @@ def test_every_config_of_timm_is_understood() -> None:
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (400, 300), (50, 70), (96, 96), (7, 500), (1, 1)])
-def test_shape_and_type(shape: tuple[int, int]) -> None:
+def test_transform_returns_shape_and_dtype(shape: tuple[int, int]) -> None:
     target = InputSpec.from_data_config(CONFIG)
     for transform in (EvalTransform(target), TrainTransform(target)):
         out = transform(noise(*shape), random.Random(0))
@@ -58,7 +58,7 @@ def test_shape_and_type(shape: tuple[int, int]) -> None:
         assert out.dtype == torch.uint8
 
 
-def test_squash_keeps_all_of_the_image() -> None:
+def test_squash_keeps_the_whole_image() -> None:
     target = InputSpec.from_data_config({**CONFIG, "crop_pct": 1.0, "crop_mode": "squash"})
     pixels = torch.zeros((3, 100, 300), dtype=torch.uint8)
     pixels[:, :, :50] = 255
@@ -67,7 +67,7 @@ def test_squash_keeps_all_of_the_image() -> None:
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_real_photographs_are_within_a_tenth_of_a_grey_level_of_pillow(shared: Path, interpolation: str) -> None:
+def test_photographs_are_within_a_tenth_grey_level_of_pillow(shared: Path, interpolation: str) -> None:
     target = InputSpec.from_data_config({**CONFIG, "interpolation": interpolation})
     mode = target.interpolation
     paths = [*sorted((shared / "photos").glob("*.JPEG"))[:20], *sorted((shared / "data/valid").glob("*/*.jpg"))[:20]]
@@ -88,7 +88,7 @@ def distance(pixels: torch.Tensor, expected: Image.Image) -> float:
     return float(np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - np.asarray(expected).astype(int)).mean())
 
 
-def test_training_depends_on_its_generator_alone() -> None:
+def test_training_crop_depends_only_on_its_generator() -> None:
     transform = TrainTransform(InputSpec.from_data_config(CONFIG))
     pixels = noise(100, 120)
     torch.manual_seed(1)
@@ -100,7 +100,7 @@ def test_training_depends_on_its_generator_alone() -> None:
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 1000))
-def test_crop_lies_inside(height: int, width: int, seed: int) -> None:
+def test_crop_is_inside_the_image(height: int, width: int, seed: int) -> None:
     top, left, crop_height, crop_width = random_crop(height, width, random.Random(seed))
     assert 0 <= top <= top + crop_height <= height
     assert 0 <= left <= left + crop_width <= width
@@ -108,7 +108,7 @@ def test_crop_lies_inside(height: int, width: int, seed: int) -> None:
     assert crop_width > 0
 
 
-def test_crops_cover_what_torchvision_covers() -> None:
+def test_crops_match_torchvision_distribution() -> None:
     """Same distribution of area and shape as RandomResizedCrop."""
     rng = random.Random(0)
     ours = np.array([random_crop(375, 500, rng)[2:] for _ in range(3000)])
@@ -121,8 +121,8 @@ def test_crops_cover_what_torchvision_covers() -> None:
 
 
 @pytest.mark.parametrize("transform", [TrainTransform, EvalTransform, ThumbnailTransform])
-def test_big_photographs_decoded_smaller_stay_near_to_pillow(shared: Path, transform: type) -> None:
-    """Pillow decodes all of an image and resizes the same part of it."""
+def test_draft_decoded_photographs_stay_close_to_pillow(shared: Path, transform: type) -> None:
+    """Pillow decodes the whole image and resizes the same crop."""
     spec = InputSpec(96, 96, interpolation=InterpolationMode.BICUBIC)
     differences = {}
     for path in sorted((shared / "photos").glob("*.JPEG")):
@@ -145,7 +145,7 @@ def test_big_photographs_decoded_smaller_stay_near_to_pillow(shared: Path, trans
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000), st.integers(0, 99))
-def test_crop_is_inside_and_not_enlarged_by_its_scale(height: int, width: int, seed: int) -> None:
+def test_crop_of_scaled_image_is_inside_and_not_larger(height: int, width: int, seed: int) -> None:
     for transform in (TrainTransform(InputSpec()), EvalTransform(InputSpec())):
         crop = transform.crop(ImageSize(height, width), random.Random(seed))
         assert 0 <= crop.top < crop.top + crop.height <= height

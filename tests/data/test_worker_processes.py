@@ -1,4 +1,4 @@
-"""Trainings of several processes: what each of two ranks sees through a kill, and what a worker's memory does."""
+"""Trainings with several processes: batches of two ranks across a kill, and the memory of a worker."""
 
 import json
 import os
@@ -49,7 +49,7 @@ trainer.fit(Recorder(), data, ckpt_path=last if last.exists() else None)
 
 
 @pytest.mark.slow
-def test_two_ranks_that_are_killed_go_on_with_the_next_batch(tmp_path: Path, write_images: Folder) -> None:
+def test_two_killed_ranks_resume_at_the_next_batch(tmp_path: Path, write_images: Folder) -> None:
     root = write_images(tmp_path / "data", {"a": 40, "b": 37})
     (tmp_path / "fit.py").write_text(TWO_RANKS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -95,8 +95,8 @@ print(json.dumps(pss))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
-def test_memory_of_a_worker_is_bounded_and_flat(s3_server: S3Server) -> None:
-    """Images of 1600 x 1200 px and 2 MB: the window holds as many bytes as it may."""
+def test_worker_memory_is_bounded_and_constant(s3_server: S3Server) -> None:
+    """Images of 1600 x 1200 px and 2 MB fill the window to its limit of bytes."""
     folder = s3_server.root / "memory/a"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -110,6 +110,6 @@ def test_memory_of_a_worker_is_bounded_and_flat(s3_server: S3Server) -> None:
     )
     assert done.returncode == 0, done.stderr
     pss_mb = json.loads(done.stdout.splitlines()[-1])
-    print(f"a worker at its most, MB in each epoch: {pss_mb}")
+    print(f"peak memory of a worker in each epoch, MB: {pss_mb}")
     assert max(pss_mb) <= 400
     assert pss_mb[2] <= pss_mb[0] * 1.1 + 10

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _one_quiet_thread():
-    """Tiny networks are faster on one thread, and Lightning's hints are not about them."""
+    """Tiny networks are faster on one thread, and Lightning's hints do not apply to them."""
     import torch
 
     threads = torch.get_num_threads()

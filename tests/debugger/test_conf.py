@@ -1,4 +1,4 @@
-"""Every configuration in conf/debugger makes callbacks."""
+"""Every configuration in conf/debugger creates callbacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def group(name: str):
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted((conf_dir() / "debugger").glob("*.yaml"))])
-def test_configuration_makes_callbacks(name: str, tmp_path: Path):
+def test_configuration_creates_callbacks(name: str, tmp_path: Path):
     if name == "smdebug":
         pytest.importorskip("smdebug")
     callbacks = [type(callback).__name__ for callback in debugger_callbacks(group(name), tmp_path)]

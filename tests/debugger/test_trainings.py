@@ -1,4 +1,4 @@
-"""Real trainings, small ones: each has exactly its findings and no others."""
+"""Small real trainings have exactly the expected findings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def healthy():
 
 
 def overfitting():
-    """32 images whose labels mean nothing: there is only learning by heart."""
+    """32 images with random labels, which can only be memorised."""
     data = TinyData((8, 8, 8, 8), batch_size=16, shuffled=True)
     return TinyModel(network(width=32), lr=1e-2, weight_decay=0.0), data, {"epochs": 25}
 
@@ -57,7 +57,7 @@ def imbalance():
 
 
 def frozen_resnet():
-    """A ResNet whose backbone stays as it is: nothing of it may be called unchanged, dead or without gradient."""
+    """A ResNet with a frozen backbone, which must not be reported as unchanged, dead or without gradient."""
     import timm
 
     pl.seed_everything(3, verbose=False)
@@ -94,7 +94,7 @@ CASES = {
     "frozen resnet": (frozen_resnet, ""),
     "bias before norm": (bias_before_norm, ""),
 }
-"""Name to what makes model, data and settings, and its findings, root cause first."""
+"""Name to the function that creates model, data and settings, and the findings, root cause first."""
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -110,7 +110,7 @@ def test_training_has_exactly_its_findings(name: str, tmp_path: Path):
     assert [finding.rule for finding in issues] == expected
     assert not [finding for finding in findings if finding.status is Status.ERROR]
     assert not recording.problems
-    # One root cause: everything else is said to follow from it, so that a person mends one thing.
+    # All other findings are reported as consequences of the root cause.
     assert [finding.rule for finding in issues if not finding.causes] == expected[:1]
     for finding in issues:
         assert finding.outcome.evidence and finding.outcome.suggestion
@@ -118,7 +118,7 @@ def test_training_has_exactly_its_findings(name: str, tmp_path: Path):
 
 @pytest.mark.slow
 def test_frozen_pretrained_network_on_real_images_has_no_finding(shared: Path, tmp_path: Path):
-    """MobileNetV2's real weights, three epochs on five breeds, everything as `python -m dogbreed.train` does it."""
+    """MobileNetV2 with real weights, three epochs on five breeds, configured as in `python -m dogbreed.train`."""
     from dogbreed.cli.config import compose, resolve_defaults
     from dogbreed.run.train import train as train_config
 

@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 
 def striped(labels: Tensor, seed: int, noise: float = 0.15) -> Tensor:
-    """Returns (N, 3, 16, 16) images in 0..1: a class is a colour and a direction of stripes."""
+    """Returns (N, 3, 16, 16) images in 0..1; each class has a colour and a direction of stripes."""
     random = torch.Generator().manual_seed(seed)
     count = len(labels)
     phase = torch.rand(count, 1, 1, generator=random) * 6.28
@@ -44,7 +44,7 @@ class TinyData(pl.LightningDataModule):
     Args:
         counts: Training images of each class.
         normalise: Whether images are normalised as the network expects.
-        shuffled: Whether training labels have nothing to do with the images.
+        shuffled: Whether training labels are random.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class TinyData(pl.LightningDataModule):
 
 
 def network(classes: int = 4, width: int = 12) -> nn.Sequential:
-    """Returns three convolutions with batch norm and ReLU; a bias stands before each norm."""
+    """Returns three convolutions with batch norm and ReLU; each convolution has a bias."""
     layers: list[nn.Module] = []
     for number, stride in enumerate((1, 2, 2)):
         layers += [nn.Conv2d(width if number else 3, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]

@@ -1,4 +1,4 @@
-"""Cached features give the metrics of a training without them, and are never those of another backbone or image."""
+"""Cached features give the same metrics as images, and never belong to another backbone or image."""
 
 import copy
 import io
@@ -263,7 +263,7 @@ def test_feature_loader_resumes_in_mid_epoch(tmp_path):
     assert all(torch.equal(a.features, b.features) for a, b in zip(rest, whole[1:], strict=True))
 
 
-def test_load_says_why_features_are_not_cacheable(tmp_path):
+def test_load_reports_why_features_are_not_cacheable(tmp_path):
     data = ImageDataModule(DEMO)
     with pytest.raises(NotCacheableError, match=r"data.augment=true"):
         FeatureCache(tmp_path).load(classifier(data), data)
@@ -276,7 +276,7 @@ def test_views_that_are_not_available_are_a_user_error(run):
         run("features.views=-1")
 
 
-def test_cache_key_changes_with_everything_that_matters(run, tmp_path, write_images):
+def test_cache_key_changes_with_every_relevant_input(run, tmp_path, write_images):
     folder = write_images(tmp_path / "images", {f"{s}/{c}": 3 for s in ("train", "valid", "test") for c in ("a", "b")})
     cheap = ["epochs=1", "debugger=off", "model.weights=random"]
     url = str(folder)
@@ -360,7 +360,7 @@ def _one_of_several(output, folder, computed, slow):
 
 
 def test_cache_survives_the_death_of_the_computing_process(tmp_path):
-    """The first is killed while it computes; of two that wait, one computes and the other reads."""
+    """The first process is killed while it computes; of two waiting ones, one computes and the other reads."""
     spawn = multiprocessing.get_context("fork")
     computed = tmp_path / "computed"
 

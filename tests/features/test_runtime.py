@@ -11,7 +11,7 @@ from dogbreed.models.heads import has_linear_head, head_logits
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "mobilenetv2_050", "test_convnext", "test_vit"])
-def test_features_and_head_equal_the_network_also_folded(name):
+def test_folded_features_and_head_equal_the_network(name):
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=5).eval()
     for module in net.modules():
@@ -47,7 +47,7 @@ def test_runtime_agrees_with_the_plain_network_and_is_logged(caplog):
     assert "the backbone runs in float32" in caplog.text and "in bfloat16" in caplog.text
 
 
-def test_form_with_other_features_is_rejected(monkeypatch):
+def test_runtime_with_other_features_is_rejected(monkeypatch):
     plain = runtime.feature_network(timm.create_model("test_resnet", num_classes=5))
     noisy = lambda net: torch.nn.Sequential(net, torch.nn.Dropout(0.5).train())  # noqa: E731
     monkeypatch.setattr(runtime, "fold_batch_norms", noisy)

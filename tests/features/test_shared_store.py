@@ -46,7 +46,7 @@ def test_second_machine_downloads_what_the_first_computed(bucket, tmp_path, monk
     assert left == sorted(f"{name}.{kind}" for name in computed for kind in ("json", "npy"))
 
 
-def test_of_two_jobs_one_computes_and_the_other_waits(bucket, tmp_path, monkeypatch):
+def test_one_of_two_jobs_computes_and_the_other_waits(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(shared_store, "SETTLE_S", 2.0)
     url, server = bucket
     computed = []

@@ -1,4 +1,4 @@
-"""ImageClassifier: what it trains and freezes, its losses and metrics, its weights and checkpoints."""
+"""ImageClassifier: trainable parameters, losses, metrics, weights and checkpoints."""
 
 import copy
 import math
@@ -45,7 +45,7 @@ def moved(model, before):
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit", "test_efficientnet", "mobilenetv2_050"])
-def test_classifier_of_any_model_trains_its_head_alone(name):
+def test_classifier_of_any_model_trains_only_its_head(name):
     model = classifier(model=name, lr=0.1)
     size = model.input_spec.width if name == "test_vit" else 64
     assert model(torch.randn(2, 3, size, size)).shape == (2, 3)
@@ -55,14 +55,14 @@ def test_classifier_of_any_model_trains_its_head_alone(name):
     assert len(body) + len(head) == len(list(model.net.parameters()))
 
 
-def test_frozen_backbone_does_not_move_nor_do_its_norms():
+def test_frozen_backbone_and_its_norms_do_not_change():
     model = classifier(finetune="head", lr=0.1)
     before = copy.deepcopy(model.net.state_dict())
     fit(model)
     assert moved(model, before) == {"fc.weight", "fc.bias"}
 
 
-def test_full_finetuning_moves_everything():
+def test_full_finetuning_changes_all_parameters():
     model = classifier(finetune="full", lr=0.1)
     before = copy.deepcopy(model.net.state_dict())
     fit(model)
@@ -162,7 +162,7 @@ def test_mixed_images_have_mixed_smoothed_targets():
     assert len(seen) == 9  # only training images are mixed
 
 
-def test_tta_averages_both_sides_in_eval_mode_alone():
+def test_tta_averages_both_sides_only_in_eval_mode():
     plain, both = classifier(), classifier(tta=True)
     both.load_state_dict(plain.state_dict())
     images = torch.rand(4, 3, 32, 32)

@@ -31,7 +31,7 @@ def test_unfreeze_adds_stages_from_the_head_down(name):
     assert seen[-1] == trained(net) == {name for name, _ in net.named_parameters()}
 
 
-def test_unfrozen_stage_alone_is_in_train_mode():
+def test_only_unfrozen_stage_is_in_train_mode():
     net = timm.create_model("test_resnet", num_classes=3)
     unfreeze(net, 1)
     assert {name.split(".")[0] for name in trained(net)} == {"fc", "layer4"}
@@ -43,6 +43,6 @@ def test_unfrozen_stage_alone_is_in_train_mode():
     assert all(module.training for module in net.modules())
 
 
-def test_num_unfrozen_stages_depends_on_the_epoch_alone():
+def test_num_unfrozen_stages_depends_only_on_the_epoch():
     assert [num_unfrozen_stages(epoch, first_epoch=1, every_epochs=0) for epoch in range(3)] == [0, math.inf, math.inf]
     assert [num_unfrozen_stages(epoch, first_epoch=1, every_epochs=2) for epoch in range(6)] == [0, 1, 1, 2, 2, 3]

@@ -1,4 +1,4 @@
-"""The linear probe: the optimum that mathematics defines, whatever the seed and the batches."""
+"""The linear probe reaches the optimum of its objective, independent of seed and batches."""
 
 import math
 
@@ -118,7 +118,9 @@ def test_fine_tuning_starts_from_the_solved_head(tmp_path, monkeypatch, caplog):
     solved, full = run(tmp_path, monkeypatch), run(tmp_path, monkeypatch, *still, "finetune=full", base=TINY)
     assert full["epochs"][0]["val/loss"] == pytest.approx(solved["epochs"][0]["val/loss"], rel=1e-4)
     for name, value in weights(solved).items():
-        assert torch.allclose(value.float(), weights(full)[name].float(), atol=1e-4), name  # norms did not move either
+        assert torch.allclose(value.float(), weights(full)[name].float(), atol=1e-4), (
+            name
+        )  # norms did not change either
     assert caplog.text.count("linear probe solved") == 2
     moved = run(tmp_path, monkeypatch, *still, "lr=1e-3", "finetune=gradual", "unfreeze_epoch=0", base=TINY)
     assert math.isfinite(moved["epochs"][0]["train/loss"])
@@ -163,6 +165,6 @@ def test_probe_of_a_nonlinear_head_is_a_user_error(tmp_path, monkeypatch):
         (["+trainer.fast_dev_run=true"], "single batch"),
     ],
 )
-def test_probe_that_is_impossible_is_a_user_error(tmp_path, monkeypatch, overrides, message):
+def test_impossible_probe_is_a_user_error(tmp_path, monkeypatch, overrides, message):
     with pytest.raises(UserError, match=message):
         run(tmp_path, monkeypatch, *overrides)

@@ -27,12 +27,12 @@ def test_step_drops_every_epochs_and_constant_does_not():
 
 
 @pytest.mark.parametrize("bound", [{"max_epochs": 2}, {"max_epochs": 9, "max_steps": 16}, {"max_steps": 16}])
-def test_step_counts_real_epochs_whatever_bounds_the_training(bound):
+def test_step_counts_real_epochs_with_any_bound(bound):
     model = ImageClassifier(
         "test_resnet", ["a", "b"], weights="random", lr=1.0, optimizer={"_target_": "torch.optim.SGD"},
         scheduler={"_target_": "dogbreed.models.schedules.step", "every_epochs": 1, "factor": 0.5},
     )  # fmt: skip
-    data = DataLoader([(torch.zeros(3, 32, 32), 0)] * 16, batch_size=2)  # 8 batches an epoch
+    data = DataLoader([(torch.zeros(3, 32, 32), 0)] * 16, batch_size=2)  # 8 batches per epoch
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, **bound
     )

@@ -1,4 +1,4 @@
-"""Several processes that train one model, and how batch sizes and learning rates make a step."""
+"""Training with several processes, and the batch size and learning rate of a step."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_two_processes_equal_one_that_accumulates(tmp_path):
     theirs = json.loads((tmp_path / "two" / "results.json").read_text())
     assert theirs["epochs"]["1"] == pytest.approx(results["epochs"][1], rel=1e-3)
 
-    assert done.stderr.count("computing the features") == 3  # train, valid and test, once for both processes
+    assert done.stderr.count("computing the features") == 3  # train, val and test, once for both processes
     assert done.stderr.count("features of 48 images in") == 2
     pl.seed_everything(0, verbose=False)
     data = ImageDataModule("demo://?classes=2&train=16&valid=4&test=4&size=32", batch_size=8, augment=False)

@@ -1,4 +1,4 @@
-"""The same image in every file format a client may send, and how a viewer shows it."""
+"""The same image in every supported file format, and the pixels that a viewer shows."""
 
 import base64
 import io

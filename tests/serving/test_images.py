@@ -16,7 +16,7 @@ VARIANTS = variants()
 
 
 def reference(image):
-    """Returns what evaluation makes of a PIL image, by torchvision alone."""
+    """Returns the evaluation input of a PIL image, computed with torchvision alone."""
     from torchvision.transforms.v2 import functional as F
 
     resized = F.resize(torch.from_numpy(np.array(image)).permute(2, 0, 1), [73, 97], antialias=True, interpolation=3)

@@ -16,7 +16,7 @@ from dogbreed.storage.s3 import S3Store
 Folder = Callable[[Path, Mapping[str, int]], Path]
 
 
-def test_url_chooses_the_store(tmp_path: Path) -> None:
+def test_url_selects_the_store(tmp_path: Path) -> None:
     assert open_store(str(tmp_path)) == FolderStore(str(tmp_path), tmp_path)
     assert open_store(f"file://{tmp_path}/a%20b").root == tmp_path / "a b"
     assert open_store("~/images").root == Path.home() / "images"
@@ -36,7 +36,7 @@ def test_url_chooses_the_store(tmp_path: Path) -> None:
         ("demo://", "http://127.0.0.1:9000", "needs data.url=s3://"),
     ],
 )
-def test_mistakes_are_named(url: str, endpoint_url: str | None, message: str) -> None:
+def test_invalid_url_error_names_the_mistake(url: str, endpoint_url: str | None, message: str) -> None:
     with pytest.raises(UserError) as caught:
         open_store(url, endpoint_url)
     assert message in str(caught.value)
@@ -76,25 +76,25 @@ def test_any_name_can_be_read(tmp_path: Path, key: str) -> None:
     assert asyncio.run(store.fetch(key)).data == key.encode()
 
 
-def test_a_link_that_goes_round_does_not_hang(tmp_path: Path, write_images: Folder) -> None:
+def test_cyclic_link_does_not_hang(tmp_path: Path, write_images: Folder) -> None:
     write_images(tmp_path, {"train/a": 1})
     (tmp_path / "train/a/up").symlink_to(tmp_path)
     assert "train/a/000.jpg" in {entry.key for entry in open_store(str(tmp_path)).list_objects()}
 
 
-def test_what_can_not_be_listed(tmp_path: Path) -> None:
+def test_unlistable_folder_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file.zip").touch()
     for name, message in (("nowhere", "the folder does not exist"), ("file.zip", "the folder is a file")):
         with pytest.raises(UserError, match=message):
             list(open_store(str(tmp_path / name)).list_objects())
 
 
-def test_a_file_that_is_gone_is_a_matter_of_that_image(tmp_path: Path) -> None:
+def test_missing_file_is_an_image_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="No such file"):
         asyncio.run(open_store(str(tmp_path)).fetch("gone.jpg"))
 
 
-def test_stores_pickle(tmp_path: Path) -> None:
+def test_stores_can_be_pickled(tmp_path: Path) -> None:
     for url in (str(tmp_path), "s3://bucket/x", "demo://?classes=3"):
         store = open_store(url)
         assert pickle.loads(pickle.dumps(store)) == store

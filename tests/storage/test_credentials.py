@@ -1,4 +1,4 @@
-"""Credentials of a role that a profile assumes: taken for every request, and taken anew before they run out."""
+"""Credentials of an assumed role are used for every request and renewed before they expire."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ aws_secret_access_key = secret
 """
 
 
-def test_a_role_is_assumed_and_renewed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_role_is_assumed_and_renewed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     server_of = pytest.importorskip("moto.server", reason="pip install 'moto[server]'").ThreadedMotoServer
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
@@ -52,7 +52,7 @@ def test_a_role_is_assumed_and_renewed(monkeypatch: pytest.MonkeyPatch, tmp_path
             == 2
         )
 
-        # A quarter of an hour is so short that boto3 renews them whenever they are looked at.
+        # With a duration of 15 minutes, boto3 renews the credentials on every access.
         provide = credential_provider(boto3.Session())
         first, second = provide(), provide()
         assert first["access_key_id"] != second["access_key_id"]

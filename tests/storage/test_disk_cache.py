@@ -1,4 +1,4 @@
-"""The local cache: a second epoch asks for nothing, the bound holds, and no trouble of the disk ends a training."""
+"""The disk cache: no requests in the second epoch, a size limit, and disk errors that do not end a training."""
 
 import multiprocessing
 import os
@@ -36,10 +36,10 @@ SETTINGS = {"batch_size": 8, "val_fraction": 0.0, "test_fraction": 0.0}
 def proxy(
     s3_server: S3Server, write_images: Folder, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Proxy]:
-    """In front of a bucket of this test with 60 images in train."""
+    """A proxy before a bucket of this test with 60 training images."""
     name = request.node.name.replace("_", "-").partition("[")[0][:60]
     write_images(s3_server.root / name, {"train/a": 30, "train/b": 30})
-    monkeypatch.setattr(retry, "MIN_HEDGE_S", 60.0)  # requests are counted: no slow one may be asked twice
+    monkeypatch.setattr(retry, "MIN_HEDGE_S", 60.0)  # requests are counted, so hedging is off
     proxy = Proxy(s3_server.url)
     proxy.bucket, proxy.root = name, s3_server.root / name
     yield proxy
@@ -64,9 +64,9 @@ def same(one: list[list[torch.Tensor]], other: list[list[torch.Tensor]]) -> bool
     return bool(pairs) and all(torch.equal(a, b) for a, b in pairs)
 
 
-# First of all, before this process itself uses obstore: workers are then spawned, which takes seconds.
+# Runs first: once this process has used obstore, workers are spawned, which takes seconds.
 @pytest.mark.parametrize(("num_workers", "scaled"), [(2, False), (0, True)])
-def test_the_second_epoch_asks_for_nothing(proxy: Proxy, tmp_path: Path, num_workers: int, scaled: bool) -> None:
+def test_second_epoch_sends_no_request(proxy: Proxy, tmp_path: Path, num_workers: int, scaled: bool) -> None:
     plain = epochs(ImageDataModule(str(proxy.root), input_spec=SPEC, num_workers=0, **SETTINGS), 2)
     options = {"num_workers": num_workers, "cache_scaled": scaled}
     for _ in ("the first training", "another one"):
@@ -74,7 +74,7 @@ def test_the_second_epoch_asks_for_nothing(proxy: Proxy, tmp_path: Path, num_wor
         assert len(proxy.gets) == len(set(proxy.gets)) == 60
 
 
-def test_a_image_that_changed_is_fetched_anew(proxy: Proxy, tmp_path: Path) -> None:
+def test_changed_image_is_fetched_again(proxy: Proxy, tmp_path: Path) -> None:
     epochs(module(proxy, tmp_path / "c"))
     changed = proxy.root / "train/a/003.jpg"
     changed.write_bytes((proxy.root / "train/b/004.jpg").read_bytes())
@@ -83,12 +83,12 @@ def test_a_image_that_changed_is_fetched_anew(proxy: Proxy, tmp_path: Path) -> N
     assert [path.rpartition("/")[2] for path in proxy.gets] == ["003.jpg"]
 
 
-def test_what_changes_after_the_listing_is_not_kept_under_its_old_name(proxy: Proxy, tmp_path: Path) -> None:
+def test_change_after_listing_is_not_cached_under_old_etag(proxy: Proxy, tmp_path: Path) -> None:
     data = module(proxy, tmp_path / "c")
     data.setup("fit")
     image = proxy.root / "train/a/003.jpg"
     before = image.read_bytes()
-    image.write_bytes(bytes([*before[:-20], *before[-10:], *before[-10:]]))  # as long, but not the same
+    image.write_bytes(bytes([*before[:-20], *before[-10:], *before[-10:]]))  # same length, other content
     epochs(data)
     image.write_bytes(before)
     proxy.gets.clear()
@@ -96,7 +96,7 @@ def test_what_changes_after_the_listing_is_not_kept_under_its_old_name(proxy: Pr
     assert sum(path.endswith("a/003.jpg") for path in proxy.gets) == 2
 
 
-def test_damaged_files_are_fetched_anew(proxy: Proxy, tmp_path: Path) -> None:
+def test_damaged_files_are_fetched_again(proxy: Proxy, tmp_path: Path) -> None:
     expected = epochs(module(proxy, tmp_path / "c"))
     files = sorted((tmp_path / "c").glob("??/*"))
     files[0].write_bytes(b"")
@@ -111,7 +111,7 @@ def files_of(cache: DiskCache) -> dict[str, int]:
     return {"".join(path.parts[-2:]): path.stat().st_size for path in cache.folder.glob("[0-9a-f][0-9a-f]/*")}
 
 
-def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+def test_least_recently_used_is_deleted_first(tmp_path: Path) -> None:
     cache = DiskCache.open(tmp_path, "place", 10_000 / 1e9)
     names = [f"{number:032x}" for number in range(12)]
     for name in names[:9]:
@@ -137,7 +137,7 @@ def write_many(folder: Path, first: int) -> None:
     os._exit(7 if cache.error else 0)
 
 
-def test_several_processes_keep_the_bound_and_whole_files(tmp_path: Path) -> None:
+def test_several_processes_keep_the_limit_and_whole_files(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     # The second has the images of the first, the fourth dies in the middle.
     writers = [context.Process(target=write_many, args=(tmp_path, first)) for first in (0, 0, 1000, 2000)]
@@ -151,7 +151,7 @@ def test_several_processes_keep_the_bound_and_whole_files(tmp_path: Path) -> Non
             writers[3].kill()
     for writer in writers:
         writer.join()
-    largest = max(largest, sum(files_of(cache).values()))  # where this process did not get to look before
+    largest = max(largest, sum(files_of(cache).values()))  # where this process has not listed yet
     assert [writer.exitcode for writer in writers[:3]] == [0, 0, 0]
     assert 50_000 < largest <= 100_000
     whole = [cache.get(name) for name in files_of(cache) if not name.endswith(".new")]
@@ -159,7 +159,7 @@ def test_several_processes_keep_the_bound_and_whole_files(tmp_path: Path) -> Non
     assert all(content and len(content) == 1200 for content in whole)
 
 
-def test_a_full_disk_is_said_once_and_the_training_goes_on(
+def test_full_disk_is_logged_once_and_training_continues(
     write_images: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, content: bytes) -> int:
@@ -178,7 +178,7 @@ def test_a_full_disk_is_said_once_and_the_training_goes_on(
     assert not data.bad_images
 
 
-def test_settings(proxy: Proxy, tmp_path: Path) -> None:
+def test_invalid_settings_are_rejected(proxy: Proxy, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for cache, options, message in (
         (tmp_path / "file/below", {}, "cannot be written: Not a directory"),
@@ -191,8 +191,8 @@ def test_settings(proxy: Proxy, tmp_path: Path) -> None:
         ImageDataModule("demo://", cache=str(tmp_path))
 
 
-def test_scaled_images(shared: Path) -> None:
-    """Kept with a short side of 512 px, a large photograph is shown as straight from the original."""
+def test_scaled_images_stay_close_to_the_original(shared: Path) -> None:
+    """A large photograph cached with a short side of 512 px looks like the original."""
     transform, differences = EvalTransform(InputSpec()), []
     rng = random.Random(0)
     for path in sorted((shared / "photos").glob("*.JPEG"))[:8]:

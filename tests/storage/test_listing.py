@@ -32,7 +32,7 @@ def test_keys_are_a_sequence() -> None:
     assert pickle.loads(pickle.dumps(keys)) == keys
 
 
-def test_names_that_are_no_utf8() -> None:
+def test_names_that_are_not_utf8_round_trip() -> None:
     odd = b"a/\xff.jpg".decode("utf-8", "surrogateescape")
     assert Listing.pack([ObjectInfo(odd, 1, "e")]).keys[0] == odd
 
@@ -74,7 +74,7 @@ print(round(peak), round(total([worker.pid for worker in workers]) - before))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
-def test_a_million_keys_in_all_processes_together() -> None:
+def test_million_keys_use_little_memory_in_all_processes() -> None:
     done = subprocess.run([sys.executable, "-c", MILLION], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     peak_mb, lasting_mb = map(int, done.stdout.split())

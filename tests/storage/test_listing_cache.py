@@ -1,4 +1,4 @@
-"""What is known of a bucket from before is used where it still holds, and said and left where not."""
+"""A cached listing or manifest is used while it matches the bucket, otherwise ignored with a log line."""
 
 import logging
 import time
@@ -21,7 +21,7 @@ COUNT = 1100
 
 @pytest.fixture(scope="module")
 def images(s3_process: S3Server) -> Path:
-    """A bucket of two pages, with files that are no images; they are empty, and told apart by their dates."""
+    """A bucket of two pages, including files that are not images; empty files, which differ in their dates."""
     root = s3_process.root / "known"
     for number in range(COUNT):
         path = root / f"train/{number % 3}.pug/{number:05d}.jpg"
@@ -51,7 +51,7 @@ def publish(images: Path, server: S3Server) -> None:
     (images / MANIFEST).write_bytes(manifest_bytes(ImageFile(*entry) for entry in entries))
 
 
-def test_a_listing_is_kept_and_used_while_it_holds(
+def test_listing_is_cached_and_used_while_valid(
     proxy: Proxy, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -80,7 +80,7 @@ def test_a_listing_is_kept_and_used_while_it_holds(
     assert "cannot be read" in caplog.text
 
 
-def test_a_manifest_is_used_while_it_holds(
+def test_manifest_is_used_while_valid(
     proxy: Proxy, images: Path, s3_server: S3Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -105,7 +105,7 @@ def test_a_manifest_is_used_while_it_holds(
     assert "ignoring its manifest: it is damaged" in caplog.text
 
 
-def test_of_many_pages_some_are_compared(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_of_many_pages_is_compared(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store("s3://known", proxy.url)
     listing = Listing.pack(store.list_objects())
     monkeypatch.setattr(listing_cache, "_PAGE_SIZE", 50)
@@ -114,8 +114,8 @@ def test_of_many_pages_some_are_compared(proxy: Proxy, monkeypatch: pytest.Monke
     assert len(proxy.lists) == listing_cache._MAX_PAGES_COMPARED
 
 
-def test_pages_never_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A million keys are listed in bounded memory, though who packs them may be slower than sixteen threads."""
+def test_listed_pages_are_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listing uses bounded memory even if packing is slower than the sixteen listing threads."""
     pages = 200 * 5
     listed: list[str] = []
 
@@ -138,8 +138,8 @@ def test_pages_never_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(found)) == len(found) == pages
 
 
-def test_one_page_is_simply_listed(s3_server: S3Server, images: Path, tmp_path: Path) -> None:
-    (images / "train/0.pug" / MANIFEST).write_bytes(b"never looked at")
+def test_single_page_is_listed_without_manifest(s3_server: S3Server, images: Path, tmp_path: Path) -> None:
+    (images / "train/0.pug" / MANIFEST).write_bytes(b"never read")
     small = s3_server.root / "small/a"
     small.mkdir(parents=True)
     (small / "1.jpg").touch()
@@ -151,7 +151,7 @@ def test_one_page_is_simply_listed(s3_server: S3Server, images: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("request_payer", [True, False])
-def test_requester_pays(s3_server: S3Server, request_payer: bool) -> None:
+def test_requester_pays_header_is_sent_if_configured(s3_server: S3Server, request_payer: bool) -> None:
     import asyncio
 
     root = s3_server.root / "payer/a"

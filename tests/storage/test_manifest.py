@@ -13,14 +13,14 @@ IMAGES = [
 ]
 
 
-def test_written_and_read(tmp_path: Path) -> None:
+def test_manifest_round_trips(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     assert read_manifest(store) is None
     (tmp_path / MANIFEST).write_bytes(manifest_bytes(IMAGES))
     assert list(read_manifest(store)) == sorted(IMAGES)
 
 
-def test_lines_are_json_that_others_can_read() -> None:
+def test_manifest_lines_are_json() -> None:
     header, first, _ = map(json.loads, gzip.decompress(manifest_bytes(IMAGES)).splitlines())
     assert (header["format"], header["images"]) == (1, 2)
     assert first == {"key": "train/a/1.jpg", "size": 5, "etag": "e1", "width": 0, "height": 0, "hash": ""}
@@ -37,6 +37,6 @@ def test_lines_are_json_that_others_can_read() -> None:
         (lambda content: gzip.compress(gzip.decompress(content).replace(b'"key"', b'"name"')), "damaged: "),
     ],
 )
-def test_a_damaged_one_is_said(spoil, reason: str) -> None:
+def test_damaged_manifest_is_reported(spoil, reason: str) -> None:
     with pytest.raises(ManifestError, match=reason):
         list(parse_manifest(spoil(manifest_bytes(IMAGES))))

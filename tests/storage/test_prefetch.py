@@ -11,7 +11,7 @@ from dogbreed.storage.prefetch import prefetch
 
 
 class SlowStore:
-    """Answers each key after `delay_s`, and counts what is in flight."""
+    """Returns each key after `delay_s`, and counts requests in flight."""
 
     url = "slow"
 
@@ -30,7 +30,7 @@ class SlowStore:
         self.started.append(key)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        # Later keys are quicker: results must come in order all the same.
+        # Later keys are faster; results must still be in order.
         await asyncio.sleep(self.delay_s * (1 + (hash(key) % 7)))
         self.in_flight -= 1
         if key.endswith("bad"):
@@ -43,21 +43,21 @@ def wanted(count: int, size: int = 1) -> list[ObjectRequest]:
 
 
 def fetch_threads() -> int:
-    gc.collect()  # an error keeps the frames it went through, and with them an open prefetch of an earlier test
+    gc.collect()  # an exception keeps its frames alive, and with them an open prefetch of an earlier test
     return sum(thread.name == "fetch" for thread in threading.enumerate())
 
 
-def test_contents_come_in_order() -> None:
+def test_contents_are_in_order() -> None:
     found = [future.result() for future in prefetch(SlowStore(0.0005), wanted(300), window=16)]
     assert [content.data for content in found] == [key.encode() for key, _, _ in wanted(300)]
     assert fetch_threads() == 0
 
 
-def test_nothing_wanted() -> None:
+def test_no_keys_yield_nothing() -> None:
     assert list(prefetch(SlowStore(), [])) == []
 
 
-def test_many_requests_overlap_but_never_more_than_the_window() -> None:
+def test_requests_overlap_up_to_the_window() -> None:
     store = SlowStore(0.02)
     began = time.perf_counter()
     for future in prefetch(store, wanted(200), window=32):
@@ -66,7 +66,7 @@ def test_many_requests_overlap_but_never_more_than_the_window() -> None:
     assert time.perf_counter() - began < 200 * 0.02 * 4 / 5
 
 
-def test_bytes_in_flight_are_bounded_and_a_larger_image_still_passes() -> None:
+def test_bytes_in_flight_are_bounded_except_for_one_image() -> None:
     store = SlowStore(0.001)
     found = [future.result() for future in prefetch(store, wanted(20, size=60), window=32, window_bytes=200)]
     assert len(found) == 20
@@ -74,7 +74,7 @@ def test_bytes_in_flight_are_bounded_and_a_larger_image_still_passes() -> None:
     assert len(list(prefetch(SlowStore(), wanted(5, size=500), window=32, window_bytes=200))) == 5
 
 
-def test_one_failure_does_not_end_the_others() -> None:
+def test_failure_does_not_affect_other_keys() -> None:
     futures = prefetch(SlowStore(), [ObjectRequest("a", 1), ObjectRequest("bad", 1), ObjectRequest("c", 1)])
     assert next(futures).result().data == b"a"
     with pytest.raises(ImageError, match="broken"):
@@ -82,7 +82,7 @@ def test_one_failure_does_not_end_the_others() -> None:
     assert next(futures).result().data == b"c"
 
 
-def test_closing_drops_what_is_in_flight() -> None:
+def test_close_drops_requests_in_flight() -> None:
     store = SlowStore(0.05)
     futures = prefetch(store, wanted(1000), window=8)
     next(futures).result()

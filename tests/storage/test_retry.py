@@ -1,4 +1,4 @@
-"""A store that is busy, slow, cut short or half gone: nothing is lost that could be had, and nothing waits for ever."""
+"""Retries on a throttling, slow or failing store: no available image is lost, and every wait is bounded."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ SPEC = InputSpec.from_data_config(CONFIG)
 
 @pytest.fixture
 def proxy(s3_server: S3Server, write_images: Folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """In front of the bucket `faults` with 120 images in train, and a library that loses patience soon."""
+    """A proxy before the bucket `faults` with 120 training images, with short timeouts."""
     write_images(s3_server.root / "faults", {"train/a": 60, "train/b": 60})
     monkeypatch.setattr(retry, "FIRST_BACKOFF_S", 0.02)
     proxy = Proxy(s3_server.url)
@@ -48,7 +48,7 @@ def seen(data: ImageDataModule) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["503", "cut", "reset"])
-def test_what_fails_now_and_then_is_lost_to_nobody(proxy: Proxy, kind: str) -> None:
+def test_transient_failures_lose_no_image(proxy: Proxy, kind: str) -> None:
     proxy.rule = fail_share(0.2, kind)
     data = module(proxy)
     assert seen(data) == list(range(120))
@@ -57,16 +57,16 @@ def test_what_fails_now_and_then_is_lost_to_nobody(proxy: Proxy, kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", ["stall", "mute"])
-def test_a_stalled_request_is_asked_again_long_before_it_times_out(proxy: Proxy, kind: str) -> None:
+def test_stalled_request_is_hedged_before_its_timeout(proxy: Proxy, kind: str) -> None:
     proxy.rule = lambda path, before: kind if path.endswith("05.jpg") and not before else None
     began = time.monotonic()
     data = module(proxy)
     assert seen(data) == list(range(120))
-    assert time.monotonic() - began < 55  # the silence is one of 60 s
-    assert 120 + 2 <= len(proxy.gets) < 200  # a slow machine has others asked again, too
+    assert time.monotonic() - began < 55  # a stall lasts 60 s
+    assert 120 + 2 <= len(proxy.gets) < 200  # a slow machine hedges other requests too
 
 
-def test_a_image_that_always_fails_is_left_out_with_its_reason(proxy: Proxy) -> None:
+def test_image_that_always_fails_is_skipped_with_its_reason(proxy: Proxy) -> None:
     proxy.rule = lambda path, before: "503" if path.endswith("a/007.jpg") else None
     data = module(proxy)
     assert len(seen(data)) == 119
@@ -77,7 +77,7 @@ def test_a_image_that_always_fails_is_left_out_with_its_reason(proxy: Proxy) -> 
         seen(module(proxy, bad_images="raise"))
 
 
-def test_objects_that_vanish_in_the_epoch(proxy: Proxy, s3_server: S3Server) -> None:
+def test_objects_deleted_in_mid_epoch_are_skipped(proxy: Proxy, s3_server: S3Server) -> None:
     data = module(proxy)
     data.setup("fit")
     (s3_server.root / "faults/train/b/011.jpg").unlink()
@@ -102,7 +102,7 @@ def test_too_many_bad_images_end_the_run(proxy: Proxy, num_workers: int) -> None
         seen(module(proxy, max_bad=0))
 
 
-def test_a_store_that_dies_is_given_up(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_store_ends_the_run(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "GIVE_UP_S", 2.0)
     data = module(proxy)
     data.setup("fit")
@@ -113,10 +113,10 @@ def test_a_store_that_dies_is_given_up(proxy: Proxy, monkeypatch: pytest.MonkeyP
     assert time.monotonic() - began < 120
 
 
-def test_credentials_that_are_renewed_in_mid_epoch(
+def test_credentials_are_renewed_in_mid_epoch(
     proxy: Proxy, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As with a profile whose keys another process writes anew: the old ones are refused from then on."""
+    """Another process rewrites the keys of the profile, and the old ones are rejected from then on."""
     file = tmp_path / "credentials"
     right = f"[default]\naws_access_key_id={s3_server.access_key}\naws_secret_access_key={s3_server.secret_key}\n"
     file.write_text(right)
@@ -140,9 +140,7 @@ def test_credentials_that_are_renewed_in_mid_epoch(
     assert renewed == [True]
 
 
-def test_a_worker_that_is_killed_is_one_clear_error(
-    tmp_path: Path, write_images: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_worker_is_one_error(tmp_path: Path, write_images: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     async def die(store: FolderStore, key: str) -> ObjectBody:
         os.kill(os.getpid(), signal.SIGKILL)
         return ObjectBody(b"", "")
@@ -154,7 +152,7 @@ def test_a_worker_that_is_killed_is_one_clear_error(
 
 
 class Remote:
-    """Answers as told: seconds to wait, or what to raise, one entry a request."""
+    """Returns scripted responses, one entry per request: seconds to wait, or an exception to raise."""
 
     url = "remote"
 
@@ -178,7 +176,7 @@ class Remote:
 
 
 def test_hedging_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that is slow for everybody must not be asked for everything twice."""
+    """If all requests are slow, hedging must not double the load."""
     monkeypatch.setattr(retry, "MIN_HEDGE_S", 0.01)
     store = Remote(*[0.0] * 20, *[1.0] * 100)
 
@@ -192,7 +190,7 @@ def test_hedging_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 80 < store.asked <= 80 + 4 + 0.05 * 80
 
 
-def test_other_errors_are_not_tried_again() -> None:
+def test_other_errors_are_not_retried() -> None:
     for error in (ImageError("gone"), UserError("refused")):
         store = Remote(error)
         with pytest.raises(type(error)):
@@ -200,7 +198,7 @@ def test_other_errors_are_not_tried_again() -> None:
         assert store.asked == 1
 
 
-def test_an_overloaded_store_is_left_alone_for_a_while_and_a_lost_answer_asked_for_at_once(
+def test_throttling_backs_off_and_lost_response_is_retried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(retry, "FIRST_BACKOFF_S", 1.0)
@@ -213,7 +211,7 @@ def test_an_overloaded_store_is_left_alone_for_a_while_and_a_lost_answer_asked_f
     assert took_s(TransientError("cut")) < retry.FIRST_BACKOFF_S / 2 < took_s(TransientError("503", is_throttled=True))
 
 
-def test_a_timeout_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeout_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "TIMEOUT_S", 0.05)
     monkeypatch.setattr(retry, "FIRST_BACKOFF_S", 0.001)
     store = Remote(9.0, TransientError("503"), 0.0)
@@ -221,9 +219,7 @@ def test_a_timeout_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert store.asked == 3
 
 
-def test_the_watchdog_names_the_key_and_gives_up(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_watchdog_names_the_key_and_gives_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(retry, "WARN_AFTER_S", 0.05)
     monkeypatch.setattr(retry, "GIVE_UP_S", 0.06)
     with caplog.at_level(logging.WARNING), pytest.raises(ImageError, match="no response for"):

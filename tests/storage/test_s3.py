@@ -21,7 +21,7 @@ ODD_NAMES = ["a b.jpg", "ü+x.jpg", "p%20q.jpg", "h#1.jpg", "q?x=1&y.jpg", "日�
 
 @pytest.fixture
 def bucket(s3_server: S3Server, write_images: Folder, request: pytest.FixtureRequest) -> str:
-    """A bucket of this test alone, with a class folder set below `dogs 1/`."""
+    """A bucket for this test, with class folders below `dogs 1/`."""
     name = request.node.name.replace("_", "-").lower().partition("[")[0][:60]
     counts = {"train/001.Pug": 9, "train/002.Husky": 8, "valid/001.Pug": 3, "valid/002.Husky": 3}
     write_images(s3_server.root / name / "dogs 1", counts)
@@ -33,8 +33,8 @@ def module(url: str, server: S3Server | None = None, **options: object) -> Image
     return ImageDataModule(url, endpoint_url=endpoint_url, batch_size=5, input_spec=SPEC, **options)
 
 
-# The order of tests matters to their speed alone: once this process has used obstore, workers are spawned, not forked.
-def test_secret_that_becomes_wrong_in_mid_run(
+# The order of tests affects only their speed: once this process has used obstore, workers are spawned, not forked.
+def test_secret_that_becomes_invalid_in_mid_run_is_an_error(
     s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = module(f"s3://{bucket}/dogs 1", s3_server, num_workers=1)
@@ -46,7 +46,7 @@ def test_secret_that_becomes_wrong_in_mid_run(
 
 
 @pytest.mark.parametrize("num_workers", [2, 0])
-def test_equals_the_folder(s3_server: S3Server, bucket: str, num_workers: int) -> None:
+def test_s3_listing_equals_the_folder(s3_server: S3Server, bucket: str, num_workers: int) -> None:
     remote = module(f"s3://{bucket}/dogs 1", s3_server, num_workers=num_workers)
     local = module(str(s3_server.root / bucket / "dogs 1"), num_workers=0)
     assert remote.classes == local.classes == ["001.Pug", "002.Husky"]
@@ -60,7 +60,7 @@ def test_equals_the_folder(s3_server: S3Server, bucket: str, num_workers: int) -
     remote.teardown("fit")
 
 
-def test_workers_after_this_process_has_read_itself(s3_server: S3Server, bucket: str) -> None:
+def test_workers_start_after_this_process_used_obstore(s3_server: S3Server, bucket: str) -> None:
     """obstore's threads do not survive a fork: workers must then be started another way."""
     data = module(f"s3://{bucket}/dogs 1/train", s3_server, num_workers=0)
     alone = torch.cat([batch.indices for batch in data.train_dataloader()])
@@ -70,7 +70,7 @@ def test_workers_after_this_process_has_read_itself(s3_server: S3Server, bucket:
     data.teardown("fit")
 
 
-def test_odd_names(s3_server: S3Server, bucket: str) -> None:
+def test_unusual_names_are_listed_and_read(s3_server: S3Server, bucket: str) -> None:
     folder = s3_server.root / bucket / "dogs 1" / "train" / "001.Pug"
     for name in ODD_NAMES:
         (folder / name).write_bytes(name.encode())
@@ -82,7 +82,7 @@ def test_odd_names(s3_server: S3Server, bucket: str) -> None:
 
 
 @pytest.mark.parametrize("folders", [["pug"], ["train/pug", "train/husky", "valid/pug"]])
-def test_listing_of_many_pages(s3_server: S3Server, folders: list[str]) -> None:
+def test_many_pages_are_listed(s3_server: S3Server, folders: list[str]) -> None:
     expected = {"top.txt", f"{folders[0]}/deep/er/x.jpg"}
     for folder in folders:
         (s3_server.root / f"many{len(folders)}" / folder).mkdir(parents=True)
@@ -116,7 +116,7 @@ def test_entries_carry_size_and_etag(s3_server: S3Server, bucket: str) -> None:
         assert '"' not in entry.etag
 
 
-def test_object_that_is_gone(s3_server: S3Server, bucket: str) -> None:
+def test_missing_object_is_an_image_error(s3_server: S3Server, bucket: str) -> None:
     store = open_store(f"s3://{bucket}/dogs 1", s3_server.url)
     assert store.read("train/001.Pug/gone.jpg") is None
     with pytest.raises(ImageError, match="no longer in the bucket"):
@@ -131,36 +131,38 @@ def one_line(url: str, server: S3Server) -> str:
     return str(caught.value)
 
 
-def test_wrong_secret(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_secret_is_a_user_error(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert "SignatureDoesNotMatch: check AWS_ACCESS_KEY_ID" in one_line(f"s3://{bucket}", s3_server)
 
 
-def test_no_credentials(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_a_user_error(
+    s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert "no AWS credentials; set AWS_PROFILE" in one_line(f"s3://{bucket}", s3_server)
 
 
-def test_no_such_bucket(s3_server: S3Server) -> None:
+def test_unknown_bucket_is_a_user_error(s3_server: S3Server) -> None:
     assert "there is no such bucket" in one_line("s3://nowhere-at-all/x", s3_server)
 
 
-def test_nothing_below_the_prefix(s3_server: S3Server, bucket: str) -> None:
+def test_empty_prefix_is_a_user_error(s3_server: S3Server, bucket: str) -> None:
     assert "no images; expected below it: train/CLASS/*.jpg" in one_line(f"s3://{bucket}/cats", s3_server)
 
 
-def test_no_server(s3_server: S3Server) -> None:
-    nobody = S3Server("http://127.0.0.1:9", s3_server.root)
-    assert "check data.endpoint_url" in one_line("s3://bucket/x", nobody)
+def test_unreachable_server_is_a_user_error(s3_server: S3Server) -> None:
+    closed = S3Server("http://127.0.0.1:9", s3_server.root)
+    assert "check data.endpoint_url" in one_line("s3://bucket/x", closed)
 
 
-def test_unknown_profile(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_PROFILE", "nobody")
-    assert "nobody" in one_line(f"s3://{bucket}", s3_server)
+def test_unknown_profile_is_a_user_error(s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "closed")
+    assert "closed" in one_line(f"s3://{bucket}", s3_server)
 
 
-def test_real_photographs_through_s3(s3_server: S3Server, shared: Path) -> None:
+def test_photographs_from_s3_equal_the_folder(s3_server: S3Server, shared: Path) -> None:
     target = s3_server.root / "photos"
     target.mkdir()
     for folder in sorted((shared / "data/valid").iterdir())[:6]:

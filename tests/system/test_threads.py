@@ -1,4 +1,4 @@
-"""Threads that compute with torch side by side."""
+"""Threads that compute with torch in parallel."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from dogbreed.system.threads import run_ahead, single_threaded_pool
 
 
-def test_threads_of_a_pool_start_no_others_and_all_others_do_as_before() -> None:
-    """A training whose images are decoded beside it keeps its own number of threads, and so do later ones."""
+def test_pool_threads_are_single_threaded_and_others_are_not() -> None:
+    """A pool that decodes images does not change the number of threads of the training or of later ones."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -27,7 +27,7 @@ def test_threads_of_a_pool_start_no_others_and_all_others_do_as_before() -> None
         torch.set_num_threads(before)
 
 
-def test_results_come_in_order_and_no_more_jobs_are_begun_than_allowed() -> None:
+def test_results_are_in_order_and_started_jobs_are_bounded() -> None:
     drawn: list[int] = []
 
     def jobs():
@@ -42,7 +42,7 @@ def test_results_come_in_order_and_no_more_jobs_are_begun_than_allowed() -> None
         assert [result() for result in results] == [number**2 for number in range(1, 20)]
 
 
-def test_a_job_that_fails_does_so_when_its_result_is_asked_for() -> None:
+def test_failed_job_raises_when_its_result_is_read() -> None:
     with single_threaded_pool(1, "divide") as pool:
         good, bad, other = run_ahead(pool, [partial(divmod, 7, number) for number in (2, 0, 7)], 2)
         assert (good(), other()) == ((3, 1), (1, 0))

@@ -1,4 +1,4 @@
-"""Both recorders in a training of two processes (gloo), and in one that goes through torch.compile's own compiler."""
+"""Both recorders in a training of two processes (gloo), and in one compiled with the default backend."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def saved(folder: Path):
 class TestTwoProcesses:
     @staticmethod
     def fit(folder: Path, config: dict, **settings) -> nn.Module:
-        """Four epochs of one step, which sees all sixteen images: eight in each process."""
+        """Four epochs of one step over all sixteen images, eight in each process."""
         data = TinyData((8, 8), batch_size=8, val=8)
         pl.seed_everything(0, verbose=False)
         net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8), nn.ReLU(), nn.Linear(8, 2))
         train(folder, TinyModel(net, optimizer="SGD", **settings), data, 4, config, **PROCESSES)
         return net
 
-    def test_numbers_are_the_same_and_those_of_all_processes(self, tmp_path: Path):
+    def test_recorded_values_cover_all_processes(self, tmp_path: Path):
         from smdebug import modes
 
         with_recorders, without = self.fit(tmp_path, EVERYTHING), self.fit(tmp_path / "without", {})
@@ -61,22 +61,22 @@ class TestTwoProcesses:
 
     @staticmethod
     def gradient_of_all() -> np.ndarray:
-        """Returns the first step's gradient in one process, of all images."""
+        """Returns the gradient of the first step over all images in one process."""
         images, labels = TinyData((8, 8))._splits["train"]
         pl.seed_everything(0, verbose=False)
         net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8), nn.ReLU(), nn.Linear(8, 2))
         nn.functional.cross_entropy(net((images - 0.5) / 0.25), labels).backward()
         return net[1].weight.grad.numpy()
 
-    def test_predictions_are_those_of_all_processes(self, tmp_path: Path):
+    def test_predictions_cover_all_processes(self, tmp_path: Path):
         self.fit(tmp_path, CONFIG)
         predictions = read_run(tmp_path).inputs["predictions"]
         assert predictions.split == "test"
         assert predictions.indices.tolist() == list(range(16))
         assert sorted(predictions.labels.tolist()) == [0] * 8 + [1] * 8
 
-    def test_a_rule_stops_both_processes(self, tmp_path: Path):
-        """Without a word to the other, process 1 waits in vain for the gradients of process 0."""
+    def test_rule_stops_both_processes(self, tmp_path: Path):
+        """Without synchronisation, process 1 would wait forever for the gradients of process 0."""
         self.fit(tmp_path, {**CONFIG, "stop_on": ["LearningRateTooHigh"]}, lr=1e6)
         [stopped] = [row for row in read_run(tmp_path).events if row["name"] == "stopped"]
         assert stopped["by"] == "LearningRateTooHigh"
@@ -93,7 +93,7 @@ class TestCompiled:
         train(folder, model, TinyData((32, 32), batch_size=16, val=8), 1, config, test=False)
         return model.losses
 
-    def test_numbers_and_graphs_are_the_same_and_what_is_left_out_is_said(self, tmp_path: Path):
+    def test_compiled_values_match_and_omissions_are_logged(self, tmp_path: Path):
         from torch._dynamo.utils import counters
 
         backend = "inductor" if shutil.which("g++") else "eager"

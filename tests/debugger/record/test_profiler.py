@@ -44,10 +44,10 @@ def test_machine_is_sampled_in_sagemakers_layout(profiled: Path):
     system = read_run(profiled).inputs["system"]
     assert system.cpu.shape == (len(system.times_s), len(os.sched_getaffinity(0)))
     assert ((system.cpu >= 0) & (system.cpu <= 100)).all()
-    assert system.times_s[-1] - system.times_s[0] >= 0.1 * (len(system.times_s) - 1) - 0.1  # never more than asked for
+    assert system.times_s[-1] - system.times_s[0] >= 0.1 * (len(system.times_s) - 1) - 0.1  # never more than requested
 
 
-def test_smdebugs_own_reader_reads_it(profiled: Path):
+def test_smdebug_reader_reads_the_files(profiled: Path):
     pytest.importorskip("smdebug", reason="smdebug is not installed: pip install -e '.[debug]'")
     from smdebug.profiler.system_metrics_reader import LocalSystemMetricsReader
 
@@ -58,13 +58,13 @@ def test_smdebugs_own_reader_reads_it(profiled: Path):
     assert {"CPUUtilization", "MemoryUsedPercent"} <= names
 
 
-def test_parts_of_the_steps_add_up_to_the_time_that_passed(profiled: Path):
+def test_step_phases_add_up_to_elapsed_time(profiled: Path):
     times = read_run(profiled).inputs["step_times"]
     assert len(times.steps) == 32
     assert set(times.parts) == set(PARTS)
     within = np.diff(times.ends_s)[times.epochs[1:] == times.epochs[:-1]]
     total = times.total[1:][times.epochs[1:] == times.epochs[:-1]]
-    assert np.median(np.abs(total - within)) < 0.01  # once more, where it waits between two clocks
+    assert np.median(np.abs(total - within)) < 0.01  # again, waiting between two clock readings
     assert total.sum() == pytest.approx(within.sum(), rel=0.1)
     assert all(times.parts[name].sum() > 0 for name in ("data", "forward", "backward", "optimizer"))
     assert times.phases_s["validation"] > 0 and times.phases_s["test"] > 0
@@ -82,7 +82,7 @@ def now(monkeypatch) -> list[float]:
 
 
 class Slow(TinyModel):
-    """A step of training takes 1 s of the clock, a batch of validation 100 s."""
+    """A training step takes 1 s of the clock, a validation batch 100 s."""
 
     def __init__(self, now: list[float]) -> None:
         super().__init__(network(2))
@@ -97,7 +97,7 @@ class Slow(TinyModel):
 
 
 @pytest.mark.parametrize("interval", [0.25, 1.0])
-def test_a_validation_within_an_epoch_is_no_part_of_a_step(interval: float, tmp_path: Path, now):
+def test_validation_within_an_epoch_is_not_part_of_a_step(interval: float, tmp_path: Path, now):
     train(tmp_path, Slow(now), SMALL, 2, PROFILE, test=False, val_check_interval=interval)
     times = read_run(tmp_path).inputs["step_times"]
     assert times.total.tolist() == [1.0] * 8
@@ -107,7 +107,7 @@ def test_a_validation_within_an_epoch_is_no_part_of_a_step(interval: float, tmp_
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_the_pause_before_a_training_is_resumed_is_no_stall(killed: bool, tmp_path: Path, now):
+def test_pause_before_a_resume_is_not_a_stall(killed: bool, tmp_path: Path, now):
     last = tmp_path / "last.ckpt"
     quiet = {"limit_val_batches": 0, "num_sanity_val_steps": 0}
     train(tmp_path, Slow(now), SMALL, 2, PROFILE, test=False, **quiet).save_checkpoint(last)
@@ -125,7 +125,7 @@ def test_the_pause_before_a_training_is_resumed_is_no_stall(killed: bool, tmp_pa
 
 
 class Listening(Profiler):
-    """Notes what begins and ends."""
+    """Records the start and end of actions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Listening(Profiler):
         self.heard.append(f"-{action_name}")
 
 
-def test_the_trainers_own_profiler_hears_everything():
+def test_profiler_of_the_trainer_receives_all_actions():
     timer = StepTimer(Listening())
     with timer.profile("run_training_batch"), timer.profile("[Strategy]S.backward"):
         pass
@@ -147,7 +147,7 @@ def test_the_trainers_own_profiler_hears_everything():
 
 
 @pytest.mark.parametrize("inner", [PassThroughProfiler, Listening])
-def test_own_time_of_nested_actions(inner: type[Profiler]):
+def test_nested_actions_are_excluded_from_own_time(inner: type[Profiler]):
     now = [0.0]
     timer = StepTimer(inner(), clock=lambda: now[0])
     for action, seconds in (
@@ -167,7 +167,7 @@ def test_own_time_of_nested_actions(inner: type[Profiler]):
     assert part_of("run_training_batch") is None
 
 
-def test_traces_on_request(tmp_path: Path):
+def test_traces_are_written_on_request(tmp_path: Path):
     config = {"profiler": {"enabled": True, "trace_steps": 2, "trace_start": 1}}
     train(tmp_path, TinyModel(network(2)), SMALL, 1, config, test=False)
     trace = json.loads((tmp_path / "debug" / "traces" / "trace-1.json").read_text())
@@ -175,12 +175,12 @@ def test_traces_on_request(tmp_path: Path):
     assert "conv" in (tmp_path / "debug" / "traces" / "operators.txt").read_text()
 
 
-def test_other_intervals_than_sagemakers_are_refused(tmp_path: Path):
+def test_interval_that_sagemaker_does_not_support_is_rejected(tmp_path: Path):
     with pytest.raises(UserError, match="500"):
         SystemProfiler(tmp_path, interval_ms=300)
 
 
-def test_a_stalled_training_is_said_once_while_it_stalls(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_stalled_training_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     profiler = SystemProfiler(tmp_path)
     profiler._heartbeat = 1000.0
     for now in (2799.0, 2801.0, 2802.0):
@@ -209,7 +209,7 @@ UNLIMITED = {"cpu.max": "max 100000", "memory.max": "max", "memory/memory.limit_
 
 
 @pytest.mark.parametrize("layout", [V2, V1])
-def test_limit_of_the_container_counts_not_the_host(layout: dict[str, str], tmp_path: Path):
+def test_container_limit_replaces_the_host_limit(layout: dict[str, str], tmp_path: Path):
     root = write(tmp_path, layout)
     limits = read_limits(root, host_cores=16, host_memory=10_000)
     assert (limits.cores, limits.memory_bytes, limits.is_limited) == (1.5, 1000, True)
@@ -217,13 +217,13 @@ def test_limit_of_the_container_counts_not_the_host(layout: dict[str, str], tmp_
     assert used_cpu_s(root) == 2.5
 
 
-def test_without_limits_the_host_counts(tmp_path: Path):
+def test_host_limit_is_used_without_container_limit(tmp_path: Path):
     limits = read_limits(write(tmp_path, UNLIMITED), host_cores=16, host_memory=10_000)
     assert (limits.cores, limits.memory_bytes, limits.is_limited) == (16, 10_000, False)
     assert read_limits(tmp_path / "absent", 16, 10_000).cores == 16
 
 
-def test_under_a_quota_utilisation_is_that_of_the_quota(tmp_path: Path):
+def test_utilisation_is_relative_to_the_cpu_quota(tmp_path: Path):
     root = write(tmp_path, {"cpu.max": "50000 100000", "cpu.stat": "usage_usec 0\n", "memory.max": "max"})
     machine = Machine(root)
     machine._previous["cpu"] = (time.monotonic() - 1000.0, 0.0)
@@ -235,14 +235,14 @@ def test_under_a_quota_utilisation_is_that_of_the_quota(tmp_path: Path):
 
 def test_every_snapshot_of_the_shortest_interval_is_read(tmp_path: Path):
     files = SystemMetricsWriter(tmp_path)
-    for tenth in range(600):  # a timer is now early, now late
+    for tenth in range(600):  # timers fire early or late
         files.write(60_000_000 + tenth / 10 + tenth % 3 / 100, [("cpu", "CPUUtilization", "cpu0", 10.0)])
     files.close()
     system, _ = read_system_metrics(tmp_path)
     assert system is not None and len(system.times_s) == 600
 
 
-def test_damaged_lines_are_counted_and_the_rest_is_read(tmp_path: Path):
+def test_damaged_lines_are_counted_and_skipped(tmp_path: Path):
     files = SystemMetricsWriter(tmp_path)
     for second in range(3):
         files.write(60_000_000 + second, [("cpu", "CPUUtilization", f"cpu{i}", 10.0 * i) for i in (0, 10, 2)])
@@ -255,7 +255,7 @@ def test_damaged_lines_are_counted_and_the_rest_is_read(tmp_path: Path):
     assert "1 of 10 lines" in problems[0]
 
 
-def test_sampler_that_can_not_write_ends_quietly(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_sampler_without_write_access_stops_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "file").write_text("")
     sampler = SystemSampler(SystemMetricsWriter(tmp_path / "file"), 0.01, Machine())
     sampler.start()
@@ -266,7 +266,7 @@ def test_sampler_that_can_not_write_ends_quietly(tmp_path: Path, caplog: pytest.
 
 
 class FakeDriver:
-    """NVML as it answers on a machine of two GPUs, at the boundary of `pynvml`'s functions."""
+    """A stand-in for `pynvml` on a machine with two GPUs."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.utilisation, self.used = [97, 12], [60, 20]
@@ -315,19 +315,19 @@ def test_gpus_are_sampled_and_reach_rules_and_report(driver: FakeDriver, tmp_pat
 
 
 @pytest.mark.parametrize(("visible", "load"), [("1", [12.0]), ("GPU-bb,GPU-aa", [12.0, 97.0]), ("", []), ("-1", [])])
-def test_only_gpus_that_the_training_may_use_are_sampled(driver: FakeDriver, monkeypatch, visible: str, load: list):
+def test_only_visible_gpus_are_sampled(driver: FakeDriver, monkeypatch, visible: str, load: list):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [value for _, dimension, value in gpu_rows() if dimension == "GPUUtilization"] == load
 
 
-def test_without_a_driver_nothing_is_said_and_with_a_broken_one_it_is(driver: FakeDriver, caplog):
+def test_missing_driver_is_silent_and_broken_one_is_logged(driver: FakeDriver, caplog):
     driver.fail["nvmlInit"] = pynvml.NVMLError_LibraryNotFound()
     assert gpu_rows() == [] and not caplog.text
     driver.fail["nvmlInit"] = pynvml.NVMLError(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
     assert gpu_rows() == [] and "GPUs are not sampled" in caplog.text
 
 
-def test_gauge_that_fails_is_said_once_and_the_others_go_on(driver: FakeDriver, caplog, tmp_path: Path):
+def test_failing_gauge_is_logged_once_and_others_continue(driver: FakeDriver, caplog, tmp_path: Path):
     machine = Machine()
     driver.fail["nvmlDeviceGetUtilizationRates"] = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)  # as under MIG
     for _ in range(2):
@@ -335,7 +335,7 @@ def test_gauge_that_fails_is_said_once_and_the_others_go_on(driver: FakeDriver, 
     assert caplog.text.count("no longer sampled") == 2
 
 
-def test_training_on_a_gpu_that_told_nothing_is_no_training_without_a_gpu(tmp_path: Path):
+def test_gpu_without_samples_is_not_a_missing_gpu(tmp_path: Path):
     train(tmp_path, TinyModel(network(2)), SMALL, 1, {**PROFILE, "tensors": {"enabled": True}}, test=False)
     for device, status in (("cpu", Status.NOT_APPLICABLE), ("cuda:0", Status.INSUFFICIENT_DATA)):
         settings = json.loads((tmp_path / "debug" / "run.json").read_text())

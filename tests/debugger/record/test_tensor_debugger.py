@@ -1,4 +1,4 @@
-"""The light recorder never changes a training's numbers, whatever Lightning does around it."""
+"""The tensor recorder never changes the numbers of a training."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def run(folder: Path, config: dict | None = None, **settings) -> TinyModel:
 
 
 @pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}])
-def test_same_seed_same_loss_with_and_without(tmp_path: Path, settings: dict):
+def test_recorder_does_not_change_the_loss(tmp_path: Path, settings: dict):
     with_debugger, without = run(tmp_path, **settings), run(tmp_path, {}, **settings)
     assert with_debugger.losses == without.losses
     for a, b in zip(with_debugger.parameters(), without.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_recorded_loss_is_the_training_loss_by_optimizer_step(tmp_path: Path):
+def test_recorded_loss_is_that_of_each_optimizer_step(tmp_path: Path):
     model = run(tmp_path, num_sanity_val_steps=2)
     losses = read_run(tmp_path).inputs["losses"]
     assert losses.steps.tolist() == list(range(12))
@@ -52,17 +52,17 @@ def test_accumulated_batches_are_one_step(tmp_path: Path):
     assert inputs["gradients"].steps.tolist() == list(range(6))
 
 
-def test_statistics_equal_numpys():
+def test_statistics_equal_numpy():
     random = torch.Generator().manual_seed(0)
     tensors = [torch.randn(20, 30, generator=random), torch.zeros(7), torch.tensor([1.0, 0.0, -3.0])]
     for row, tensor in zip(statistics(tensors), tensors, strict=True):
         expected = describe(tensor.double().numpy().ravel())
         for name, value in zip(STATISTICS, row.tolist(), strict=True):
-            tolerance = 0.4 if name in ("p5", "p95") else 1e-4  # percentiles are those of 256 elements
+            tolerance = 0.4 if name in ("p5", "p95") else 1e-4  # percentiles use 256 elements
             assert value == pytest.approx(expected[name], abs=tolerance), name
 
 
-def test_large_tensors_are_sampled_but_their_extremes_are_not():
+def test_large_tensors_are_sampled_except_for_extremes():
     random = torch.Generator().manual_seed(0)
     tensor = torch.randn(512, 512, 3, 3, generator=random)
     tensor[:, :, 0, 0] = 0
@@ -81,12 +81,12 @@ def test_large_tensors_are_sampled_but_their_extremes_are_not():
     )
 
 
-def test_nan_and_infinity_are_told_apart():
+def test_nan_and_infinity_are_counted_separately():
     largest = statistics([torch.tensor([1.0, float("nan")]), torch.tensor([1.0, float("inf")])])[:, 2]
     assert torch.isnan(largest[0]) and torch.isinf(largest[1])
 
 
-def test_recorded_gradients_and_updates_equal_the_optimizers(tmp_path: Path):
+def test_recorded_gradients_and_updates_equal_the_optimizer(tmp_path: Path):
     seen: list[tuple[float, float]] = []
 
     class Watch(pl.Callback):
@@ -104,7 +104,7 @@ def test_recorded_gradients_and_updates_equal_the_optimizers(tmp_path: Path):
     assert inputs["updates"].stat("abs_mean")[:, 0] == pytest.approx([u for _, u in seen], rel=1e-4)
 
 
-def test_parameters_unfrozen_later_appear_when_they_are(tmp_path: Path):
+def test_later_unfrozen_parameters_appear_when_unfrozen(tmp_path: Path):
     class Unfreeze(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             pl_module.net[0].weight.requires_grad = trainer.current_epoch > 0
@@ -115,7 +115,7 @@ def test_parameters_unfrozen_later_appear_when_they_are(tmp_path: Path):
     assert np.isnan(column[:4]).all() and np.isfinite(column[4:]).all()
 
 
-def test_second_fit_goes_on_and_a_reused_folder_starts_anew(tmp_path: Path):
+def test_second_fit_appends_and_reused_folder_is_cleared(tmp_path: Path):
     pl.seed_everything(1, verbose=False)
     model = TinyModel(network(2))
     trainer = train(tmp_path, model, SMALL, 1, test=False)
@@ -128,13 +128,13 @@ def test_second_fit_goes_on_and_a_reused_folder_starts_anew(tmp_path: Path):
     assert recording.problems == []
 
 
-def test_interval_and_first_steps(tmp_path: Path):
+def test_interval_and_first_steps_are_recorded(tmp_path: Path):
     tensors = {"enabled": True, "every_n_steps": 5, "first_steps": 2}
     run(tmp_path, {"tensors": tensors})
     assert read_run(tmp_path).inputs["gradients"].steps.tolist() == [0, 1, 5, 10]
 
 
-def test_stop_on_ends_the_training_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_stop_on_ends_the_training_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     class Poison(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if trainer.global_step == 3:
@@ -149,7 +149,7 @@ def test_stop_on_ends_the_training_and_says_why(tmp_path: Path, capsys: pytest.C
     assert (stopped["by"], stopped["step"]) == ("ExplodingTensor", 4)
 
 
-def test_a_mistake_in_stop_on_or_rules_is_said_at_once(tmp_path: Path):
+def test_mistake_in_stop_on_or_rules_raises_immediately(tmp_path: Path):
     with pytest.raises(UserError, match="did you mean Overfit"):
         run(tmp_path, {**CONFIG, "stop_on": ["Overfitt"]})
     with pytest.raises(UserError, match="tensors"):
@@ -158,7 +158,7 @@ def test_a_mistake_in_stop_on_or_rules_is_said_at_once(tmp_path: Path):
         run(tmp_path, {"tensor": {"enabled": True}})
 
 
-def test_a_training_that_fails_leaves_what_it_had_and_its_report(tmp_path: Path):
+def test_failed_training_keeps_records_and_writes_report(tmp_path: Path):
     class Fail(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if trainer.global_step == 6:
@@ -172,7 +172,7 @@ def test_a_training_that_fails_leaves_what_it_had_and_its_report(tmp_path: Path)
     assert "it failed at step 6: RuntimeError: out of memory" in (tmp_path / "report.html").read_text()
 
 
-def test_what_was_recorded_describes_the_run(tmp_path: Path):
+def test_recording_describes_the_run(tmp_path: Path):
     run(tmp_path)
     settings = json.loads((tmp_path / "debug" / "run.json").read_text())
     assert settings["classes"] == SMALL.classes
@@ -184,7 +184,7 @@ def test_what_was_recorded_describes_the_run(tmp_path: Path):
     assert predictions.probabilities.sum(axis=1) == pytest.approx(np.ones(16), abs=1e-2)
 
 
-def test_root_head_and_tags_are_found_by_themselves():
+def test_root_head_and_tags_are_detected():
     class TwoParts(pl.LightningModule):
         def __init__(self):
             super().__init__()
@@ -199,7 +199,7 @@ def test_root_head_and_tags_are_found_by_themselves():
     assert head_prefix(network()) == "11"
 
 
-def test_layer_that_is_called_twice_is_recorded_twice():
+def test_layer_called_twice_is_recorded_twice():
     relu = nn.ReLU(inplace=True)
     net = nn.Sequential(nn.Linear(4, 4), relu, nn.Linear(4, 4), relu)
     recorder = TensorStats(net)

@@ -47,7 +47,7 @@ class TestClassImbalance:
     def test_few_labels_are_insufficient(self):
         assert class_imbalance({"a": 99, "b": 1}).status is Status.INSUFFICIENT_DATA
 
-    def test_one_class_that_is_missed_fires_in_a_good_model_only(self):
+    def test_missed_class_fires_only_in_a_good_model(self):
         labels = np.repeat(np.arange(5), 100)
         counts = {str(i): 100 for i in range(5)}
         one_missed = np.where(labels == 2, 3, labels)
@@ -63,7 +63,7 @@ class TestConfusion:
         assert confusion(predictions(self.DIGITS, self.DIGITS)).status is Status.OK
 
     @pytest.mark.parametrize("settings", [{}, {"min_diag": 0, "max_off_diag": 0.01}, {"max_off_diag": 1.0}])
-    def test_oracle_one_digit_taken_for_another_fires(self, settings):
+    def test_oracle_one_digit_confused_with_another_fires(self, settings):
         guess = self.DIGITS.copy()
         guess[4] = 7
         outcome = confusion(predictions(self.DIGITS, guess), **settings)
@@ -87,7 +87,7 @@ class TestConfusion:
 
 
 class TestCalibration:
-    def test_error_equals_a_manual_one(self):
+    def test_error_equals_a_manual_calculation(self):
         labels, guess = np.zeros(200, dtype=int), np.where(np.arange(200) % 2, 1, 0)
         outcome = calibration(predictions(labels, guess, sure=0.9))
         assert outcome.status is Status.ISSUE
@@ -141,11 +141,11 @@ class TestLabelErrors:
         assert "margin of c" in seen.text
         assert seen.value == pytest.approx(0.4)
 
-    def test_right_labels_are_not_doubted(self):
+    def test_correct_labels_are_not_reported(self):
         given, _ = self.noisy(0.0)
         assert likely_label_errors(given).status is Status.OK
 
-    def test_a_bad_model_doubts_nothing(self):
+    def test_inaccurate_model_reports_no_label(self):
         random = np.random.default_rng(1)
         given = predictions(random.integers(0, 10, 300), random.integers(0, 10, 300))
         assert likely_label_errors(given).status is Status.INSUFFICIENT_DATA

@@ -65,7 +65,7 @@ def loss_above(losses, val_losses=None, *, limit=3.0):
 
 
 def broken(losses):
-    raise KeyError("no such thing")
+    raise KeyError("no such key")
 
 
 def test_all_rules_are_documented_and_name_known_inputs():

@@ -31,13 +31,13 @@ def test_unnormalised_images_fire_and_are_recognised(scale, word):
     assert word in outcome.summary
 
 
-def test_dark_but_rightly_normalised_images_are_said_and_ok():
+def test_dark_but_normalised_images_are_ok():
     outcome = check_input_images(statistics([-0.8] * 3, [0.6] * 3, -2.11, 2.6))
     assert outcome.status is Status.OK
     assert outcome.evidence
 
 
-def test_few_images_and_the_threshold_itself():
+def test_few_images_and_value_at_threshold_do_not_fire():
     assert check_input_images(statistics([9] * 3, [1] * 3, 0, 1, count=499)).status is Status.INSUFFICIENT_DATA
     assert check_input_images(statistics([0.2] * 3, [2.0] * 3, 0, 1)).status is Status.OK
 
@@ -61,13 +61,13 @@ def test_overlap_needs_two_splits():
     assert train_val_overlap(ImageHashes({"train": random_hashes("t", 5, 0)})).status is Status.INSUFFICIENT_DATA
 
 
-def test_pairs_within_a_split_come_once_each():
+def test_pairs_within_a_split_are_listed_once():
     hashes = random_hashes("t", 300, 0)
     hashes["double"] = hashes["t0"]
     assert close_pairs(hashes, None, 12) == [("t0", "double", 0)]
 
 
-def test_copies_are_counted_once_however_many_pairs_they_make():
+def test_copies_are_counted_once_in_many_pairs():
     [same] = random_hashes("", 1, 0).values()
     splits = {"train": 300, "val": 40, "test": 5}
     images = ImageHashes({s: {f"{s}/{i}": same ^ (i == 7) for i in range(n)} for s, n in splits.items()})
@@ -78,7 +78,7 @@ def test_copies_are_counted_once_however_many_pairs_they_make():
     assert (outcome.status, outcome.violations) == (Status.ISSUE, 299)
 
 
-def test_flat_images_are_no_copies_of_each_other():
+def test_flat_images_are_not_duplicates():
     white, shaded, nearly = 0, 2**256 - 1, 0b1011 << 100
     flat = {"white": white, "shaded": shaded, "nearly": nearly}
     train, val = random_hashes("t", 20, 0), random_hashes("v", 5, 1)
@@ -100,12 +100,12 @@ def test_near_duplicates_count_against_a_share():
     assert near_duplicates(ImageHashes({"train": hashes}), threshold_percent=0.1).status is Status.ISSUE
 
 
-def test_part_of_the_images_is_said():
+def test_sampled_share_of_images_is_reported():
     images = ImageHashes({"train": random_hashes("t", 30, 0), "val": random_hashes("v", 3, 1)}, {}, 1000)
     assert "33 of 1000" in train_val_overlap(images).summary
 
 
-def test_corrupt_images():
+def test_corrupt_images_fire():
     hashes = {"train": random_hashes("t", 9, 0)}
     assert corrupt_images(ImageHashes(hashes, {"a.jpg": "truncated"}, 10)).evidence[0].tensor == "a.jpg"
     assert corrupt_images(ImageHashes(hashes, {}, 9)).status is Status.OK

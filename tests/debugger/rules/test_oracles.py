@@ -1,4 +1,4 @@
-"""The specification's cases that name a real network, optimizer or run: through the recorder, not as made-up series."""
+"""Cases of the specification with a real network, optimizer or run, recorded instead of synthetic."""
 
 from __future__ import annotations
 
@@ -120,11 +120,11 @@ def tanh(factor: float):
         ("WeightUpdateRatio", perceptron, {"lr": 1e-4, "momentum": 0.08}, Status.OK),
     ],
 )
-def test_network_that_must_or_must_not_trigger(tmp_path: Path, rule: str, make, settings: dict, expected: Status):
+def test_network_triggers_exactly_the_expected_rules(tmp_path: Path, rule: str, make, settings: dict, expected: Status):
     assert status(recorded(tmp_path, seeded(make), **settings), rule) is expected
 
 
-def test_runs_of_two_seeds_differ_and_of_one_seed_do_not(tmp_path: Path):
+def test_runs_differ_only_with_different_seeds(tmp_path: Path):
     for name, seed in (("first", 0), ("again", 0), ("other", 1)):
         pl.seed_everything(seed, verbose=False)
         recorded(tmp_path / name, network(2), seed=seed, steps=3)

@@ -21,9 +21,9 @@ class TestLossNotDecreasing:
         assert "since step 0" in outcome.evidence[0].text
 
     @pytest.mark.xfail(
-        reason="TST wants step 24 only with diff_percent=20; DOC asks for a drop of 20 % and is followed"
+        reason="AWS's test expects step 24 with diff_percent=20; its documentation, followed here, requires a 20 % drop"
     )
-    def test_old_oracle_with_a_difference(self):
+    def test_oracle_with_diff_percent(self):
         losses = Series.of([0.3, 0.33, 0.31, 0.30, 0.28, 0.2, 0.42], [0, 4, 8, 12, 16, 20, 24])
         assert [item.step for item in loss_not_decreasing(losses, diff_percent=20).evidence] == [24]
 
@@ -35,13 +35,13 @@ class TestLossNotDecreasing:
         assert loss_not_decreasing(Series.of(list(np.exp(-np.arange(100) / 20)))).status is Status.OK
 
     @pytest.mark.parametrize("losses", [[], [0.3]])
-    def test_too_few(self, losses):
+    def test_few_values_are_insufficient(self, losses):
         assert loss_not_decreasing(Series.of(losses)).status is Status.INSUFFICIENT_DATA
 
     def test_nan_is_not_lower(self):
         assert loss_not_decreasing(Series.of([0.3, math.nan], [0, 10])).status is Status.ISSUE
 
-    def test_against_start_takes_noise_for_noise_and_a_plateau_for_learned(self):
+    def test_against_start_ignores_noise_and_plateaus(self):
         random = np.random.default_rng(0)
         noise = Series.of(list(2 + 0.1 * random.normal(size=200)))
         learned = Series.of(list(2 * np.exp(-np.arange(200) / 20) + 0.5 + 0.1 * random.normal(size=200)))
@@ -92,12 +92,12 @@ class TestOverfit:
         outcome = overfit(Series.of(train), Series.of([3.0, 500.0, 400.0]), {"num_classes": 10}, ratio_threshold=0.6)
         assert outcome.status is Status.OK
 
-    def test_nan_epochs_are_left_out(self):
+    def test_nan_epochs_are_skipped(self):
         assert overfit(Series.of([math.nan, 0.5]), Series.of([0.2, 0.52])).datapoints == 1
 
 
 class TestOvertraining:
-    def test_best_epoch_and_waste_are_said(self):
+    def test_best_epoch_and_wasted_epochs_are_reported(self):
         val = Series.of([abs(epoch - 5) * 0.05 + 0.3 for epoch in range(20)])
         outcome = overtraining(Series.of(list(np.linspace(1, 0.1, 20))), val)
         assert outcome.status is Status.ISSUE
@@ -108,18 +108,18 @@ class TestOvertraining:
         falling = Series.of(list(np.linspace(2, 0.5, 20)))
         assert overtraining(falling, falling).status is Status.OK
 
-    def test_both_standing_still_fires_sooner(self):
+    def test_stagnation_of_both_losses_fires_sooner(self):
         flat = Series.of([1.0] * 8)
         assert overtraining(flat, flat).status is Status.ISSUE
 
 
 class TestBestEpoch:
-    def test_by_accuracy_where_there_is_one(self):
+    def test_best_epoch_is_by_accuracy_if_available(self):
         losses = Series.of([1.0, 0.5, 0.9])
         assert best_epoch(losses, Series.of([0.5, 0.9, 0.8])).status is Status.ISSUE
         assert best_epoch(losses, Series.of([0.5, 0.8, 0.9])).status is Status.OK
 
-    def test_by_loss_else(self):
+    def test_best_epoch_is_by_loss_otherwise(self):
         assert best_epoch(Series.of([1.0, 0.5, 0.9])).status is Status.ISSUE
         assert best_epoch(Series.of([1.0])).status is Status.INSUFFICIENT_DATA
 
@@ -127,22 +127,22 @@ class TestBestEpoch:
 @pytest.mark.parametrize(
     ("loss", "status"), [(2.3, Status.OK), (30.0, Status.ISSUE), (math.nan, Status.ISSUE), (0.1, Status.OK)]
 )
-def test_initial_loss(loss, status):
+def test_initial_loss_fires_far_from_log_classes(loss, status):
     assert initial_loss(Series.of([loss]), {"num_classes": 10}).status is status
 
 
-def test_initial_loss_of_a_resumed_training_is_not_known():
+def test_initial_loss_of_a_resumed_training_is_unknown():
     assert initial_loss(Series.of([30.0], [500]), {"num_classes": 10}).status is Status.INSUFFICIENT_DATA
 
 
-def test_stalled_training():
+def test_stalled_training_fires_after_its_limit():
     assert stalled_training(np.array([0.0, 1801.0])).status is Status.ISSUE
     assert stalled_training(np.array([0.0, 1799.0])).status is Status.OK
     assert stalled_training(np.array([0.0, 1800.0])).status is Status.OK
     assert stalled_training(np.array([0.0])).status is Status.INSUFFICIENT_DATA
 
 
-def test_max_initialization_time():
+def test_max_initialization_time_fires_above_threshold():
     assert max_initialization_time({"initialization_s": 21 * 60}).status is Status.ISSUE
     assert max_initialization_time({"initialization_s": 2 * 60}).status is Status.OK
     assert max_initialization_time({}).status is Status.NOT_APPLICABLE

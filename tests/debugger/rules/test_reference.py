@@ -15,5 +15,5 @@ def test_reference_documents_every_rule_and_setting():
         assert "\nSource: " in section and "Source: \n" not in section
 
 
-def test_reference_shows_what_reports_change():
+def test_reference_shows_settings_of_reports():
     assert "| `ratio_threshold` | `0.1` | `0.5` | (val - train) / train above" in rules_page()

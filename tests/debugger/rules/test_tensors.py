@@ -48,13 +48,13 @@ class TestVanishingGradient:
         series = TensorSeries.of({"w": {0: np.zeros(4), 1: np.ones(4), 2: np.ones(4), 3: np.zeros(4)}})
         assert vanishing_gradient(series).status is Status.OK
 
-    def test_branch_that_wakes_up_behind_a_zero_initialised_norm_is_no_issue_while_it_does(self):
+    def test_zero_initialised_branch_is_ok_while_it_wakes_up(self):
         rising = TensorSeries.of({"w": {step: np.full(4, step * 1e-9) for step in range(6)}})
         stuck = TensorSeries.of({"w": {step: np.full(4, min(step, 2) * 1e-9) for step in range(6)}})
         assert vanishing_gradient(rising).status is Status.OK
         assert vanishing_gradient(stuck).status is Status.ISSUE
 
-    def test_gradients_of_a_loss_of_nothing_are_no_issue(self):
+    def test_gradients_of_a_zero_loss_are_no_issue(self):
         losses = Series.of([1e-5] * 5)
         assert vanishing_gradient(gradients(1e-9), losses).status is Status.INSUFFICIENT_DATA
 
@@ -87,15 +87,15 @@ class TestExplodingTensor:
         series = TensorSeries.of({name: {3: np.array([np.nan])} for name in ("conv1", "conv2")})
         assert exploding_tensor({"weights": series}).evidence[0].tensor == "conv1"
 
-    def test_a_loss_that_is_no_number_fires(self):
+    def test_nan_loss_fires(self):
         finite = {"weights": TensorSeries.of({"a": {0: np.ones(2)}})}
         assert exploding_tensor(finite, Series.of([1.0, float("nan")])).status is Status.ISSUE
 
-    def test_tensor_that_was_not_recorded_at_a_step_is_no_nan(self):
+    def test_tensor_missing_at_a_step_is_not_nan(self):
         series = TensorSeries.of({"a": {0: np.ones(2)}, "b": {1: np.ones(2)}})
         assert exploding_tensor({"weights": series}).status is Status.OK
 
-    def test_unknown_collection_is_an_error_that_names_those_there_are(self):
+    def test_unknown_collection_error_lists_collections(self):
         with pytest.raises(ValueError, match="weights"):
             exploding_tensor({"weights": gradients(1)}, collection_names=["wieghts"])
 
@@ -112,7 +112,7 @@ class TestAllZero:
         tensors = {"weights": TensorSeries.of({"w": {0: np.r_[np.zeros(999), 1.0]}})}
         assert all_zero(tensors, tensor_regex="w").status is Status.OK
 
-    def test_needs_a_choice(self):
+    def test_missing_collection_is_an_error(self):
         with pytest.raises(ValueError, match="collection_names"):
             all_zero({"weights": gradients(1)})
 
@@ -145,7 +145,7 @@ class TestUnchangedTensor:
         assert outcome.status is Status.ISSUE
         assert [(item.tensor, item.step) for item in outcome.evidence] == [("w", 2)]
 
-    def test_an_update_outside_the_sample_counts(self):
+    def test_update_outside_the_sample_counts(self):
         weights = TensorSeries.of({"w": {step: np.ones(10) for step in range(4)}})
         stats = {"abs_max": np.full((4, 1), 1e-2), "weight_abs_mean": np.ones((4, 1))}
         tensors = {"weights": weights, "updates": TensorSeries(("w",), np.arange(4), stats)}
@@ -159,7 +159,7 @@ class TestUnchangedTensor:
         moving = {"weights": TensorSeries.of({"w": {step: np.full(10, 1 + step / 100) for step in range(5)}})}
         assert unchanged_tensor(moving, collection_names="weights").status is Status.OK
 
-    def test_nan_is_unchanged_only_if_asked(self):
+    def test_nan_is_unchanged_only_if_configured(self):
         tensors = {"weights": TensorSeries.of({"w": {step: np.full(10, np.nan) for step in range(3)}})}
         assert unchanged_tensor(tensors, tensor_regex=".").status is Status.OK
         assert unchanged_tensor(tensors, tensor_regex=".", equal_nan=True).status is Status.ISSUE
@@ -175,7 +175,7 @@ class TestUpdates:
     def test_zero_initialized_parameters_are_skipped(self):
         assert weight_update_ratio(updates([5.0, 5.0], size=0.0)).status is Status.NOT_APPLICABLE
 
-    def test_warm_up_steps_with_no_learning_rate_do_not_count_but_a_run_of_them_does(self):
+    def test_zero_lr_counts_in_a_run_of_steps_but_not_in_warm_up(self):
         assert weight_update_ratio(updates([0.0, 1e-3], lr=[0.0, 1e-3])).status is Status.OK
         assert weight_update_ratio(updates([0.0, 0.0], lr=[0.0, 0.0])).status is Status.ISSUE
 
@@ -188,7 +188,7 @@ class TestUpdates:
         assert learning_rate_too_high(series, None, {"lr": 0.01}).status is high
         assert learning_rate_too_low(series, None, {"lr": 0.01}).status is low
 
-    def test_suggestion_starts_from_the_runs_own_rate(self):
+    def test_suggestion_starts_from_the_rate_of_the_run(self):
         assert str(learning_rate_too_high(updates([0.5] * 4), None, {"lr": 0.02}).suggestion) == "lr=0.002"
 
     def test_large_steps_that_learn_well_are_no_issue(self):
@@ -197,7 +197,7 @@ class TestUpdates:
         assert learning_rate_too_high(updates([0.5] * 4), None, {"lr": 0.02}, stuck).status is Status.ISSUE
         assert str(learning_rate_too_low(updates([1e-9] * 4), None, {"lr": 0.0}).suggestion) == "lr=0.001"
 
-    def test_a_weight_without_a_gradient_does_not_blame_the_rate(self):
+    def test_weight_without_gradient_does_not_count(self):
         no_gradient = TensorSeries.of({"w": {step: np.zeros(4) for step in range(4)}})
         assert weight_update_ratio(updates([0.0] * 4), no_gradient).status is Status.INSUFFICIENT_DATA
         assert learning_rate_too_low(updates([0.0] * 4), no_gradient).status is Status.INSUFFICIENT_DATA
@@ -219,7 +219,7 @@ class TestSimilarAcrossRuns:
         assert (outcome.status, outcome.evidence[0].step) == (Status.ISSUE, 1)
         assert similar_across_runs(mine, {"b": mine}).status is Status.OK
 
-    def test_runs_without_a_common_step_say_so(self):
+    def test_runs_without_a_common_step_are_insufficient(self):
         mine, theirs = ({"weights": TensorSeries.of({"w": {step: np.ones(4)}})} for step in (0, 1))
         assert similar_across_runs(mine, {"b": theirs}).status is Status.INSUFFICIENT_DATA
 
@@ -231,16 +231,16 @@ def layer(percent: float, kind: str = "relu", samples: int = 500) -> dict[str, N
 
 
 class TestActivationLayers:
-    def test_dead_relu(self):
+    def test_dead_relu_fires_above_threshold(self):
         assert dead_relu(layer(100)).status is Status.ISSUE
         assert dead_relu(layer(50)).status is Status.OK  # equal to the threshold
         assert dead_relu(layer(100, samples=199)).status is Status.INSUFFICIENT_DATA
 
-    def test_saturated_tanh(self):
+    def test_saturated_tanh_fires(self):
         assert saturated_activation(layer(100, "tanh")).status is Status.ISSUE
         assert saturated_activation(layer(0, "tanh")).status is Status.OK
 
-    def test_variance_that_grows_from_layer_to_layer_is_poor(self):
+    def test_variance_growing_across_layers_is_poor(self):
         inputs = TensorSeries.of(
             {f"act{i}": {s: 10.0**i * RANDOM.normal(size=100) for s in range(3)} for i in range(3)}
         )
@@ -257,13 +257,13 @@ class TestActivationLayers:
         outcome = poor_weight_initialization(inputs, gradients(7e-3), Series.of([2.0, 2.1, 2.2, 2.1, 2.2, 2.3, 2.1]))
         assert outcome.status is Status.OK
 
-    def test_constant_gradient_counts_only_while_the_loss_does_not_fall(self):
+    def test_constant_gradient_fires_only_without_progress(self):
         inputs = TensorSeries.of({"act": {0: RANDOM.normal(size=100)}})
         stuck, falling = Series.of([2.0] * 11), Series.of(list(np.linspace(2, 1, 11)))
         assert poor_weight_initialization(inputs, gradients(1e-5), stuck).status is Status.ISSUE
         assert poor_weight_initialization(inputs, gradients(1e-5), falling).status is Status.OK
 
-    def test_a_branch_that_wakes_up_after_a_zero_initialised_norm_is_meant_so(self):
+    def test_zero_initialised_branch_is_by_design(self):
         inputs = TensorSeries.of({"act": {0: RANDOM.normal(size=100)}})
         stuck = Series.of([2.0] * 11)
         steps = {0: np.zeros(100), 1: 1e-4 * RANDOM.normal(size=100)}
