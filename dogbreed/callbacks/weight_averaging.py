@@ -10,7 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from dogbreed.errors import UserError, did_you_mean
+from dogbreed.callbacks.settings import AveragingSettings
+from dogbreed.errors import UserError
+from dogbreed.system.settings import check
 
 _STARTS = {"ema": 0.0, "swa": 0.75}
 """Fraction of a training's steps after which averaging begins, by kind."""
@@ -39,9 +41,14 @@ class AveragedWeights(pl.Callback):
         UserError: An unknown kind; when a fit begins, an unbounded number of steps with `start` above 0.
     """
 
-    def __init__(self, kind: str = "ema", decay: float = 0.999, start: float | None = None) -> None:
-        if kind not in _STARTS:
-            raise UserError(f"averaging={kind} is not allowed{did_you_mean(kind, list(_STARTS))}")
+    def __init__(
+        self,
+        kind: str = "ema",
+        decay: float = AveragingSettings.averaging_decay,
+        start: float | None = AveragingSettings.averaging_start,
+    ) -> None:
+        given = {"averaging": kind, "averaging_decay": decay, "averaging_start": start}
+        kind = check(AveragingSettings, given)["averaging"]
         self.kind = kind
         self.decay = decay
         self.start = _STARTS[kind] if start is None else start

@@ -117,14 +117,20 @@ def _explain(config_name: str, error: HydraException, schema: Schema) -> str:
     _, quote, rest = first.partition("Could not override '")
     if not quote:
         return " ".join(str(error).split())
-    key = rest.split("'")[0]
-    cfg, group = hydra_compose(config_name), key.partition(".")[0]
+    return _unknown_key(rest.split("'")[0], hydra_compose(config_name), schema)
+
+
+def _unknown_key(key: str, cfg: DictConfig, schema: Schema) -> str:
+    """Returns the error message for a key that `cfg`, the config without overrides, does not have."""
+    group = key.partition(".")[0]
     if choices(group) and group not in cfg:
         return f"key '{key}' has no effect on this command: leave it out"
     if choices(key):
         return _not_a_group(key)
     parent, _, leaf = key.rpartition(".")
     exact = [full for full, _ in settings_of(schema) if full.rpartition(".")[2] == leaf]
+    if key in exact:
+        return f"key '{key}' is not in this {group}: choose another {group}, or add it with +{key}=VALUE"
     if exact:
         return f"key '{key}' is unknown; did you mean {exact[0]}?"
     node = OmegaConf.select(cfg, parent) if parent else cfg

@@ -17,22 +17,31 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dogbreed.data.settings import DataSettings, S3DataSettings
+from dogbreed.callbacks.settings import AveragingSettings
+from dogbreed.data.settings import DataSettings, FeatureSettings, S3DataSettings
 from dogbreed.debugger.settings import DebuggerSettings
 from dogbreed.errors import UserError
-from dogbreed.models.hyperparameters import CosineSettings, Hyperparameters, StepSettings
-from dogbreed.run.settings import FeatureSettings, ModelSettings, TrainingSettings
+from dogbreed.models.hyperparameters import (
+    CosineSettings,
+    Hyperparameters,
+    OptimizerSettings,
+    SgdSettings,
+    StepSettings,
+)
+from dogbreed.run.settings import ModelSettings, MoreTrainerSettings, TrainerSettings, TrainingSettings
 from dogbreed.system import settings
 from dogbreed.system.settings import Setting, declared
 
 Schema = Mapping[str, tuple[type, ...]]
 
 TRAINING: Schema = {
-    "": (TrainingSettings, Hyperparameters),
+    "": (TrainingSettings, Hyperparameters, AveragingSettings),
     "model": (ModelSettings,),
+    "optimizer": (OptimizerSettings, SgdSettings),
     "scheduler": (CosineSettings, StepSettings),
     "data": (DataSettings, S3DataSettings),
     "features": (FeatureSettings,),
+    "trainer": (TrainerSettings, MoreTrainerSettings),
     "debugger": (DebuggerSettings,),
 }
 """The settings of conf/train.yaml."""
@@ -98,7 +107,8 @@ def _check_part(cfg: DictConfig, part: str, kind: type) -> None:
     names = set(node.keys())  # `name in node` is false for a missing value
     given = {item.name: _value(cfg, f"{prefix}{item.name}") for item in declared(kind) if item.name in names}
     for name, value in settings.check(kind, given, prefix).items():
-        if type(value) is not type(given[name]) and not OmegaConf.is_interpolation(node, name):
+        unchanged = type(value) is type(given[name]) and value == given[name]
+        if not unchanged and not OmegaConf.is_interpolation(node, name):
             OmegaConf.update(cfg, f"{prefix}{name}", value)
 
 

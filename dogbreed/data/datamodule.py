@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from dogbreed.data.augment import MAX_MAGNITUDE, RandAugmentTransform, augment_batch
+from dogbreed.data.augment import RandAugmentTransform, augment_batch
 from dogbreed.data.dataset import ImageStream
 from dogbreed.data.index import Split
 from dogbreed.data.loader import Batch, ImageLoader
 from dogbreed.data.sampler import BatchSampler
+from dogbreed.data.settings import DataSettings
 from dogbreed.data.shared_memory import TensorPool
-from dogbreed.data.source import ImageSource, check_at_least
+from dogbreed.data.source import ImageSource
 from dogbreed.data.transforms import EvalTransform, ThumbnailTransform, TrainTransform, Transform
-from dogbreed.errors import UserError, did_you_mean
+from dogbreed.errors import UserError
 from dogbreed.input_spec import InputSpec
 from dogbreed.storage.demo import DemoStore
+from dogbreed.system.settings import check
 
 _MIN_PASS_BATCH = 64
 """Smallest batch size of a pass over all images outside a training."""
@@ -65,26 +67,26 @@ class ImageDataModule(ImageSource, pl.LightningDataModule):
         *,
         input_spec: InputSpec | None = None,
         batch_size: int = 32,
-        image_size: int | None = None,
+        image_size: int | None = DataSettings.image_size,
         seed: int = 0,
-        augment: bool = True,
-        crop_area: float = 0.08,
-        randaugment: int = 0,
-        randaugment_on: Literal["worker", "device"] = "worker",
-        balanced: bool = False,
+        augment: bool = DataSettings.augment,
+        crop_area: float = DataSettings.crop_area,
+        randaugment: int = DataSettings.randaugment,
+        randaugment_on: str = DataSettings.randaugment_on,
+        balanced: bool = DataSettings.balanced,
         **source: Any,
     ) -> None:
         pl.LightningDataModule.__init__(self)
-        check_at_least("batch_size", batch_size, 1)
-        check_at_least("image_size", image_size, 1)
-        if not 0 < crop_area <= 1:
-            raise UserError(f"data.crop_area={crop_area}: a fraction of the image's area, above 0 and up to 1")
-        if not 0 <= randaugment <= MAX_MAGNITUDE or (randaugment and not augment):
-            raise UserError(
-                f"data.randaugment={randaugment}: from 0 to {MAX_MAGNITUDE}, and only with data.augment=true"
-            )
-        if randaugment_on not in ("worker", "device"):
-            raise UserError(f"data.randaugment_on={randaugment_on}{did_you_mean(randaugment_on, ('worker', 'device'))}")
+        given: dict[str, object] = {
+            "batch_size": batch_size,
+            "image_size": image_size,
+            "seed": seed,
+            "augment": augment,
+        }
+        given |= {"crop_area": crop_area, "randaugment": randaugment, "randaugment_on": randaugment_on}
+        check(DataSettings, given | {"balanced": balanced}, "data.")
+        if randaugment and not augment:
+            raise UserError(f"data.randaugment={randaugment} needs data.augment=true")
         ImageSource.__init__(self, url, **source)
         self.batch_size = batch_size
         self.image_size = self.store.size if image_size is None and isinstance(self.store, DemoStore) else image_size

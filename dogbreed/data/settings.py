@@ -1,4 +1,7 @@
-"""The settings of `ImageDataModule`, each declared once: type, default, bounds, meaning. Imports no torch."""
+"""The settings of images and of their cached features, each declared once: type, default, bounds, meaning.
+
+`ImageDataModule` and `FeatureCache` take them. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,11 @@ class DataSettings:
     )
     batch_size: int = setting("${batch_size}", "Images per batch, in each process.", low=1)
     seed: int = setting("${seed}", "Seed of the data order and the augmentation.", low=0, high=2**32 - 1)
-    image_size: int | None = setting(None, "Image side in px; null uses the input size of the backbone.", low=1)
+    image_size: int | None = setting(
+        None, "Image side in px; null uses the input size of the backbone.", low=1, high=4096
+    )
     num_workers: int | None = setting(
-        None, "Processes that load images; null chooses by the size of the data set and the machine.", low=0
+        None, "Processes that load images; null chooses by the size of the data set and the machine.", low=0, high=256
     )
     augment: bool = setting(True, "Random crops and horizontal flips of the training images.")
     crop_area: float = setting(0.08, "Smallest share of the image area that a random crop shows.", above=0, high=1)
@@ -65,3 +70,25 @@ class S3DataSettings:
 
     request_payer: bool = setting(False, "Pay for the requests, as requester-pays buckets demand.")
     endpoint_url: str | None = setting(None, "Server of another S3-compatible store, such as http://127.0.0.1:9000.")
+
+
+@dataclass
+class FeatureSettings:
+    """Cached features of a frozen backbone."""
+
+    folder: str = setting(
+        "${oc.env:DOGBREED_FEATURES,outputs/.features}", "Folder of the cache; deleting it only costs time."
+    )
+    views: int = setting(
+        0,
+        "Random crops per training image that are cached and shown in turn; 0 caches the plain image and needs "
+        "data.augment=false.",
+        low=0,
+    )
+    max_gb: float = setting(20, "Size limit in GB; the least recently used features are removed.", low=0)
+    url: str | None = setting(
+        None, "s3://BUCKET/PREFIX where the jobs of a sweep share features: the first computes, the others wait."
+    )
+    endpoint_url: str | None = setting(
+        "${oc.select:data.endpoint_url,null}", "Server of another S3-compatible store for `features.url`."
+    )

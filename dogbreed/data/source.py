@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from dogbreed.data.index import SPLITS, Index, Split, build_index
+from dogbreed.data.settings import DataSettings, S3DataSettings
 from dogbreed.data.shrink import shrink
 from dogbreed.errors import UserError, did_you_mean
 from dogbreed.storage import open_store
@@ -18,6 +18,7 @@ from dogbreed.storage.demo import DemoStore
 from dogbreed.storage.disk_cache import DiskCache
 from dogbreed.storage.listing_cache import find_listing
 from dogbreed.system.cpu import cpu_count
+from dogbreed.system.settings import check
 
 log = logging.getLogger(__name__)
 
@@ -55,27 +56,23 @@ class ImageSource:
         self,
         url: str,
         *,
-        endpoint_url: str | None = None,
-        request_payer: bool = False,
-        num_workers: int | None = None,
-        bad_images: Literal["skip", "raise"] = "skip",
-        max_bad: float = 0.01,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
+        endpoint_url: str | None = S3DataSettings.endpoint_url,
+        request_payer: bool = S3DataSettings.request_payer,
+        num_workers: int | None = DataSettings.num_workers,
+        bad_images: str = DataSettings.bad_images,
+        max_bad: float = DataSettings.max_bad,
+        val_fraction: float = DataSettings.val_fraction,
+        test_fraction: float = DataSettings.test_fraction,
         split_seed: int = 0,
-        cache: str | None = None,
-        cache_gb: float = 20.0,
-        cache_scaled: bool = False,
+        cache: str | None = DataSettings.cache,
+        cache_gb: float = DataSettings.cache_gb,
+        cache_scaled: bool = DataSettings.cache_scaled,
     ) -> None:
-        check_at_least("num_workers", num_workers, 0)
-        if bad_images not in ("skip", "raise"):
-            raise UserError(f"data.bad_images={bad_images!r}{did_you_mean(str(bad_images), ('skip', 'raise'))}")
-        if not 0 <= max_bad <= 1:
-            raise UserError(f"data.max_bad={max_bad}: a share, 0 to 1; 0.01 is one in a hundred")
-        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+        given = {"num_workers": num_workers, "bad_images": bad_images, "max_bad": max_bad, "cache_gb": cache_gb}
+        check(DataSettings, given | {"val_fraction": val_fraction, "test_fraction": test_fraction}, "data.")
+        if val_fraction + test_fraction >= 1:
             raise UserError(
-                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}: "
-                "neither may be negative, and their sum must be below 1"
+                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}: their sum must be below 1"
             )
         if cache_scaled and cache is None:
             raise UserError("data.cache_scaled=true needs a cache: type data.cache=PATH too")
@@ -172,9 +169,3 @@ class ImageSource:
         if key not in self.bad_images:
             log.warning("skipped %s: %s", key, reason)
             self.bad_images[key] = reason
-
-
-def check_at_least(name: str, value: int | None, least: int) -> None:
-    """Raises `UserError` if a setting is below its minimum."""
-    if value is not None and value < least:
-        raise UserError(f"data.{name}={value}: at least {least}")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dogbreed.data.datamodule import ImageDataModule
+from dogbreed.data.settings import FeatureSettings
 from dogbreed.errors import UserError
 from dogbreed.features.extract import FeatureExtractor, FeatureView
 from dogbreed.features.runtime import Context, thread_per_core
@@ -60,9 +61,9 @@ class FeatureCache:
         self,
         folder: str | Path,
         *,
-        views: int = 0,
-        max_gb: float = 20.0,
-        url: str | None = None,
+        views: int = FeatureSettings.views,
+        max_gb: float = FeatureSettings.max_gb,
+        url: str | None = FeatureSettings.url,
         endpoint_url: str | None = None,
     ) -> None:
         self.folder = Path(folder)

@@ -24,7 +24,7 @@ from dogbreed.models.metrics import ClassificationMetrics
 from dogbreed.models.mixup import create_mixup
 from dogbreed.models.param_groups import parameter_groups
 from dogbreed.models.schedules import create_scheduler
-from dogbreed.models.targets import load_target
+from dogbreed.models.targets import create, load_target
 from dogbreed.models.tta import flip_tta
 
 log = logging.getLogger(__name__)
@@ -298,7 +298,8 @@ class ImageClassifier(pl.LightningModule):
             raise UserError(f"optimizer=lbfgs fits a linear probe, not finetune={hp['finetune']}: omit one of the two")
         if self.trainer.gradient_clip_val and isinstance(self.trainer.precision_plugin, MixedPrecision):
             settings.pop("fused", None)  # Lightning cannot clip for a fused optimizer in mixed precision
-        optimizer = kind(groups, lr=hp["lr"], weight_decay=hp["weight_decay"], **settings)  # type: ignore[call-arg]
+        arguments = {"lr": hp["lr"], "weight_decay": hp["weight_decay"], **settings}
+        optimizer = create("optimizer", kind, groups, **arguments)
         scheduler = create_scheduler(optimizer, hp["scheduler"], self.trainer)
         if scheduler is None:
             return {"optimizer": optimizer}

@@ -108,6 +108,21 @@ class Hyperparameters:
 
 
 @dataclass
+class OptimizerSettings:
+    """Arguments of the optimizer class; add any other one with `+optimizer.NAME=VALUE`."""
+
+    fused: bool | None = setting(True, "Update all parameters with one kernel; null decides by the device.")
+
+
+@dataclass
+class SgdSettings:
+    """Further arguments of `optimizer=sgd`."""
+
+    momentum: float = setting(0.9, "Share of the previous update that is added to the next one.", low=0)
+    nesterov: bool = setting(True, "Nesterov momentum.")
+
+
+@dataclass
 class CosineSettings:
     """Warm-up, then half a cosine (`scheduler=cosine`)."""
 

@@ -6,8 +6,7 @@ import logging
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.data.datamodule import ImageDataModule
 from dogbreed.errors import UserError
@@ -16,6 +15,7 @@ from dogbreed.features.store import Features
 from dogbreed.models.classifier import ImageClassifier
 from dogbreed.models.freezing import FROZEN
 from dogbreed.models.linear_probe import IGNORED, fit_linear_probe
+from dogbreed.models.targets import create_from
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def load_features(
     try:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise NotCacheableError("trainer.fast_dev_run uses a single batch")
-        cache = instantiate(cfg.features)
+        cache = create_from("features", OmegaConf.to_container(cfg.features, resolve=True))  # type: ignore[arg-type]
         features: dict[str, list[Features]] = cache.load(
             model, data, device=trainer.strategy.root_device, precision=str(trainer.precision)
         )

@@ -1,7 +1,7 @@
 """The settings of one training, each declared once: type, default, bounds, meaning. Imports no torch.
 
-Hyperparameters of the model are declared in `dogbreed.models.hyperparameters`, those of the data in
-`dogbreed.data.settings`, those of the debugger in `dogbreed.debugger.settings`.
+Other layers declare their settings themselves: `dogbreed.models.hyperparameters`, `dogbreed.data.settings`,
+`dogbreed.callbacks.settings` and `dogbreed.debugger.settings`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,12 @@ from typing import Any
 
 from dogbreed.callbacks.metric_line import METRICS
 from dogbreed.system.settings import REQUIRED, nested, setting
+
+PRECISIONS = (
+    "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "transformer-engine",
+    "transformer-engine-float16", "16", "bf16", "32", "64",
+)  # fmt: skip
+"""Number formats of Lightning; the last four are short names."""
 
 
 @dataclass
@@ -44,20 +50,6 @@ class TrainingSettings:
         "Scale `lr`, given for steps of 256 images, to the images per step.",
         choices=("none", "linear", "sqrt"),
     )
-    averaging: str | None = setting(
-        None,
-        "Validate, keep and serve an average of the weights over many steps: `ema` is exponential, `swa` uniform.",
-        choices=("ema", "swa"),
-    )
-    averaging_decay: float = setting(
-        0.999,
-        "Share of the average that is kept at each step, for `averaging=ema`; smaller at the start.",
-        low=0,
-        high=1,
-    )
-    averaging_start: float | None = setting(
-        None, "Share of the steps after which averaging starts; null is 0 for ema, 0.75 for swa.", low=0, high=1
-    )
     objective: Objective = nested(Objective)
     resume_from: str | None = setting(None, "Checkpoint to resume from, for example checkpoints/last.ckpt of a run.")
     checkpoint_dir: str = setting("${output_dir}/checkpoints", "Folder of best.ckpt and last.ckpt.")
@@ -81,22 +73,36 @@ class ModelSettings:
 
 
 @dataclass
-class FeatureSettings:
-    """Cached features of a frozen backbone."""
+class TrainerSettings:
+    """Arguments of `pytorch_lightning.Trainer`; add any other one with `+trainer.NAME=VALUE`."""
 
-    folder: str = setting(
-        "${oc.env:DOGBREED_FEATURES,outputs/.features}", "Folder of the cache; deleting it only costs time."
+    accelerator: str = setting("auto", "Type of the device.", choices=("auto", "cpu", "gpu", "cuda", "mps", "tpu"))
+    devices: int | str | list[int] = setting(
+        "auto",
+        "Number of devices, or a list of their numbers; -1 and `auto` use all of them.",
+        choices=("auto",),
+        low=-1,
     )
-    views: int = setting(
-        0,
-        "Random crops per training image that are cached and shown in turn; 0 caches the plain image and needs "
-        "data.augment=false.",
-        low=0,
+    precision: str = setting("32-true", "Number format of weights and computations.", choices=PRECISIONS)
+    max_epochs: int = setting("${epochs}", "Passes over the training images; -1 trains until max_steps.", low=-1)
+    deterministic: bool | str = setting(
+        "warn", "Reproducible kernels: `warn` uses them if the device has them.", choices=("warn",)
     )
-    max_gb: float = setting(20, "Size limit in GB; the least recently used features are removed.", low=0)
-    url: str | None = setting(
-        None, "s3://BUCKET/PREFIX where the jobs of a sweep share features: the first computes, the others wait."
-    )
-    endpoint_url: str | None = setting(
-        "${oc.select:data.endpoint_url,null}", "Server of another S3-compatible store for `features.url`."
-    )
+    log_every_n_steps: int = setting(25, "Steps between two logged training losses.", low=0)
+    num_sanity_val_steps: int = setting(0, "Validation batches before the training starts; -1 uses all.", low=-1)
+
+
+@dataclass
+class MoreTrainerSettings:
+    """Further arguments of the trainer, which some choices set; add them with `+trainer.NAME=VALUE`."""
+
+    strategy: str = setting("auto", "How several processes train together, for example `ddp`.")
+    num_nodes: int = setting(1, "Hosts that train together; a job on several hosts sets it.", low=1)
+    sync_batchnorm: bool = setting(False, "Compute batch norms over the images of all processes.")
+    benchmark: bool | None = setting(None, "Search for cuDNN's fastest kernels; null decides by `deterministic`.")
+    fast_dev_run: bool | int = setting(False, "Run this many batches of each loop; true runs one.", low=0)
+    detect_anomaly: bool = setting(False, "End the training at the first NaN in a gradient; slow.")
+    max_steps: int = setting(-1, "Optimizer steps after which the training ends; -1 sets no limit.", low=-1)
+    accumulate_grad_batches: int = setting(1, "Batches per optimizer step; see also `effective_batch_size`.", low=1)
+    gradient_clip_val: float | None = setting(None, "Largest norm of the gradients; null does not clip.", low=0)
+    check_val_every_n_epoch: int | None = setting(1, "Epochs between two validations.", low=1)

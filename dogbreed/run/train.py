@@ -16,7 +16,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.data.datamodule import ImageDataModule
@@ -27,6 +26,7 @@ from dogbreed.input_spec import InputSpec
 from dogbreed.models.classifier import ImageClassifier
 from dogbreed.models.heads import count_parameters
 from dogbreed.models.hyperparameters import Hyperparameters
+from dogbreed.models.targets import create_from
 from dogbreed.run.features import load_features, solve_head, training_batches
 from dogbreed.run.results import print_results, save_results, summarise
 from dogbreed.run.trainer import Run, build_run
@@ -48,7 +48,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     started = time.time()
     output_dir = _make_output_dir(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = instantiate(cfg.data)
+    data = create_from("data", OmegaConf.to_container(cfg.data, resolve=True))  # type: ignore[arg-type]
     _check_objective(cfg, data)
     recorders = debugger_callbacks(cfg.debugger, output_dir)
     run = build_run(cfg, output_dir, recorders)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import TQDMProgressBar
@@ -19,6 +20,8 @@ from dogbreed.callbacks.divergence import StopOnDivergence
 from dogbreed.callbacks.metric_printer import MetricPrinter
 from dogbreed.callbacks.signals import StopOnSignal
 from dogbreed.callbacks.weight_averaging import AveragedWeights
+from dogbreed.errors import UserError
+from dogbreed.models.targets import create, create_from
 from dogbreed.run.distributed import StepPlan, TimmSyncBatchNorm, plan_steps
 
 
@@ -54,12 +57,12 @@ def build_run(cfg: DictConfig, output_dir: Path, recorders: Sequence[pl.Callback
     settings: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
     given = {name: settings.pop(name, None) for name in ("callbacks", "logger", "plugins")}
     plugins = [AtomicCheckpointIO(), *([TimmSyncBatchNorm()] if settings.get("sync_batchnorm") else [])]
-    trainer: pl.Trainer = instantiate(
+    trainer: pl.Trainer = create_from(
+        "trainer",
         settings | {"accumulate_grad_batches": steps.accumulate_grad_batches},
-        _convert_="all",
-        callbacks=[*callbacks, *_instances(given["callbacks"])],
+        callbacks=[*callbacks, *_instances("callbacks", given["callbacks"])],
         logger=_loggers(output_dir, given["logger"]),
-        plugins=[*plugins, *_instances(given["plugins"])],
+        plugins=[*plugins, *_instances("plugins", given["plugins"])],
         default_root_dir=str(output_dir),
         enable_progress_bar=interactive,
         enable_model_summary=False,
@@ -70,10 +73,11 @@ def build_run(cfg: DictConfig, output_dir: Path, recorders: Sequence[pl.Callback
 def _num_processes(cfg: DictConfig) -> int:
     """Returns the number of processes of the training, which only a trainer can tell for `devices=auto`."""
     names = ("accelerator", "devices", "num_nodes", "strategy")
-    settings = {name: cfg.trainer[name] for name in names if name in cfg.trainer}
-    return pl.Trainer(
-        **settings, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
-    ).world_size
+    given: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
+    settings = {name: given[name] for name in names if name in given}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer: pl.Trainer = create("trainer", pl.Trainer, **settings, **quiet, enable_model_summary=False)
+    return trainer.world_size
 
 
 def _loggers(output_dir: Path, given: Any) -> list[Any]:
@@ -83,11 +87,16 @@ def _loggers(output_dir: Path, given: Any) -> list[Any]:
     return [
         CSVLogger(output_dir, name="", version=""),
         TensorBoardLogger(output_dir, name="tensorboard", version="", default_hp_metric=False),
-        *_instances(given),
+        *_instances("logger", None if given is True else given),
     ]
 
 
-def _instances(given: Any) -> list[Any]:
-    """Returns objects from `{"_target_": ...}`, from a list of such, or from none of either."""
-    given = [given] if isinstance(given, Mapping) else given or []
-    return [instantiate(item) for item in given] if isinstance(given, list) else []
+def _instances(name: str, given: Any) -> list[Any]:
+    """Returns the objects that `trainer.NAME` describes: `{"_target_": ...}`, a list of these, or None."""
+    items = [given] if isinstance(given, Mapping) else [] if given is None else given
+    if not isinstance(items, list) or not all(isinstance(item, Mapping) and "_target_" in item for item in items):
+        raise UserError(f"trainer.{name}={given}: give each as {{_target_: CLASS, ARGUMENT: VALUE}}")
+    try:
+        return [instantiate(item) for item in items]
+    except HydraException as error:
+        raise UserError(f"trainer.{name}: {' '.join(str(error).split())}") from error

@@ -17,7 +17,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -38,7 +38,8 @@ class Setting:
 
     Attributes:
         name: Name of the field.
-        kind: `int`, `float`, `bool`, `str`, `list`, `dict`, or a dataclass of nested settings.
+        kind: `int`, `float`, `bool`, `str`, `list`, `dict`, a dataclass of nested settings, or `object` if there are
+            `alternatives`.
         optional: Whether null is allowed.
         default: Default value; `REQUIRED` if there is none.
         doc: One sentence on the meaning, with units and special values.
@@ -47,6 +48,8 @@ class Setting:
         above: Exclusive lower bound, instead of `low`.
         choices: Allowed values other than null; empty if any value within the bounds is allowed.
         search: Default search range in Hydra's sweep grammar; None if there is none.
+        items: Type of the items of a list; None if any item is allowed.
+        alternatives: The declarations for each type, if values of several types are allowed: `int | str`.
     """
 
     name: str
@@ -59,12 +62,16 @@ class Setting:
     above: float | None = None
     choices: tuple[Any, ...] = ()
     search: str | None = None
+    items: type | None = None
+    alternatives: tuple[Setting, ...] = ()
 
     @property
     def allowed(self) -> str:
         """The allowed values in words: `a whole number of at least 1`, `one of skip, raise`."""
-        if self.choices:
-            words = f"one of {', '.join(map(show_value, self.choices))}"
+        if self.alternatives:
+            words = " or ".join(option.allowed for option in self.alternatives)
+        elif self.choices:
+            words = f"{'one of ' if len(self.choices) > 1 else ''}{', '.join(map(show_value, self.choices))}"
         elif self.kind in _NUMBERS:
             words = f"a {'whole ' if self.kind is int else ''}number{self._bounds}"
         else:
@@ -94,19 +101,36 @@ class Setting:
         """
         if value is None and self.optional:
             return None
+        if self.alternatives:
+            return self._check_alternatives(value, key)
+        if self.kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = str(value)  # a name such as 2024 is read as a number
         if self.choices:
             return self._check_choice(value, key)
         if self.kind in _NUMBERS:
             return self._check_number(value, key)
-        if self.kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return str(value)  # a name such as 2024 is read as a number
         if isinstance(value, _ACCEPTED.get(self.kind, self.kind)):
-            return value
+            return value if self.items is None else self._check_items(value, key)
         if self.kind is dict:
             raise UserError(f"{key}={show_value(value)}: give each entry by its name, type +{key}.NAME=VALUE")
         if self.kind is list:
             raise UserError(f"{key}={show_value(value)}: must be a list, type '{key}=[a,b]'")
         raise UserError(f"{key}={show_value(value)}: must be {self.allowed}")
+
+    def _check_alternatives(self, value: object, key: str) -> Any:
+        for option in self.alternatives:
+            try:
+                return option.check(value, key)
+            except UserError:
+                continue
+        raise UserError(f"{key}={show_value(value)}: must be {self.allowed}")
+
+    def _check_items(self, values: Any, key: str) -> list[Any]:
+        item = Setting(self.name, self.items or object, False, None, "")
+        try:
+            return [item.check(value, key) for value in values]
+        except UserError as error:
+            raise UserError(f"{error} in each entry of the list") from None
 
     def _check_choice(self, value: object, key: str) -> object:
         if isinstance(value, bool) or value not in self.choices:
@@ -154,10 +178,22 @@ def declared(kind: type) -> tuple[Setting, ...]:
 
 def _declaration(field: dataclasses.Field[Any], hint: Any) -> Setting:
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    (given,) = (option for option in options if option is not type(None))
+    given = [option for option in options if option is not type(None)]
     factory: Any = field.default_factory
     default = field.default if factory is dataclasses.MISSING else factory()
-    return Setting(field.name, typing.get_origin(given) or given, len(options) > 1, default, **field.metadata)
+    if len(given) == 1:
+        whole = Setting(field.name, given[0], len(options) > 1, default, **field.metadata)
+        return _of_type(whole, given[0])
+    whole = Setting(field.name, object, type(None) in options, default, **field.metadata)
+    plain = replace(whole, optional=False)
+    words = tuple(_of_type(plain if option is str else replace(plain, choices=()), option) for option in given)
+    return replace(whole, choices=(), alternatives=words)
+
+
+def _of_type(item: Setting, hint: Any) -> Setting:
+    kind = typing.get_origin(hint) or hint
+    (entry,) = typing.get_args(hint) if kind is list else (None,)
+    return replace(item, kind=kind, items=None if entry is Any else entry)
 
 
 def defaults(kind: type) -> dict[str, Any]:

@@ -136,5 +136,5 @@ def test_resume_restores_both_weights(tmp_path):
 
 
 def test_unknown_kind_is_a_user_error():
-    with pytest.raises(UserError, match="averaging=emaa is not allowed; did you mean ema"):
+    with pytest.raises(UserError, match="averaging=emaa: not allowed; did you mean ema"):
         AveragedWeights("emaa")

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from dogbreed.cli.schema import settings_of
 from dogbreed.errors import UserError
+from dogbreed.run.settings import MoreTrainerSettings
 from dogbreed.system.settings import declared
 from launch.spec.settings import SCHEMAS, compose
 
@@ -27,18 +28,32 @@ SETTINGS = [
 ]
 
 
-def choices_for(config, key):
-    return [*CHOICES[config], *(["scheduler=step"] if key in ("scheduler.every_epochs", "scheduler.factor") else [])]
+ADDED = {f"trainer.{item.name}" for item in declared(MoreTrainerSettings)}
+"""Settings that `+KEY=VALUE` adds to a config."""
+
+OTHER_CHOICES = {
+    "scheduler.every_epochs": "scheduler=step",
+    "scheduler.factor": "scheduler=step",
+    "optimizer.momentum": "optimizer=sgd",
+    "optimizer.nesterov": "optimizer=sgd",
+}
+"""Setting to the choice that has it, if the default choice does not."""
+
+
+def overrides_for(config, key, value):
+    """Returns overrides that compose `config` with `key=value`."""
+    others = [OTHER_CHOICES[key]] if key in OTHER_CHOICES else []
+    return [*CHOICES[config], *others, f"{'+' if key in ADDED else ''}{key}={value}"]
 
 
 @pytest.mark.parametrize("config", SCHEMAS)
 def test_declared_setting_is_in_config_with_doc(config):
-    cosine = compose(config, CHOICES[config])
-    step = compose(config, [*CHOICES[config], "scheduler=step"]) if config in ("train", "tune", "training") else cosine
+    others = [*set(OTHER_CHOICES.values())] if config in ("train", "tune", "training") else []
+    configs = [compose(config, CHOICES[config]), compose(config, [*CHOICES[config], *others])]
     for key, item in settings_of(SCHEMAS[config]):
         parent, _, name = key.rpartition(".")
-        nodes = [OmegaConf.select(cfg, parent) if parent else cfg for cfg in (cosine, step)]
-        assert any(name in node for node in nodes), key
+        nodes = [OmegaConf.select(cfg, parent) if parent else cfg for cfg in configs]
+        assert any(name in node for node in nodes) or key in ADDED, key
         assert item.doc.endswith("."), key
 
 
@@ -56,17 +71,18 @@ def test_every_key_of_a_declared_group_is_declared(config):
 @pytest.mark.parametrize(("config", "key", "item"), SETTINGS)
 def test_wrong_value_gives_one_line(config, key, item):
     wrong = ["[1,{a:b}]", "{a:b}"] if item.kind not in (list, dict) else ["3"]
+    wrong += ["[{a:b}]", "[[1]]"] if item.items else []
     wrong += [] if item.optional else ["null"]
     wrong += ["nan", "true", "abc"] if item.kind in (int, float) else []
     wrong += ["1.5"] if item.kind is int and not item.choices else []
     wrong += ["1", "no", "abc"] if item.kind is bool else []
-    wrong += ["abc-def", "-7"] if item.choices else []
+    wrong += ["abc-def", "-7"] if item.choices or item.alternatives else []
     low = item.low if item.above is None else item.above + 1
     wrong += [] if low is None else [str(low - 1)]
     wrong += [] if item.high is None else [str(item.high + 1)]
     for value in wrong:
         with pytest.raises(UserError) as error:
-            compose(config, [*choices_for(config, key), f"{key}={value}"])
+            compose(config, overrides_for(config, key, value))
         assert str(error.value).startswith(f"{key}="), value
         assert "\n" not in str(error.value)
 

@@ -239,12 +239,12 @@ def test_bad_images_can_raise(tmp_path: Path, write_images: Folder, num_workers:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "data.batch_size=0: at least 1"),
-        ({"num_workers": -1}, "data.num_workers=-1: at least 0"),
-        ({"image_size": 0}, "data.image_size=0: at least 1"),
-        ({"bad_images": "skpi"}, "data.bad_images='skpi'; did you mean skip?"),
+        ({"batch_size": 0}, "data.batch_size=0: must be a whole number of at least 1"),
+        ({"num_workers": -1}, "data.num_workers=-1: must be a whole number from 0"),
+        ({"image_size": 0}, "data.image_size=0: must be a whole number from 1"),
+        ({"bad_images": "skpi"}, "data.bad_images=skpi: not allowed; did you mean skip?"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "their sum must be below 1"),
-        ({"val_fraction": -0.1}, "neither may be negative"),
+        ({"val_fraction": -0.1}, "data.val_fraction=-0.1: must be a number from 0 to 1"),
     ],
 )
 def test_settings_out_of_range_are_rejected(options: dict[str, Any], message: str) -> None:

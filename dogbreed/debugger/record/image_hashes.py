@@ -19,6 +19,7 @@ from torch.nn import functional
 from dogbreed.debugger import files
 from dogbreed.debugger.record.recorder import Recorder, safe_hook
 from dogbreed.debugger.record.run_settings import split_keys
+from dogbreed.debugger.settings import ImageCheckSettings
 
 _LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R BT.601)."""
@@ -44,7 +45,7 @@ class ImageHasher(Recorder):
         max_images: Hashed images per split; the first ones of the split's list.
     """
 
-    def __init__(self, folder: str | Path, *, max_images: int = 2000) -> None:
+    def __init__(self, folder: str | Path, *, max_images: int = ImageCheckSettings.max_images) -> None:
         self.folder = Path(folder)
         self.max_images = max_images
 

@@ -22,12 +22,10 @@ from dogbreed.debugger.record.step_timer import StepTimer
 from dogbreed.debugger.record.system_metrics_writer import SystemMetricsWriter
 from dogbreed.debugger.record.system_sampler import Machine, SystemSampler
 from dogbreed.debugger.record.timings_writer import TimingsWriter
-from dogbreed.errors import UserError
+from dogbreed.debugger.settings import ProfilerSettings
+from dogbreed.system.settings import check
 
 log = logging.getLogger(__name__)
-
-_INTERVALS_MS = (100, 200, 500, 1000, 5000, 60000)
-"""The intervals that SageMaker's ProfilerConfig allows."""
 
 
 class SystemProfiler(Recorder):
@@ -51,14 +49,12 @@ class SystemProfiler(Recorder):
         self,
         folder: str | Path,
         *,
-        interval_ms: int = 500,
-        trace_steps: int = 0,
-        trace_start: int = 10,
-        stall_s: float = 1800.0,
+        interval_ms: int = ProfilerSettings.interval_ms,
+        trace_steps: int = ProfilerSettings.trace_steps,
+        trace_start: int = ProfilerSettings.trace_start,
+        stall_s: float = ProfilerSettings.stall_s,
     ) -> None:
-        if interval_ms not in _INTERVALS_MS:
-            allowed = ", ".join(map(str, _INTERVALS_MS))
-            raise UserError(f"debugger.profiler.interval_ms={interval_ms} is not allowed; allowed: {allowed}")
+        check(ProfilerSettings, {"interval_ms": interval_ms}, "debugger.profiler.")
         self.folder = Path(folder)
         self.interval_ms = interval_ms
         self.trace_steps = trace_steps

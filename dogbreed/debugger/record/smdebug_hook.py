@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dogbreed.debugger import files
 from dogbreed.debugger.record.network import activation_layers, is_compiled, root_module
+from dogbreed.debugger.settings import SmdebugSettings
 from dogbreed.errors import UserError, did_you_mean
 
 COLLECTIONS = (
@@ -56,7 +57,7 @@ class SmdebugHook(pl.Callback):
         self,
         folder: str | Path,
         *,
-        save_interval: int = 50,
+        save_interval: int = SmdebugSettings.save_interval,
         collections: Sequence[str] = ("weights", "gradients", "losses"),
         reductions: Sequence[str] = (),
     ) -> None:

@@ -25,6 +25,7 @@ from dogbreed.debugger.record.run_settings import describe_run
 from dogbreed.debugger.record.tensor_stats import TensorStats
 from dogbreed.debugger.recording import Recording
 from dogbreed.debugger.rules.evaluate import evaluate
+from dogbreed.debugger.settings import TensorSettings
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +60,9 @@ class TensorDebugger(Recorder):
         self,
         folder: str | Path,
         *,
-        every_n_steps: int = 50,
-        first_steps: int = 10,
-        activations: bool = True,
+        every_n_steps: int = TensorSettings.every_n_steps,
+        first_steps: int = TensorSettings.first_steps,
+        activations: bool = TensorSettings.activations,
         stop_on: Sequence[str] = (),
         rules: Mapping[str, Any] | None = None,
     ) -> None:
