@@ -15,6 +15,7 @@ report.html, report.json
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,8 +79,18 @@ def rounded(values: list[float], digits: int = 6) -> list[float]:
 
 def run_name(folder: Path) -> str:
     """Returns the `name` in the run's `config.yaml`, else the folder's name."""
-    try:
-        config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_YAML)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return folder.name
+    config = _read_yaml(folder / "config.yaml")
     return str(config["name"]) if isinstance(config, dict) and config.get("name") else folder.name
+
+
+def run_command(folder: Path) -> str:
+    """Returns the command that trains the same again, "" if the run's `overrides.yaml` does not exist."""
+    overrides = _read_yaml(folder / "overrides.yaml")
+    return shlex.join(["python", "-m", "dogbreed.train", *map(str, overrides)]) if isinstance(overrides, list) else ""
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_YAML)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None

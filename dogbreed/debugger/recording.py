@@ -64,6 +64,8 @@ class Recording:
     """What was recorded of one run."""
 
     name: str = "run"
+    command: str = ""
+    """The command that trains the same again, empty if it is unknown."""
     inputs: dict[str, Any] = field(default_factory=dict)
     """Input name (see `INPUTS`) to its value; others are missing."""
     missing: dict[str, Missing] = field(default_factory=dict)
@@ -72,6 +74,8 @@ class Recording:
     """Unreadable files, one line each, for the report."""
     metrics: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     """Logged metrics: name to (epochs, values)."""
+    phases_s: dict[str, float] = field(default_factory=dict)
+    """Seconds of the run, one of `PHASES` to seconds."""
     events: list[dict[str, Any]] = field(default_factory=list)
     """Starts of epochs and validations, the end, an exception; with their time."""
 

@@ -231,6 +231,10 @@ PARTS = ("data", "forward", "backward", "optimizer", "callbacks", "other")
 """Parts of a training step's time; they add up to all of it."""
 
 
+PHASES = ("setup", "train", "validation", "test", "other")
+"""Phases of a run: `setup` lasts until the first of the others, `other` is between and after them."""
+
+
 @dataclass(frozen=True)
 class StepTimes:
     """Duration of each training step and of its parts, in seconds."""
@@ -244,7 +248,7 @@ class StepTimes:
     ends_s: Array
     """(S,) end of the step, Unix time in seconds."""
     phases_s: Mapping[str, float] = field(default_factory=dict)
-    """Seconds of the run by phase: `train`, `validation`, `test`, `other`."""
+    """Seconds of the run, one of `PHASES` to seconds."""
 
     @property
     def total(self) -> Array:

@@ -1,7 +1,7 @@
 """One training, from its resolved config to its results: fits, tests and saves one classifier.
 
-The run's `output_dir` contains config.yaml, metrics.csv, tensorboard/, results.json, report.html, checkpoints/best.ckpt
-and last.ckpt, and model/, the best model as an endpoint serves it.
+The run's `output_dir` contains config.yaml, overrides.yaml, metrics.csv, tensorboard/, results.json, report.html,
+checkpoints/best.ckpt and last.ckpt, and model/, the best model as an endpoint serves it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.data.datamodule import ImageDataModule
@@ -36,7 +37,7 @@ from dogbreed.system.settings import pick
 log = logging.getLogger(__name__)
 
 _LOCAL_PATHS = ("output_dir", "model_dir", "checkpoint_dir", "resume_from")
-"""Overrides that are not written to the model card."""
+"""Overrides that are written neither to the model card nor to the report."""
 
 
 def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
         UserError: Unreadable data, an unknown model, unavailable weights, or an output folder that is not writable.
     """
     started = time.time()
-    output_dir = _make_output_dir(cfg)
+    output_dir = _make_output_dir(cfg, overrides)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = create_from("data", OmegaConf.to_container(cfg.data, resolve=True))  # type: ignore[arg-type]
     _check_objective(cfg, data)
@@ -141,15 +142,20 @@ def create_model(cfg: DictConfig, classes: list[str], lr: float | None = None) -
     )
 
 
-def _make_output_dir(cfg: DictConfig) -> Path:
+def _make_output_dir(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     path = Path(cfg.output_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
         Path(cfg.checkpoint_dir).mkdir(parents=True, exist_ok=True)
         OmegaConf.save(cfg, path / "config.yaml", resolve=True)
+        (path / "overrides.yaml").write_text(yaml.safe_dump(_without_local_paths(overrides)), encoding="utf-8")
     except OSError as error:
         raise UserError(f"output_dir={path} cannot be written ({error.strerror}): give another one") from None
     return path
+
+
+def _without_local_paths(overrides: Sequence[str]) -> list[str]:
+    return [text for text in overrides if text.lstrip("+").partition("=")[0] not in _LOCAL_PATHS]
 
 
 def _check_objective(cfg: DictConfig, data: ImageDataModule) -> None:
@@ -222,6 +228,6 @@ def _export_model(
         input_spec=images,
         metrics=results["best"] | results.get("test", {}),
         tta=cfg.tta,
-        overrides=[text for text in overrides if text.lstrip("+").partition("=")[0] not in _LOCAL_PATHS],
+        overrides=_without_local_paths(overrides),
     )
     write_model(Path(cfg.model_dir), model.net.state_dict(), card)

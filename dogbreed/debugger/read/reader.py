@@ -21,9 +21,16 @@ _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFE
 """Exceptions that reading a damaged file can raise."""
 
 
+_OF_STEPS = (
+    *("tensors", "gradients", "weights", "updates", "losses", "train_losses", "input_images"),
+    *("step_times", "heartbeats", "system"),
+)
+"""Inputs that are recorded during training steps."""
+
+
 def read_run(folder: Path) -> Recording:
     """Returns what was recorded in a run's folder."""
-    recording = Recording(name=files.run_name(folder))
+    recording = Recording(name=files.run_name(folder), command=files.run_command(folder))
     problems = recording.problems
     debug = folder / files.DEBUG
     settings = _read_json(debug / files.RUN, problems)
@@ -44,6 +51,9 @@ def read_run(folder: Path) -> Recording:
 
 
 def _explain_missing(recording: Recording) -> None:
+    if recording.settings.get("finetune") == "linear_probe":
+        reason = Missing("a linear probe has no training steps", not_applicable=True)
+        recording.missing |= dict.fromkeys(_OF_STEPS, reason)
     if recording.settings.get("compiled"):
         for name in ("activation_inputs", "relu_activity", "saturation"):
             recording.missing[name] = Missing("activations are not recorded under torch.compile")
@@ -119,7 +129,7 @@ def _add_images(recording: Recording, path: Path) -> None:
 
 
 def _add_times(recording: Recording, path: Path) -> None:
-    inputs, settings = timing_inputs(_read_lines(path, recording.problems))
+    inputs, settings, recording.phases_s = timing_inputs(_read_lines(path, recording.problems))
     recording.inputs |= inputs
     if settings:
         recording.inputs.setdefault("settings", {}).update(settings)

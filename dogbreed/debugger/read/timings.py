@@ -25,8 +25,8 @@ class _Session:
     """Seconds since the process began; the last row counts."""
 
 
-def timing_inputs(rows: Sequence[Row]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns (the inputs `step_times` and `heartbeats`, additional settings of the run)."""
+def timing_inputs(rows: Sequence[Row]) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
+    """Returns (the inputs `step_times` and `heartbeats`, additional settings of the run, seconds by phase)."""
     sessions = _sessions(rows)
     phases: Counter[str] = Counter()  # of seconds
     settings: dict[str, Any] = {}
@@ -41,9 +41,9 @@ def timing_inputs(rows: Sequence[Row]) -> tuple[dict[str, Any], dict[str, Any]]:
         # A session that was killed has no phases.
         phases.update(session.phases[-1]["seconds"] if session.phases else {"train": float(times.total.sum())})
     if not len(heartbeats):
-        return {}, settings
+        return {}, settings, dict(phases)
     times = _step_times([row for session in sessions for row in session.steps])
-    return {"step_times": replace(times, phases_s=dict(phases)), "heartbeats": heartbeats}, settings
+    return {"step_times": replace(times, phases_s=dict(phases)), "heartbeats": heartbeats}, settings, dict(phases)
 
 
 def _sessions(rows: Sequence[Row]) -> list[_Session]:

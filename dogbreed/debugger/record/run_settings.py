@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from torch import nn
 from dogbreed.debugger.record.container_limits import read_limits
 from dogbreed.debugger.record.network import is_compiled, is_pretrained, normalization
 
-_HPARAMS = ("model", "lr", "weight_decay", "label_smoothing", "finetune", "unfreeze_epoch")
+_HPARAMS = ("model", "weights", "lr", "weight_decay", "label_smoothing", "finetune", "unfreeze_epoch")
 
 
 def describe_run(trainer: pl.Trainer, pl_module: pl.LightningModule, root: nn.Module) -> dict[str, Any]:
@@ -39,6 +40,8 @@ def describe_run(trainer: pl.Trainer, pl_module: pl.LightningModule, root: nn.Mo
         "num_classes": len(classes) or None,
         "class_counts": _class_counts(data, classes),
         "data_url": str(getattr(data, "url", "")),
+        "seed": os.environ.get("PL_GLOBAL_SEED"),  # where Lightning's seed_everything keeps it
+        "optimizer": " and ".join(type(optimizer).__name__ for optimizer in trainer.optimizers),
         "network": type(root).__name__,
         "num_parameters": sum(parameter.numel() for parameter in root.parameters()),
         "num_trained": sum(p.numel() for p in root.parameters() if p.requires_grad),

@@ -234,7 +234,9 @@ class TensorDebugger(Recorder):
 
     @safe_hook
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes the counts of active nodes."""
+        """Writes the counts of active nodes; outside a fit, the metrics."""
+        if self._fits == 0 and trainer.state.fn == "validate" and trainer.is_global_zero:
+            self._write_metrics(trainer, "val")
         if self._stats is not None and not trainer.sanity_checking:
             self._stats.activations.unwatch()
             self._has_validated = True
@@ -284,11 +286,12 @@ class TensorDebugger(Recorder):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the test's metrics."""
         if trainer.is_global_zero:
-            metrics = {
-                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test")
-            }
-            self._records.add_metrics(trainer.current_epoch, self._step, metrics)
-            self._records.close()
+            self._write_metrics(trainer, "test")
+
+    def _write_metrics(self, trainer: pl.Trainer, stage: str) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(stage)}
+        self._records.add_metrics(trainer.current_epoch, self._step, metrics)
+        self._records.close()
 
 
 def _scaler_skipped(trainer: pl.Trainer, blocks: Sequence[Block]) -> bool:

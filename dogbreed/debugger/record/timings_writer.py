@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dogbreed.debugger import files
-from dogbreed.debugger.series import PARTS
+from dogbreed.debugger.series import PARTS, PHASES
 from dogbreed.system.json_lines import JsonLines
 
 _BLOCK = 50
@@ -35,11 +35,11 @@ class TimingsWriter:
     """
 
     def __init__(self, folder: Path, now: float) -> None:
-        self.phases = dict.fromkeys(("train", "validation", "test", "other"), 0.0)
+        self.phases = dict.fromkeys(PHASES, 0.0)
         """Seconds per phase."""
         self._lines = JsonLines(folder / files.DEBUG / files.TIMINGS)
         self._steps: list[_Step] = []
-        self._phase, self._since = "other", now
+        self._phase, self._since = "setup", now
         self._heartbeat = 0.0
 
     def add_step(self, number: int, epoch: int, end_s: float, seconds: Mapping[str, float]) -> None:
@@ -58,7 +58,7 @@ class TimingsWriter:
             self._lines.flush()
 
     def enter_phase(self, phase: str, now: float) -> None:
-        """Starts a phase: `train`, `validation`, `test` or `other`."""
+        """Starts one of `PHASES`."""
         self.phases[self._phase] += now - self._since
         self._phase, self._since = phase, now
 

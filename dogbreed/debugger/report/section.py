@@ -9,20 +9,38 @@ from typing import Any
 from markupsafe import Markup
 
 Table = dict[str, Any]
-"""`head` and `rows` of cells; `title`; `sortable`; `tall`: scrolls in itself."""
+"""`head` and `rows` of cells; `title`; `sortable`; `tall`: has a scroll bar."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Parts of a total, drawn as one bar."""
+
+    title: str
+    parts: Sequence[tuple[str, str, float]]
+    """(name, its value as text, percent of the total)."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A table of counts with coloured cells: right on the diagonal, wrong elsewhere."""
+
+    names: Sequence[str]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[tuple[int, float]]]
+    """For each name a (count, share of the class in percent) per column."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the report; what is empty is not shown."""
+    """One section of the report; empty parts are not shown."""
 
     id: str
     title: str
     note: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
-    shares: Sequence[tuple[str, float]] = ()
-    """Parts of a whole in percent."""
-    matrix: Markup | None = None
+    shares: Sequence[Shares] = ()
+    matrix: Matrix | None = None
     charts: Sequence[tuple[str, Markup]] = ()
     images: Sequence[Mapping[str, str]] = ()
     table: Table | None = None

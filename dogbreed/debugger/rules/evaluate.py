@@ -13,6 +13,7 @@ from dogbreed.debugger.recording import Missing, Recording
 from dogbreed.debugger.rules import (  # noqa: F401 - importing a module registers its rules
     activations,
     classes,
+    confidence,
     gpu,
     images,
     learning_rate,

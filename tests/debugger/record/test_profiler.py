@@ -103,7 +103,7 @@ def test_validation_within_an_epoch_is_not_part_of_a_step(interval: float, tmp_p
     assert times.total.tolist() == [1.0] * 8
     validations = 2 / interval + 1  # one of them before the training
     phases = {name: pytest.approx(seconds, abs=1e-3) for name, seconds in times.phases_s.items()}
-    assert phases == {"train": 8, "validation": validations * 100, "test": 0, "other": 0}
+    assert phases == {"setup": 0, "train": 8, "validation": validations * 100, "test": 0, "other": 0}
 
 
 @pytest.mark.parametrize("killed", [False, True])
