@@ -25,6 +25,7 @@ COMMANDS = {
     "launch.train": ("training", SCHEMAS["training"]),
     "launch.deploy": ("deploy", SCHEMAS["deploy"]),
     "launch.predict": ("predict", SCHEMAS["predict"]),
+    "launch.publish": ("publish", SCHEMAS["publish"]),
 }
 """Command to the file in `conf/` that it composes and the settings that it takes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,9 @@ from dogbreed.errors import UserError
 SUCCESS, FAILURE = 0, 1
 """Exit status; 2 is a mistake on the command line, 128 + N is signal N."""
 
+_OVERRIDE = re.compile(r"[-+~]*[\w.@]+=")
+"""KEY=VALUE, unlike a URL or path that contains `=`."""
+
 
 class Args(NamedTuple):
     """The arguments of a command."""
@@ -17,7 +21,7 @@ class Args(NamedTuple):
     names: list[str]
     """Arguments that are neither overrides nor flags."""
     overrides: list[str]
-    """Arguments that contain `=`: KEY=VALUE."""
+    """Arguments of the form KEY=VALUE."""
     flags: frozenset[str]
     """The known flags that were given."""
 
@@ -44,6 +48,6 @@ class Args(NamedTuple):
 
 def split_argv(argv: Sequence[str], flags: Collection[str] = ()) -> Args:
     """Returns the arguments of a command by kind; `flags` are those that it accepts, such as `--follow`."""
-    overrides = [word for word in argv if "=" in word]
-    names = [word for word in argv if "=" not in word and word not in flags]
+    overrides = [word for word in argv if _OVERRIDE.match(word)]
+    names = [word for word in argv if word not in overrides and word not in flags]
     return Args(names, overrides, frozenset(argv) & frozenset(flags))

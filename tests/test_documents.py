@@ -35,7 +35,9 @@ def test_publish_command_publishes(argv, write_images, s3_server, tmp_path, monk
     (s3_server.root / "BUCKET").mkdir(exist_ok=True)
     write_images(tmp_path / "PATH" / "pets", {f"{split}/{c}": 1 for split in ("train", "valid", "test") for c in "ab"})
     archive = shutil.make_archive("dogImages", "zip", tmp_path / "PATH")
-    monkeypatch.setattr(publish, "download", lambda url, folder, tell: archive)  # no network in tests
+    monkeypatch.setattr(
+        "dogbreed.publishing.publish.download", lambda url, folder, on_progress: archive
+    )  # no network in tests
     assert publish.main(argv) == 0
     assert "uploaded" in capsys.readouterr().out
 

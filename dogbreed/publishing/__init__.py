@@ -1,1 +1,1 @@
-"""From a zip, a folder or an address to a checked data set under a URL: see `python -m launch.publish --help`."""
+"""Publishes image sets: checks, repairs and uploads images. `python -m launch.publish` is its command."""

@@ -1,16 +1,18 @@
-"""One image looked at: can it be read as training will read it, what is wrong with it, what can be mended.
+"""Checks one image as a training would read it, and finds repairs that need no re-encoding.
 
-Nothing is ever encoded again. What is mended are names, stray bytes before a JPEG and a missing end marker after it:
-the pixels stay what they were.
+Repairs concern the name, junk bytes before a JPEG and its missing end marker; pixels never change.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 import threading
 import unicodedata
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -19,14 +21,17 @@ from typing import NamedTuple
 from PIL import Image
 
 from dogbreed.data.decode import MAX_PIXELS, PILLOW_FORMATS, decode_pixels, read_size
-from dogbreed.storage.base import ImageError
+from dogbreed.publishing.sources import Source
+from dogbreed.storage.base import ImageError, ObjectInfo
+from dogbreed.storage.listing import IMAGE_SUFFIXES
 from dogbreed.storage.manifest import ImageFile
+from dogbreed.system.cpu import cpu_count
 
 MAX_BYTES = 256 << 20
-"""Larger files are left out unread."""
+"""Larger files are skipped unread."""
 
 LARGE_PIXELS, LARGE_BYTES = 30_000_000, 20 << 20
-"""Larger images are published, and named: each costs as much time in every epoch as a hundred others."""
+"""Larger images are published with a note, because they slow down every epoch."""
 
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -36,7 +41,9 @@ SUFFIXES = {
     "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
 }
-"""Kind of image to the suffixes that it may have; the first is the one it gets where it has a wrong one."""
+"""Valid suffixes by image format; the first one replaces a wrong suffix."""
+
+_UNSUPPORTED = (".heic", ".heif", ".avif", ".jxl")
 
 _MAGIC = {
     b"\xff\xd8\xff": "JPEG",
@@ -48,132 +55,197 @@ _MAGIC = {
 }
 
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-_STRAY = 4096
-"""Bytes before a JPEG among which its beginning is looked for, such as the header of an old Mac or web server."""
 
-_one_large_at_a_time = threading.Lock()
-"""Decoded, a single large image may fill half a gigabyte."""
+_MAX_JUNK_BYTES = 4096
+"""Junk before a JPEG, such as an HTTP or MacBinary header, is at most this long."""
+
+_CHUNK = 32
+"""Files that a thread checks at a time."""
+
+_INVALID_IN_KEYS = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters, and bytes of a name that is not UTF-8."""
+
+_MAX_NAME_BYTES = 230
+"""Longest name of a file or folder: file systems allow 255 bytes, and temporary files append to it."""
+
+_large_image_lock = threading.Lock()
+"""Limits memory: one large image may take half a gigabyte once decoded."""
 
 
-class Mending(NamedTuple):
-    """How the bytes of an image are mended."""
+class Repair(NamedTuple):
+    """A repair of an image file."""
 
     skip: int = 0
-    """Bytes to leave away at the beginning."""
+    """Bytes to remove at the beginning."""
     end: bytes = b""
-    """What to add at the end."""
+    """Bytes to append."""
 
     def apply(self, data: bytes) -> bytes:
-        """Returns the mended bytes; the same object where nothing is to be mended."""
-        return data[self.skip :] + self.end if self != AS_IT_IS else data
+        """Returns the repaired bytes; `data` itself if there is nothing to repair."""
+        return data[self.skip :] + self.end if self != NO_REPAIR else data
 
 
-AS_IT_IS = Mending()
+NO_REPAIR = Repair()
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What is known of an image once it was looked at."""
+class CheckedImage:
+    """The result of checking a file. Size, hashes and dimensions are those of the repaired image."""
 
     key: str
-    """Below the source."""
+    """Path below the source."""
     name: str
-    """The key that it is published under."""
+    """Key at the target."""
     size: int = 0
-    """Bytes, mended."""
+    """Bytes."""
     md5: str = ""
-    """Of the mended bytes, hexadecimal: the ETag that S3 gives them when they come in one piece."""
+    """MD5, hexadecimal: S3's ETag after an upload in one part without KMS encryption."""
     hash: str = ""
-    """blake2b-128 of the mended bytes, hexadecimal."""
-    essence: str = ""
-    """The same of the image without its metadata: equal where only EXIF or a comment differ."""
+    """blake2b-128, hexadecimal."""
+    hash_without_metadata: str = ""
+    """The same without EXIF data and comments; equal for copies that differ only in those."""
     width: int = 0
-    """Pixels, as a viewer shows it."""
+    """Pixels, after the EXIF orientation is applied."""
     height: int = 0
-    mending: Mending = AS_IT_IS
-    notes: tuple[str, ...] = ()
-    """What was mended, and what is worth knowing."""
+    repair: Repair = NO_REPAIR
+    repairs: tuple[str, ...] = ()
+    """Descriptions of the repairs."""
+    note: str = ""
+    """What else to know about the image."""
     problem: str = ""
-    """Why it cannot be published; empty where it can."""
+    """Why the image is skipped; empty if it can be published."""
 
     def has_content(self, data: bytes) -> bool:
-        """Returns whether `data` are the image's mended bytes."""
+        """Returns whether `data` are the bytes of the repaired image."""
         return _blake2b(data) == self.hash
 
 
-def kind_of(data: bytes) -> str | None:
-    """Returns the kind of image that a file's first 16 bytes tell, a key of `SUFFIXES`; None: no image."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
+def check_all(
+    source: Source,
+    files: Sequence[ObjectInfo],
+    known: Mapping[str, ImageFile],
+    on_progress: Callable[[int, int | None], None],
+) -> Iterator[CheckedImage]:
+    """Yields the checked images in order; files without the suffix or content of an image are ignored.
 
-
-def examine(key: str, data: bytes, known: Mapping[str, ImageFile]) -> Checked:
-    """Returns what is found out about one file.
+    Decoding and hashing release the GIL, so one thread per CPU is used.
 
     Args:
-        key: Where it lies below the source.
-        data: The whole file.
-        known: Images that were checked before, by their hash: they are not decoded again.
+        source: Where to read the files.
+        files: The files to check.
+        known: Images that an earlier run has checked, by hash.
+        on_progress: Called with the number of files checked so far and of all files.
     """
-    start = data.find(_JPEG_START, 0, _STRAY) if kind_of(data) is None else 0
-    kind = "JPEG" if start > 0 else kind_of(data)
+    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
+    done = 0
+    with warnings.catch_warnings(), ThreadPoolExecutor(cpu_count()) as threads:
+        warnings.filterwarnings("ignore", module="PIL")  # about EXIF data and sizes, which are checked here
+        try:
+            for checked in threads.map(lambda chunk: [_check_file(source, info, known) for info in chunk], chunks):
+                done += len(checked)
+                on_progress(done, len(files))
+                yield from (image for image in checked if image)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_file(source: Source, info: ObjectInfo, known: Mapping[str, ImageFile]) -> CheckedImage | None:
+    """Returns the result for one file; None if it is not an image."""
+    key, suffix = info.key, PurePosixPath(info.key).suffix.lower()
+    has_suffix, problem = suffix in IMAGE_SUFFIXES, ""
+    if suffix in _UNSUPPORTED:
+        return CheckedImage(key, key, problem=f"unsupported format {suffix}; convert it to JPEG or PNG")
+    if info.size > MAX_BYTES:
+        problem = f"too large: {info.size / 1e6:,.0f} MB, at most {MAX_BYTES / 1e6:,.0f} MB are allowed"
+    elif _INVALID_IN_KEYS.search(key):
+        return CheckedImage(key, key, problem="its name contains control characters or is not UTF-8; rename it")
+    elif max(len(part.encode()) for part in key.split("/")) > _MAX_NAME_BYTES:
+        problem = f"its name is longer than {_MAX_NAME_BYTES} bytes; rename it"
+    else:
+        try:
+            data = source.read(key)
+            return check_image(key, data, known) if has_suffix or image_format(data) else None
+        except ImageError as error:
+            problem = str(error)
+    return CheckedImage(key, key, problem=problem) if has_suffix else None
+
+
+def image_format(data: bytes) -> str | None:
+    """Returns the image format of a file by its first 16 bytes, a key of `SUFFIXES`; None if it is not an image."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
+
+
+def check_image(key: str, data: bytes, known: Mapping[str, ImageFile]) -> CheckedImage:
+    """Returns the result of checking an image.
+
+    Args:
+        key: Path below the source.
+        data: Content of the file.
+        known: Images that an earlier run has checked, by hash; they are not decoded again.
+    """
+    found = image_format(data)
+    start = data.find(_JPEG_START, 0, _MAX_JUNK_BYTES) if found is None else 0
+    kind = "JPEG" if start > 0 else found
     if kind is None:
-        begins = f"it begins with {data[:12]!r}" if data else "it is empty"
-        return Checked(key, key, problem=f"not an image: {begins}")
-    name, notes = named(key, kind)
-    mending = Mending(skip=max(start, 0))
+        reason = f"it begins with {data[:12]!r}" if data else "it is empty"
+        return CheckedImage(key, key, problem=f"not an image: {reason}")
+    name, repairs = repaired_name(key, kind)
+    repair = Repair(skip=start)
     if start > 0:
-        notes.append(f"{start} stray bytes before the image cut off")
-    mended = mending.apply(data)
-    digest = _blake2b(mended)
+        repairs.append(f"removed {start} junk bytes before the image")
+    repaired = repair.apply(data)
+    digest = _blake2b(repaired)
     try:
-        if (found := known.get(digest)) and found.width:
-            width, height = found.width, found.height
+        if (entry := known.get(digest)) and entry.width:
+            width, height = entry.width, entry.height
         else:
-            width, height, ends = _read(mended, kind)
-            if not ends:
-                mending = mending._replace(end=_JPEG_END)
-                mended = mending.apply(data)
-                digest = _blake2b(mended)
-                notes.append("the missing end marker added")
+            width, height, has_end = _decode(repaired, kind)
+            if not has_end:
+                repair = repair._replace(end=_JPEG_END)
+                repaired = repair.apply(data)
+                digest = _blake2b(repaired)
+                repairs.append("added the missing end marker")
     except ImageError as error:
-        return Checked(key, name, problem=str(error))
-    if width * height > LARGE_PIXELS or len(mended) > LARGE_BYTES:
-        notes.append(f"large: {width} x {height} px, {len(mended) / 1e6:.1f} MB; it slows down every epoch")
-    essence = _blake2b(_without_metadata(mended)) if kind == "JPEG" else digest
-    md5 = hashlib.md5(mended, usedforsecurity=False).hexdigest()
-    return Checked(key, name, len(mended), md5, digest, essence, width, height, mending, tuple(notes))
+        return CheckedImage(key, name, problem=str(error))
+    note = ""
+    if width * height > LARGE_PIXELS or len(repaired) > LARGE_BYTES:
+        note = f"large image, slows down every epoch: {width} x {height} px, {len(repaired) / 1e6:.1f} MB"
+    pixel_digest = _blake2b(_without_metadata(repaired)) if kind == "JPEG" else digest
+    md5 = hashlib.md5(repaired, usedforsecurity=False).hexdigest()
+    size = len(repaired)
+    return CheckedImage(key, name, size, md5, digest, pixel_digest, width, height, repair, tuple(repairs), note)
 
 
-def named(key: str, kind: str) -> tuple[str, list[str]]:
-    """Returns the key to publish an image under, with the suffix of its kind, and what was changed in it.
+def repaired_name(key: str, kind: str) -> tuple[str, list[str]]:
+    """Returns the key to publish an image under, with the suffix of its format, and descriptions of the changes.
 
-    Letters with accents are written as one character: an archive made on a Mac has them as two, and the same class
-    would be two classes in S3.
+    Accents are composed to one character (Unicode NFC): archives made on a Mac decompose them, and S3 would treat both
+    forms as different classes.
     """
-    notes = []
+    repairs = []
     name = unicodedata.normalize("NFC", key)
     if name != key:
-        notes.append("accents in its name composed")
+        repairs.append("composed the accents in its name")
     path = PurePosixPath(name)
-    if path.suffix.lower() not in SUFFIXES[kind]:
-        notes.append(f"suffix {path.suffix or '(none)'} of a {kind} image set right")
-        known = any(path.suffix.lower() in suffixes for suffixes in SUFFIXES.values())
-        name = str(path.with_suffix(SUFFIXES[kind][0])) if known else name + SUFFIXES[kind][0]
-    return name, notes
+    if (suffix := path.suffix.lower()) not in SUFFIXES[kind]:
+        repairs.append(f"replaced suffix {path.suffix or '(none)'} of a {kind} image")
+        is_image_suffix = any(suffix in suffixes for suffixes in SUFFIXES.values())
+        name = str(path.with_suffix(SUFFIXES[kind][0])) if is_image_suffix else name + SUFFIXES[kind][0]
+    return name, repairs
 
 
-def _read(data: bytes, kind: str) -> tuple[int, int, bool]:
-    """Returns width and height, px, and whether the end marker of a JPEG is there; decodes all of the image.
+def _decode(data: bytes, kind: str) -> tuple[int, int, bool]:
+    """Decodes the image; returns width and height in pixels, and whether a JPEG has its end marker.
 
     Raises:
-        ImageError: it cannot be read as it is, nor with an end marker added.
+        ImageError: It cannot be decoded, even with an end marker.
     """
-    area = _area(data)
-    if area > MAX_PIXELS:
-        raise ImageError(f"huge: {area:,} pixels, at most {MAX_PIXELS:,} can be read")
-    with _one_large_at_a_time if area > LARGE_PIXELS else nullcontext():
+    num_pixels = _num_pixels(data)
+    if num_pixels > MAX_PIXELS:
+        raise ImageError(f"too large: {num_pixels:,} pixels, at most {MAX_PIXELS:,} are allowed")
+    with _large_image_lock if num_pixels > LARGE_PIXELS else nullcontext():
         try:
             size = read_size(data)
             decode_pixels(data, scale=8)
@@ -191,8 +263,8 @@ def _read(data: bytes, kind: str) -> tuple[int, int, bool]:
             raise
 
 
-def _area(data: bytes) -> int:
-    """Returns the pixels that a file's header promises; 0 where it cannot be read, which decoding will tell."""
+def _num_pixels(data: bytes) -> int:
+    """Returns width times height by the file's header; 0 if it cannot be read, in which case decoding fails too."""
     try:
         with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
             return image.width * image.height
@@ -203,17 +275,17 @@ def _area(data: bytes) -> int:
 
 
 def _without_metadata(data: bytes) -> bytes:
-    """Returns a JPEG without its APPn and COM segments, and without what stands behind its end."""
-    parts, place = [], 2
-    while data[place : place + 1] == b"\xff" and place + 4 <= len(data):
-        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big") + 2
+    """Returns a JPEG without its APPn and COM segments, and without bytes after its end marker."""
+    parts, start = [], 2
+    while data[start : start + 1] == b"\xff" and start + 4 <= len(data):
+        marker, length = data[start + 1], int.from_bytes(data[start + 2 : start + 4], "big") + 2
         if marker == 0xDA:
             break
         if not (0xE1 <= marker <= 0xED or marker in (0xEF, 0xFE)):
-            parts.append(data[place : place + length])
-        place += length
+            parts.append(data[start : start + length])
+        start += length
     end = data.rfind(_JPEG_END)
-    return b"".join([*parts, data[place : end if end > place else len(data)]])
+    return b"".join([*parts, data[start : end if end > start else len(data)]])
 
 
 def _blake2b(data: bytes) -> str:

@@ -1,176 +1,148 @@
-"""An archive from an http(s) address, into a file: goes on where it stopped, in this run or in the next."""
+"""Downloads an archive over HTTP; an interrupted download is resumed."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import http.client
 import json
-import shutil
-import socket
-import ssl
-import time
-import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, ProtocolError, SSLError, TimeoutError
 
 from dogbreed.errors import UserError
+from dogbreed.publishing.disk import TransferError, check_free_space, write_error
 
-CHUNK_BYTES = 1 << 20
-TIMEOUT_S = 30.0
-PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Before each new attempt; an attempt that brought something starts the count anew."""
+CHUNK_BYTES = 1 << 16
 
-Tell = Callable[[int, int | None], None]
-"""Called with the bytes that are there, and how many there will be; None: the server does not say."""
+RETRIES = urllib3.Retry(
+    total=5,
+    other=0,  # such as an invalid certificate
+    backoff_factor=0.5,
+    status_forcelist=(429, 500, 502, 503, 504),
+    respect_retry_after_header=False,  # it may ask for hours
+)
+"""Retries of one request; an attempt that received data resets them."""
 
-
-class TransferError(Exception):
-    """The network or a disk gave up; what was transferred stays, and the message says how to go on."""
+OnProgress = Callable[[int, int | None], None]
+"""Called with the number of items (or bytes) done and their total; None: unknown."""
 
 
 @dataclass(frozen=True)
 class _Version:
-    """What the server says of the file: as long as it stays the same, parts of it fit together."""
+    """The version of a file that a partial download belongs to."""
 
     url: str
     tag: str
-    """ETag, or the time of its last change; empty: parts cannot be told to fit together."""
+    """Strong ETag or Last-Modified; empty: a partial download cannot be resumed."""
     size: int | None
     """Bytes."""
 
 
-class _Dropped(Exception):
-    """The connection was lost, or the server is busy: asking again makes sense."""
-
-
-def download(url: str, folder: Path, tell: Tell, pauses_s: tuple[float, ...] = PAUSES_S) -> Path:
-    """Returns the file with the content of `url`; one that is there already, and unchanged, is not fetched again.
+def download(url: str, folder: Path, on_progress: OnProgress, retries: urllib3.Retry = RETRIES) -> Path:
+    """Returns the downloaded file; a complete one that has not changed on the server is not downloaded again.
 
     Args:
         url: `https://` or `http://`.
-        folder: Where it goes, under the name that the address ends in.
-        tell: Hears of the progress.
-        pauses_s: Seconds before each new attempt.
+        folder: Folder of the download, which is named like the last part of the URL.
+        on_progress: Called with bytes received and in total.
+        retries: Retries of a request.
 
     Raises:
-        UserError: no such address, or no room on the disk.
-        TransferError: the connection was lost for good; what came is kept.
+        UserError: The URL is invalid or refused, or the disk has too little free space.
+        TransferError: The connection failed or the disk is full; the part received so far is kept.
     """
-    path = folder / (Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "download.zip")
-    part, card = path.with_name(path.name + ".part"), path.with_name(path.name + ".json")
-    folder.mkdir(parents=True, exist_ok=True)
-    failures = 0
-    while True:
-        before = part.stat().st_size if part.exists() else 0
-        try:
-            _fetch(url, path, part, card, tell)
-            return path
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError(f"{part} cannot be written: {error.strerror}") from error
-            raise TransferError(f"the disk is full; what came is in {part}") from error
-        except _Dropped as error:
-            came = part.stat().st_size if part.exists() else 0
-            failures = 0 if came > before else failures + 1
-            if failures > len(pauses_s):
-                raise TransferError(f"{url}: {error}; the {came / 1e6:.1f} MB that came are kept") from error
-        time.sleep(pauses_s[max(failures - 1, 0)])
+    try:
+        path = folder / (Path(unquote(urlsplit(url).path)).name or "download.zip")
+    except ValueError as error:
+        raise UserError(f"{url!r} is not a valid URL: {error}") from error
+    part = path.with_name(path.name + ".part")
+    remaining = retries
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _pool(url) as pool:
+            while True:
+                received = _size(part)
+                try:
+                    _fetch(pool, url, path, remaining, on_progress)
+                    return path
+                except (ProtocolError, TimeoutError) as error:  # while the body was read
+                    remaining = retries if _size(part) > received else remaining
+                    remaining = remaining.increment("GET", url, error=error)
+                    remaining.sleep()
+    except OSError as error:
+        raise write_error(part, error) from error
+    except MaxRetryError as error:
+        if isinstance(error.reason, SSLError):
+            raise UserError(f"{url}: {error.reason}") from error
+        raise TransferError(f"{url}: {error.reason}; {_size(part) / 1e6:.1f} MB are kept") from error
+    except LocationValueError as error:
+        raise UserError(f"{url!r} is not a valid URL: {error}") from error
+    except HTTPError as error:
+        raise TransferError(f"{url}: {error}; {_size(part) / 1e6:.1f} MB are kept") from error
 
 
-def _fetch(url: str, path: Path, part: Path, card: Path, tell: Tell) -> None:
-    """Gets what is missing of the file into `part`, and makes it `path` once it is whole."""
-    kept = _read_card(card)
-    usable = kept is not None and kept.url == url and bool(kept.tag)
-    whole = usable and path.exists()
-    have = part.stat().st_size if usable and not whole and part.exists() else 0
-    with _open(url, _headers(kept, whole, have)) as response:
-        if response.status == http.client.NOT_MODIFIED:
-            tell(path.stat().st_size, path.stat().st_size)
+def _pool(url: str) -> urllib3.PoolManager:
+    """Returns connections that use the proxy of the environment."""
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy is None or urllib.request.proxy_bypass(parts.hostname or ""):
+        return urllib3.PoolManager(timeout=30)
+    return urllib3.ProxyManager(proxy, timeout=30)
+
+
+def _fetch(pool: urllib3.PoolManager, url: str, path: Path, retries: urllib3.Retry, on_progress: OnProgress) -> None:
+    """Downloads the missing bytes to `PATH.part` and renames it to `path` when it is complete."""
+    part, version_file = path.with_name(path.name + ".part"), path.with_name(path.name + ".json")
+    version = _read_version(version_file)
+    is_known = version is not None and version.url == url and bool(version.tag)
+    is_complete = is_known and path.exists()
+    received = _size(part) if is_known and not is_complete else 0
+    headers = {"User-Agent": "dogbreed", "Accept-Encoding": "identity"}
+    if version and is_complete:
+        headers["If-None-Match" if version.tag.startswith('"') else "If-Modified-Since"] = version.tag
+    elif version and received:
+        headers |= {"Range": f"bytes={received}-", "If-Range": version.tag}
+    response = pool.request("GET", url, headers=headers, retries=retries, preload_content=False)
+    with contextlib.closing(response):
+        if response.status == HTTPStatus.NOT_MODIFIED:
+            on_progress(_size(path), _size(path))
             return
-        if response.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            if kept is None or have != kept.size:  # what is here is not the beginning of what is there
+        if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if version is None or received != version.size:
                 part.unlink(missing_ok=True)
-                raise _Dropped("the file has changed at the server")
+                raise ProtocolError("the file has changed on the server")
+        elif response.status >= 400:
+            raise UserError(f"{url}: the server returned {response.status} {response.reason}")
         else:
-            have = have if response.status == http.client.PARTIAL_CONTENT else 0
-            size = _length(response, have)
-            card.write_text(json.dumps(vars(_Version(url, _tag(response), size))))
-            _check_room(part, size, have)
-            have = _copy(response, part, have, size, tell)
-            if size is not None and have < size:
-                raise _Dropped(f"the connection was lost after {have:,} of {size:,} bytes")
+            received = received if response.status == HTTPStatus.PARTIAL_CONTENT else 0
+            length = response.headers.get("Content-Length")
+            size = received + int(length) if length else None
+            version_file.write_text(json.dumps(asdict(_Version(url, _tag(response), size))))
+            check_free_space(part.parent, (size or received) - received)
+            with part.open("r+b" if received else "wb") as file:
+                file.seek(received)
+                file.truncate()
+                for chunk in response.stream(CHUNK_BYTES, decode_content=False):
+                    file.write(chunk)
+                    on_progress(file.tell(), size)
     part.replace(path)
 
 
-def _headers(kept: _Version | None, whole: bool, have: int) -> dict[str, str]:
-    """Returns the headers that ask for the file only where it has changed, or for what is missing where it has not."""
-    headers = {"User-Agent": "dogbreed", "Accept-Encoding": "identity"}
-    if kept and whole:
-        return headers | {"If-None-Match" if kept.tag.startswith('"') else "If-Modified-Since": kept.tag}
-    return headers | ({"Range": f"bytes={have}-", "If-Range": kept.tag} if kept and have else {})
-
-
-def _tag(response: Any) -> str:
+def _tag(response: urllib3.BaseHTTPResponse) -> str:
     tag = response.headers.get("ETag", "")
-    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")  # a weak one holds for no parts
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")  # ranges need a strong ETag
 
 
-def _open(url: str, headers: dict[str, str]) -> Any:
-    """Returns the response; also one that says that nothing is new, or nothing follows what is here."""
-    try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        if error.code in (http.client.NOT_MODIFIED, http.client.REQUESTED_RANGE_NOT_SATISFIABLE):
-            return error
-        if error.code >= 500 or error.code == http.client.TOO_MANY_REQUESTS:
-            raise _Dropped(f"the server says {error.code} {error.reason}") from error
-        raise UserError(f"{url}: the server says {error.code} {error.reason}") from error
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, (ssl.SSLCertVerificationError, socket.gaierror)):
-            raise UserError(f"{url}: {error.reason}") from error
-        raise _Dropped(f"cannot be reached: {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _Dropped(f"cannot be reached: {error}") from error
-    except ValueError as error:
-        raise UserError(f"{url!r} is no address: {error}") from error
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
-def _copy(response: Any, part: Path, have: int, size: int | None, tell: Tell) -> int:
-    """Appends the response to `part` after its first `have` bytes; returns how many there are then."""
-    with part.open("r+b" if have else "wb") as file:
-        file.seek(have)
-        file.truncate()
-        while True:
-            try:
-                chunk = response.read1(CHUNK_BYTES)
-            except (OSError, http.client.HTTPException) as error:
-                raise _Dropped(f"the connection was lost after {have:,} bytes: {error}") from error
-            if not chunk:
-                return have
-            file.write(chunk)
-            have += len(chunk)
-            tell(have, size)
-
-
-def _length(response: Any, offset: int) -> int | None:
-    length = response.headers.get("Content-Length")
-    return int(length) + offset if length and length.isdigit() else None
-
-
-def _check_room(part: Path, size: int | None, have: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if size is not None and size - have > free:
-        raise UserError(
-            f"{part.parent} has room for {free / 1e6:,.0f} MB, the download needs {(size - have) / 1e6:,.0f} MB more"
-        )
-
-
-def _read_card(card: Path) -> _Version | None:
+def _read_version(path: Path) -> _Version | None:
     with contextlib.suppress(OSError, ValueError, TypeError):
-        return _Version(**json.loads(card.read_text()))
+        return _Version(**json.loads(path.read_text()))
     return None

@@ -1,4 +1,4 @@
-"""From a plan to objects under a URL: only what is not there yet, several at once, and the manifest at last."""
+"""Compares a plan with a target, uploads what is missing and writes the manifest."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from dogbreed.publishing.checks import Checked
-from dogbreed.publishing.download import TransferError
-from dogbreed.publishing.plan import candidates
-from dogbreed.publishing.sources import Source
+from dogbreed.publishing.checks import CheckedImage
+from dogbreed.publishing.disk import TransferError
+from dogbreed.publishing.sources import Source, visible_files
 from dogbreed.publishing.targets import Target
 from dogbreed.storage.base import ImageError, ObjectInfo, TransientError
 from dogbreed.storage.listing import IMAGE_SUFFIXES
@@ -28,28 +27,30 @@ BACKOFFS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 @dataclass(frozen=True)
-class There:
-    """What lies under the URL before anything is done."""
+class TargetState:
+    """The content of a target."""
 
-    entries: dict[str, ObjectInfo]
-    """Images, by key."""
+    images: dict[str, ObjectInfo]
+    """Images by key."""
     manifest: dict[str, ImageFile]
-    """What the manifest says of those that are still the same objects."""
+    """Entries of the manifest by key; only those that match the listed objects."""
     has_manifest: bool
 
     @property
     def by_hash(self) -> dict[str, ImageFile]:
-        """Images that were checked when they were published, by the hash of their content."""
+        """Images that an earlier run has checked, by the hash of their content."""
         return {image.hash: image for image in self.manifest.values() if image.hash}
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be done."""
+class Changes:
+    """Differences between a plan and a target."""
 
-    uploads: list[Checked]
+    uploads: list[CheckedImage]
+    replaced: int
+    """Uploads that replace an image with other content."""
     extra: list[str]
-    """Images under the URL that are not to be there."""
+    """Keys of images at the target that are not in the plan."""
 
     @property
     def num_bytes(self) -> int:
@@ -57,101 +58,105 @@ class Work:
         return sum(image.size for image in self.uploads)
 
 
-def look(target: Target) -> There:
-    """Returns what lies at the target.
+def read_state(target: Target) -> TargetState:
+    """Returns the content of `target`.
 
     Raises:
-        UserError: it cannot be listed.
+        UserError: It cannot be listed.
     """
-    listed = {entry.key: entry for entry in target.list_objects()}
-    images = {e.key: e for e in candidates(listed.values()) if PurePosixPath(e.key).suffix.lower() in IMAGE_SUFFIXES}
+    listed = {info.key: info for info in target.list_objects()}
+    visible = visible_files(listed.values())
+    images = {info.key: info for info in visible if PurePosixPath(info.key).suffix.lower() in IMAGE_SUFFIXES}
     manifest: dict[str, ImageFile] = {}
     if MANIFEST in listed:
-        with contextlib.suppress(ManifestError):  # a damaged one is of no use, and is written anew
-            named = read_manifest(target.store) or ()
-            manifest = {image.key: image for image in named if images.get(image.key) == image.object_info}
-    return There(images, manifest, MANIFEST in listed)
+        with contextlib.suppress(ManifestError):  # a damaged manifest is replaced
+            entries = read_manifest(target.store) or ()
+            manifest = {entry.key: entry for entry in entries if images.get(entry.key) == entry.object_info}
+    return TargetState(images, manifest, MANIFEST in listed)
 
 
-def compare(images: Sequence[Checked], there: There, target: Target, source: Source) -> Work:
-    """Returns which images are to be uploaded, and what lies at the target besides them."""
-    uploads = [image for image in images if not _is_there(image, there, target, source)]
-    return Work(uploads, sorted(there.entries.keys() - {image.name for image in images}))
+def compare(images: Sequence[CheckedImage], state: TargetState, target: Target, source: Source) -> Changes:
+    """Returns the images to upload, and those at the target that are not in `images`."""
+    uploads = [image for image in images if not _is_published(image, state, target, source)]
+    replaced = sum(image.name in state.images for image in uploads)
+    return Changes(uploads, replaced, sorted(state.images.keys() - {image.name for image in images}))
 
 
-def _is_there(image: Checked, there: There, target: Target, source: Source) -> bool:
-    entry, known = there.entries.get(image.name), there.manifest.get(image.name)
-    if entry is None or entry.size != image.size:
+def _is_published(image: CheckedImage, state: TargetState, target: Target, source: Source) -> bool:
+    info, entry = state.images.get(image.name), state.manifest.get(image.name)
+    if info is None or info.size != image.size:
         return False
-    if known is not None and known.hash:
-        return known.hash == image.hash
-    return target.holds(entry, image, lambda: content(source, image))
+    if entry is not None and entry.hash:
+        return entry.hash == image.hash
+    return target.has_content(info, image, lambda: read_repaired(source, image))
 
 
-def content(source: Source, image: Checked) -> bytes:
+def read_repaired(source: Source, image: CheckedImage) -> bytes:
     """Returns the bytes of an image as they are published.
 
     Raises:
-        TransferError: they are not those that were checked.
+        TransferError: The file has changed since it was checked, or cannot be read.
     """
     try:
-        data = image.mending.apply(source.read(image.key))
+        data = image.repair.apply(source.read(image.key))
     except ImageError as error:
-        raise TransferError(f"{image.key} cannot be read any more: {error}") from error
+        raise TransferError(f"{image.key} can no longer be read: {error}") from error
     if not image.has_content(data):
         raise TransferError(f"{image.key} has changed since it was checked")
     return data
 
 
-def carry_out(work: Work, there: There, target: Target, source: Source, on_upload: Callable[[str], None]) -> None:
-    """Uploads and deletes. An old manifest goes first: what is interrupted must not be described by it.
+def apply_changes(
+    changes: Changes, state: TargetState, target: Target, source: Source, on_upload: Callable[[str], None]
+) -> None:
+    """Deletes and uploads images. The old manifest is deleted first, so that it never describes a partial update.
 
     Args:
-        work: What to do.
-        there: The state of the target before.
+        changes: The uploads and deletions.
+        state: Content of the target before.
         target: Where to upload.
         source: Where to read the images.
-        on_upload: Called in a worker thread with the key of each upload, also for those in progress at an interrupt.
+        on_upload: Called in a worker thread with the key of each upload. At an interrupt or an error, uploads in
+            progress are completed and passed too.
 
     Raises:
-        TransferError: the connection is lost, or the disk is full; what was uploaded stays.
-        UserError: it is not allowed.
+        TransferError: The connection failed or the disk is full; completed uploads are kept.
+        UserError: The target refuses the changes.
     """
-    if there.has_manifest and (work.uploads or work.extra):
+    if state.has_manifest and (changes.uploads or changes.extra):
         target.delete([MANIFEST])
-    if work.extra:
-        target.delete(work.extra)
-    _upload(work.uploads, target, source, on_upload)
+    if changes.extra:
+        target.delete(changes.extra)
+    _upload(changes.uploads, target, source, on_upload)
 
 
-def seal(images: Sequence[Checked], there: There, target: Target) -> bool:
-    """Writes the manifest of what lies at the target, where it has not that one already; returns whether it did.
+def write_manifest(images: Sequence[CheckedImage], state: TargetState, target: Target) -> bool:
+    """Writes the manifest, unless the target already has the same one; returns whether it was written.
 
     Args:
-        images: What was published.
-        there: What is listed there now.
-        target: Where.
+        images: The published images.
+        state: Content of the target now.
+        target: Where to write it.
 
     Raises:
-        TransferError: an image is missing, or has another size than it should have.
+        TransferError: An image is missing or has another size than uploaded.
     """
-    found = [(image, there.entries.get(image.name)) for image in images]
-    wrong = [image.name for image, entry in found if entry is None or entry.size != image.size]
+    listed = [(image, state.images.get(image.name)) for image in images]
+    wrong = [image.name for image, info in listed if info is None or info.size != image.size]
     if wrong:
-        raise TransferError(f"{len(wrong)} images are not there as they were uploaded, the first is {wrong[0]}")
-    lines = [
-        ImageFile(entry.key, entry.size, entry.etag, image.width, image.height, image.hash)
-        for image, entry in found
-        if entry is not None
+        raise TransferError(f"{len(wrong)} images are missing or changed after the upload, the first is {wrong[0]}")
+    entries = [
+        ImageFile(info.key, info.size, info.etag, image.width, image.height, image.hash)
+        for image, info in listed
+        if info is not None
     ]
-    if there.has_manifest and there.manifest == {line.key: line for line in lines}:
+    if state.has_manifest and state.manifest == {entry.key: entry for entry in entries}:
         return False
-    _put_with_retries(target, MANIFEST, manifest_bytes(lines), None, threading.Event())
+    _put_with_retries(target, MANIFEST, manifest_bytes(entries), None, threading.Event())
     return True
 
 
-def _upload(images: Iterable[Checked], target: Target, source: Source, on_upload: Callable[[str], None]) -> None:
-    """Uploads in threads. At an interrupt or an error, uploads in progress are completed and counted first."""
+def _upload(images: Iterable[CheckedImage], target: Target, source: Source, on_upload: Callable[[str], None]) -> None:
     remaining, ready, stop = deque(images), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -161,7 +166,7 @@ def _upload(images: Iterable[Checked], target: Target, source: Source, on_upload
                 image = remaining.popleft()
             except IndexError:
                 return
-            _put_with_retries(target, image.name, content(source, image), image, stop)
+            _put_with_retries(target, image.name, read_repaired(source, image), image, stop)
             on_upload(image.name)
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
@@ -175,7 +180,7 @@ def _upload(images: Iterable[Checked], target: Target, source: Source, on_upload
             ready.set()
 
 
-def _put_with_retries(target: Target, key: str, data: bytes, image: Checked | None, stop: threading.Event) -> None:
+def _put_with_retries(target: Target, key: str, data: bytes, image: CheckedImage | None, stop: threading.Event) -> None:
     for backoff_s in (*BACKOFFS_S, None):
         try:
             return target.put(key, data, image)

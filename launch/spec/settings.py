@@ -210,6 +210,18 @@ class PredictSettings:
     in_flight: int = setting(16, "Concurrent requests, for a folder.", low=1, high=256)
 
 
+@dataclass
+class PublishSettings:
+    """Publishing of images."""
+
+    endpoint_url: str | None = setting(None, "http://HOST:PORT of an S3-compatible server; null is AWS.")
+    dry_run: bool = setting(False, "Check the images and print the changes, but write nothing to the target.")
+    delete: bool = setting(False, "Delete images at the target that are not in the source.")
+    keep_copies: bool = setting(
+        False, "Keep images of train that are also in valid or test; they are skipped by default."
+    )
+
+
 BACKEND: Schema = {"backend": (BackendSettings, AwsSettings)}
 """The settings of commands that only look up what exists."""
 
@@ -221,6 +233,7 @@ SCHEMAS: dict[str, Schema] = {
     "training": {**_JOB, "": (TrainingJobSettings, *TRAINING[""])},
     "deploy": {"": (DeploySettings,), **BACKEND},
     "predict": {"": (PredictSettings,), **BACKEND},
+    "publish": {"": (PublishSettings,)},
 }
 """The settings of each config, by the name of its file in `conf/`."""
 
@@ -229,7 +242,7 @@ def compose(config_name: str, overrides: Iterable[str] | Overrides = ()) -> Dict
     """Returns a config of the launcher composed with Hydra `overrides`, every value checked.
 
     Args:
-        config_name: `train`, `tune`, `training`, `deploy` or `predict`.
+        config_name: `train`, `tune`, `training`, `deploy`, `predict` or `publish`.
         overrides: `KEY=VALUE` and `GROUP=CHOICE`, as text or parsed.
 
     Raises:

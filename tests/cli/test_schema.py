@@ -17,6 +17,7 @@ CHOICES = {
     "training": ["data=s3", "data.url=s3://b/p", "backend=sagemaker"],
     "deploy": ["backend=sagemaker"],
     "predict": ["backend=sagemaker"],
+    "publish": [],
 }
 """Choices whose config has all settings but those of `scheduler=step`."""
 

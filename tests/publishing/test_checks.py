@@ -1,6 +1,7 @@
-"""One image: what is wrong with it, what is mended, and that nothing of it changes."""
+"""Checks of single images; repairs leave the pixels unchanged."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import simplejpeg
 from PIL import Image
 
 from dogbreed.data.decode import decode_pixels
-from dogbreed.publishing.checks import LARGE_PIXELS, examine, named
+from dogbreed.publishing.checks import LARGE_PIXELS, check_all, check_image, repaired_name
+from dogbreed.publishing.sources import FolderSource
 from dogbreed.storage.manifest import ImageFile
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -22,40 +24,36 @@ def encoded(kind, **options):
     return file.getvalue()
 
 
-def whole(data):
-    return decode_pixels(data)
-
-
-def test_a_sound_image_keeps_name_and_bytes():
-    found = examine("train/a/1.JPG", JPEG, {})
-    assert (found.name, found.problem, found.notes, found.size) == ("train/a/1.JPG", "", (), len(JPEG))
+def test_check_image_valid_keeps_name_and_bytes():
+    found = check_image("train/a/1.JPG", JPEG, {})
+    assert (found.name, found.problem, found.repairs, found.size) == ("train/a/1.JPG", "", (), len(JPEG))
     assert (found.width, found.height) == (60, 40)
-    assert found.mending.apply(JPEG) is JPEG
+    assert found.repair.apply(JPEG) is JPEG
 
 
-def test_width_and_height_are_those_that_a_viewer_shows():
+def test_check_image_applies_orientation_to_size():
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
-    found = examine("a/1.jpg", encoded("JPEG", exif=exif), {})
+    exif[0x0112] = 6  # rotated by 90 degrees
+    found = check_image("a/1.jpg", encoded("JPEG", exif=exif), {})
     assert (found.width, found.height) == (40, 60)
 
 
 @pytest.mark.parametrize(
-    ("data", "note"),
+    ("data", "repair"),
     [
-        (b"\0" * 128 + JPEG, "128 stray bytes before the image cut off"),
-        (JPEG[:-2], "the missing end marker added"),
-        (b"HTTP/1.1 200 OK\r\n\r\n" + JPEG[:-2], "the missing end marker added"),
+        (b"\0" * 128 + JPEG, "removed 128 junk bytes before the image"),
+        (JPEG[:-2], "added the missing end marker"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + JPEG[:-2], "added the missing end marker"),
     ],
 )
-def test_a_jpeg_is_mended_to_the_very_same_pixels(data, note):
-    found = examine("a/1.jpg", data, {})
+def test_check_image_repairs_jpeg_to_equal_pixels(data, repair):
+    found = check_image("a/1.jpg", data, {})
     assert found.problem == ""
-    assert note in found.notes
-    mended = found.mending.apply(data)
-    assert found.has_content(mended) and found.size == len(mended)
-    assert np.array_equal(whole(mended), whole(JPEG))
-    assert examine("a/1.jpg", mended, {}).notes == ()
+    assert repair in found.repairs
+    repaired = found.repair.apply(data)
+    assert found.has_content(repaired) and found.size == len(repaired)
+    assert np.array_equal(decode_pixels(repaired), decode_pixels(JPEG))
+    assert check_image("a/1.jpg", repaired, {}).repairs == ()
 
 
 @pytest.mark.parametrize(
@@ -69,10 +67,10 @@ def test_a_jpeg_is_mended_to_the_very_same_pixels(data, note):
         ("Épagneul/e\u0301.jpg", "JPEG", "Épagneul/é.jpg"),
     ],
 )
-def test_names(key, kind, name):
-    found, notes = named(key, kind)
+def test_repaired_name_has_suffix_of_format(key, kind, name):
+    found, repairs = repaired_name(key, kind)
     assert found == name
-    assert bool(notes) == (key != name)
+    assert bool(repairs) == (key != name)
 
 
 @pytest.mark.parametrize(
@@ -85,45 +83,67 @@ def test_names(key, kind, name):
         (encoded("PNG")[:-300], "truncated|damaged"),
     ],
 )
-def test_a_damaged_one_is_no_image_and_says_why(data, reason):
-    import re
-
-    assert re.search(reason, examine("a/1.jpg", data, {}).problem)
+def test_check_image_damaged_reports_reason(data, reason):
+    assert re.search(reason, check_image("a/1.jpg", data, {}).problem)
 
 
-def test_a_huge_one_is_refused_by_its_header():
+def test_check_image_with_too_many_pixels_is_skipped():
     bomb = Image.new("1", (20_000, 20_000))
     file = io.BytesIO()
     bomb.save(file, "PNG")
-    assert "huge: " in examine("a/1.png", file.getvalue(), {}).problem
+    assert "too large: " in check_image("a/1.png", file.getvalue(), {}).problem
 
 
-def test_a_large_one_is_named():
+def test_check_image_large_has_note():
     side = int(LARGE_PIXELS**0.5) + 10
     data = simplejpeg.encode_jpeg(np.zeros((side, side, 1), np.uint8), colorspace="GRAY")
-    found = examine("a/1.jpg", data, {})
+    found = check_image("a/1.jpg", data, {})
     assert found.problem == ""
-    assert found.notes[0].startswith("large: ")
+    assert found.note.startswith("large image")
 
 
-def test_copies_that_differ_in_metadata_have_one_essence():
+def test_check_image_hash_ignores_metadata_of_copies():
     exif = Image.Exif()
     exif[0x010E] = "a description"
-    one = examine("a/1.jpg", encoded("JPEG"), {})
-    other = examine("a/2.jpg", encoded("JPEG", exif=exif, comment="a comment"), {})
-    different = examine("a/3.jpg", JPEG, {})
+    one = check_image("a/1.jpg", encoded("JPEG"), {})
+    other = check_image("a/2.jpg", encoded("JPEG", exif=exif, comment="a comment"), {})
+    different = check_image("a/3.jpg", JPEG, {})
     assert one.hash != other.hash
-    assert one.essence == other.essence != different.essence
+    assert one.hash_without_metadata == other.hash_without_metadata != different.hash_without_metadata
 
 
-def test_what_was_checked_before_is_not_decoded_again(monkeypatch):
-    found = examine("a/1.jpg", JPEG, {})
+def test_check_image_known_hash_is_not_decoded(monkeypatch):
+    found = check_image("a/1.jpg", JPEG, {})
     known = {found.hash: ImageFile("a/1.jpg", found.size, "etag", found.width, found.height, found.hash)}
     monkeypatch.setattr("dogbreed.publishing.checks.decode_pixels", None)
-    assert examine("a/1.jpg", JPEG, known) == found
+    assert check_image("a/1.jpg", JPEG, known) == found
 
 
-def test_real_photos_are_sound(shared):
+def test_check_image_real_photos_are_valid(shared):
     for path in sorted(Path(shared, "photos").glob("*.JPEG"))[:10]:
-        found = examine(path.name, path.read_bytes(), {})
+        found = check_image(path.name, path.read_bytes(), {})
         assert (found.problem, found.name) == ("", path.name)
+
+
+def test_check_all_reports_skipped_files_with_reason(tmp_path):
+    names = {
+        "a/1.jpg": JPEG,
+        "a/2.HEIC": b"x",
+        "a/3.txt": b"x",
+        "a/4": JPEG,
+        f"a/{'n' * 240}.jpg": JPEG,
+        "a/\n.jpg": JPEG,
+    }
+    (tmp_path / "a").mkdir()
+    for name, data in names.items():
+        (tmp_path / name).write_bytes(data)
+    source, progress = FolderSource(str(tmp_path), tmp_path), []
+    files = sorted(source.list_objects())
+    checked = {image.key: image for image in check_all(source, files, {}, lambda *done: progress.append(done))}
+    assert progress == [(6, 6)]
+    assert set(checked) == set(names) - {"a/3.txt"}
+    assert checked["a/1.jpg"].problem == checked["a/4"].problem == ""
+    assert checked["a/4"].name == "a/4.jpg"
+    assert "unsupported format .heic" in checked["a/2.HEIC"].problem
+    assert "longer than" in checked[f"a/{'n' * 240}.jpg"].problem
+    assert "control characters" in checked["a/\n.jpg"].problem

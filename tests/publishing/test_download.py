@@ -1,4 +1,4 @@
-"""Downloads from a real server that drops connections, changes its file, or is not what it should be."""
+"""Downloads from a server that drops connections, changes its file or fails."""
 
 import datetime
 import ipaddress
@@ -9,18 +9,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from dogbreed.errors import UserError
-from dogbreed.publishing import download as module
-from dogbreed.publishing.download import TransferError, download
+from dogbreed.publishing import disk
+from dogbreed.publishing.disk import TransferError
+from dogbreed.publishing.download import RETRIES, download
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB
 
+RETRIES_AT_ONCE = RETRIES.new(total=3, backoff_factor=0)
+
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves `server.content` with ranges; closes the connection after `server.cut` bytes where that is set."""
+    """Serves `server.content` with ranges; closes the first `server.drops` connections after `server.cut` bytes."""
 
     def do_GET(self):
         server = self.server
-        server.asked.append(dict(self.headers))
+        server.requests.append(dict(self.headers))
         if server.status:
             self.send_error(server.status)
             return
@@ -42,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         if server.cut and server.drops:
             server.drops -= 1
             body = body[: server.cut]
-        server.sent += len(body)  # first: who has got it all may look at once
+        server.sent += len(body)  # before the client has received everything and reads it
         self.wfile.write(body)
 
     def log_message(self, *args):
@@ -53,8 +56,8 @@ class Handler(BaseHTTPRequestHandler):
 def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         running.content, running.tag, running.status, running.ranges = CONTENT, '"v1"', 0, True
-        running.cut, running.drops, running.sent, running.asked = 0, 0, 0, []
-        running.handle_error = lambda *where: None  # a client that hangs up is what is tested
+        running.cut, running.drops, running.sent, running.requests = 0, 0, 0, []
+        running.handle_error = lambda *args: None  # clients that disconnect are expected
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield running
@@ -62,50 +65,46 @@ def server():
         thread.join()
 
 
-def address(server, scheme="http"):
+def url_of(server, scheme="http"):
     return f"{scheme}://127.0.0.1:{server.server_port}/dog-project/dogImages.zip"
 
 
-def get(server, folder, told=None, scheme="http"):
-    seen = [] if told is None else told
-    return download(address(server, scheme), folder, lambda *now: seen.append(now), pauses_s=(0.0, 0.0, 0.0))
+def get(server, folder, on_progress=lambda *done: None, scheme="http"):
+    return download(url_of(server, scheme), folder, on_progress, RETRIES_AT_ONCE)
 
 
-def test_dropped_connections_are_taken_up_where_they_broke(server, tmp_path):
-    server.cut, server.drops, told = 300_000, 6, []
-    path = get(server, tmp_path, told)
+def test_download_after_dropped_connections_resumes(server, tmp_path):
+    server.cut, server.drops, progress = 300_000, 6, []
+    path = get(server, tmp_path, lambda *done: progress.append(done))
     assert path == tmp_path / "dogImages.zip"
     assert path.read_bytes() == CONTENT
-    assert server.sent == len(CONTENT)  # nothing came twice
-    assert told[-1] == (len(CONTENT), len(CONTENT))
+    assert server.sent == len(CONTENT)  # no byte was sent twice
+    assert progress[-1] == (len(CONTENT), len(CONTENT))
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_the_next_run_goes_on_where_this_one_gave_up(server, tmp_path):
+def test_download_in_the_next_run_resumes(server, tmp_path):
     server.cut, server.drops = 700_000, 1
-    broken = threading.Event()
 
-    def pull_the_plug(have, size):
-        if have == 700_000:
+    def fail(received, size):
+        if received == 700_000:
             server.status = 503
-            broken.set()
 
-    with pytest.raises(TransferError, match=r"503 .*; the 0.7 MB that came are kept"):
-        download(address(server), tmp_path, pull_the_plug, pauses_s=(0.0,))
-    assert broken.is_set()
+    with pytest.raises(TransferError, match=r"503 .*; 0.7 MB are kept"):
+        get(server, tmp_path, fail)
     server.status = 0
     assert get(server, tmp_path).read_bytes() == CONTENT
     assert server.sent == len(CONTENT)
 
 
-def test_a_server_that_stays_away_is_given_up(server, tmp_path):
+def test_download_gives_up_after_retries(server, tmp_path):
     server.status = 503
-    with pytest.raises(TransferError, match="the server says 503 Service Unavailable"):
+    with pytest.raises(TransferError, match=r"too many 503 error responses; 0.0 MB are kept"):
         get(server, tmp_path)
-    assert len(server.asked) == 4
+    assert len(server.requests) == 4
 
 
-def test_a_whole_file_is_asked_for_only_if_changed(server, tmp_path):
+def test_download_of_unchanged_file_is_not_repeated(server, tmp_path):
     get(server, tmp_path)
     get(server, tmp_path)
     assert server.sent == len(CONTENT)
@@ -114,33 +113,33 @@ def test_a_whole_file_is_asked_for_only_if_changed(server, tmp_path):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_parts_of_different_versions_are_never_joined(server, tmp_path, ranges):
+def test_download_of_changed_file_starts_again(server, tmp_path, ranges):
     server.ranges = ranges
     (tmp_path / "dogImages.zip.part").write_bytes(b"x" * 1000)
     (tmp_path / "dogImages.zip.json").write_text(
-        f'{{"url": "{address(server)}", "tag": "\\"v0\\"", "size": {len(CONTENT)}}}'
+        f'{{"url": "{url_of(server)}", "tag": "\\"v0\\"", "size": {len(CONTENT)}}}'
     )
     assert get(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_no_such_file(server, tmp_path):
+def test_download_of_missing_file_is_an_error(server, tmp_path):
     server.status = 404
-    with pytest.raises(UserError, match="the server says 404 Not Found"):
+    with pytest.raises(UserError, match="the server returned 404 Not Found"):
         get(server, tmp_path)
 
 
-def test_no_room(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: type("Disk", (), {"free": 1_000_000}))
-    with pytest.raises(UserError, match="has room for 1 MB, the download needs 2 MB more"):
+def test_download_without_free_space_is_an_error(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: type("Disk", (), {"free": 1_000_000}))
+    with pytest.raises(UserError, match="has 1 MB of free space, 2 MB are needed"):
         get(server, tmp_path)
 
 
-def test_nobody_there(tmp_path):
-    with pytest.raises(TransferError, match=r"cannot be reached: .*refused"):
-        download("http://127.0.0.1:1/x.zip", tmp_path, lambda *now: None, pauses_s=(0.0,))
+def test_download_without_server_is_a_transfer_error(tmp_path):
+    with pytest.raises(TransferError, match=r"127.0.0.1:1/x.zip: .*refused"):
+        download("http://127.0.0.1:1/x.zip", tmp_path, lambda *done: None, RETRIES_AT_ONCE)
 
 
-def test_https_wants_a_certificate_that_can_be_trusted(server, tmp_path, monkeypatch):
+def test_download_needs_a_trusted_certificate(server, tmp_path, monkeypatch):
     certificate = _self_signed(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
@@ -149,6 +148,17 @@ def test_https_wants_a_certificate_that_can_be_trusted(server, tmp_path, monkeyp
         get(server, tmp_path, scheme="https")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert get(server, tmp_path, scheme="https").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[x/a.zip", "https://host:port/a.zip"])
+def test_download_of_invalid_url_is_an_error(tmp_path, url):
+    with pytest.raises(UserError, match="not a valid URL"):
+        download(url, tmp_path, lambda *done: None, RETRIES_AT_ONCE)
+
+
+def test_download_uses_the_proxy_of_the_environment(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+    assert download("http://host.invalid/a.zip", tmp_path, lambda *done: None).read_bytes() == CONTENT
 
 
 def _self_signed(folder):

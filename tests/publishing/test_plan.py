@@ -1,21 +1,21 @@
-"""What is published and what is left out, told from names and hashes alone."""
+"""Plans from names and hashes."""
 
 import pytest
 
 from dogbreed.errors import UserError
-from dogbreed.publishing.checks import Checked
+from dogbreed.publishing.checks import CheckedImage
 from dogbreed.publishing.plan import counts, make_plan
 
 SPLIT = ("train/a/1", "train/b/2", "valid/a/3", "valid/b/4", "test/a/5", "test/b/6")
 
 
-def images(*keys, **essence_by_key):
-    """Checked images; a key may hold `=X` to have the essence X, for copies."""
+def images(*keys):
+    """Returns checked images; keys that end in the same `=X` are copies."""
     found = []
     for key in keys:
-        name, _, essence = key.partition("=")
+        name, _, copy_of = key.partition("=")
         name = name if "." in name.rsplit("/")[-1] else f"{name}.jpg"
-        found.append(Checked(name, name, 10, "m", name, essence or name, 8, 8))
+        found.append(CheckedImage(name, name, 10, "m", name, copy_of or name, 8, 8))
     return found
 
 
@@ -23,37 +23,39 @@ def names(plan):
     return [item.name.removesuffix(".jpg") for item in plan.images]
 
 
-def told(plan):
-    return [(remark.kind, remark.key, remark.text) for remark in plan.remarks]
+def remarks_of(plan):
+    return [(remark.status, remark.key, remark.text) for remark in plan.remarks]
 
 
-def test_a_sound_data_set_is_published_as_it_is():
+def test_plan_valid_image_set_is_unchanged():
     plan = make_plan(images(*SPLIT), "pets")
     assert names(plan) == sorted(SPLIT)
-    assert told(plan) == plan.notes == []
+    assert remarks_of(plan) == plan.notes == []
     assert counts(plan) == "2 classes; images: 2 train, 2 val, 2 test"
 
 
 @pytest.mark.parametrize("around", ["dogImages/", "a/b/"])
-def test_folders_around_all_are_taken_off(around):
+def test_plan_removes_common_top_folders(around):
     assert names(make_plan(images(*(around + key for key in SPLIT)), "pets")) == sorted(SPLIT)
 
 
 @pytest.mark.parametrize("around", ["dogImages", "a/b"])
-def test_loose_images_beside_that_folder_or_in_it_are_left_out_and_named(around):
+def test_plan_skips_stray_images_beside_top_folder(around):
     loose = ("logo", f"{around}/logo", *([] if around == "dogImages" else ["a/logo"]))
     plan = make_plan(images(*(f"{around}/{key}" for key in SPLIT), *loose), "pets")
     assert names(plan) == sorted(SPLIT)
-    assert sorted(told(plan)) == sorted(("left out", f"{key}.jpg", "not in a class folder of a split") for key in loose)
+    assert sorted(remarks_of(plan)) == sorted(
+        ("skipped", f"{key}.jpg", "not in a class folder of a split") for key in loose
+    )
     plan = make_plan(images("pets/a/1", "pets/b/2", "pets/logo"), "pets")
     assert names(plan) == ["a/1", "b/2"]
 
 
-def test_a_class_with_a_folder_in_it_is_not_taken_for_one_around_all():
+def test_plan_keeps_class_folder_with_subfolder():
     assert names(make_plan(images("a/1", "b/2", "b/more/3"), "pets"))[:2] == ["a/1", "b/2"]
 
 
-def test_a_class_folder_is_not_taken_off():
+def test_plan_keeps_split_folder_and_notes_missing_ones():
     plan = make_plan(images("train/a/1", "train/b/2"), "pets")
     assert names(plan) == ["train/a/1", "train/b/2"]
     assert plan.notes == [f"there is no {name} split: a training draws one from train, the same each time"
@@ -61,7 +63,7 @@ def test_a_class_folder_is_not_taken_off():
 
 
 @pytest.mark.parametrize(
-    ("copies", "left_out"),
+    ("copies", "skipped"),
     [
         (("train/a/8=X", "test/a/9=X"), ["train/a/8.jpg"]),
         (("train/a/8=X", "valid/a/9=X"), ["train/a/8.jpg"]),
@@ -71,39 +73,39 @@ def test_a_class_folder_is_not_taken_off():
         (("test/a/8=X", "test/a/9=X"), []),
     ],
 )
-def test_of_copies_across_splits_the_one_held_out_stays(copies, left_out):
+def test_plan_of_copies_keeps_the_held_out_one(copies, skipped):
     found = images(*SPLIT, *copies)
     plan = make_plan(found, "pets")
-    assert sorted(key for kind, key, _ in told(plan) if kind == "left out") == left_out
+    assert sorted(key for kind, key, _ in remarks_of(plan) if kind == "skipped") == skipped
     assert len(plan.remarks) == len(copies) - 1
     assert "the same image as " in plan.remarks[0].text
     kept = make_plan(found, "pets", keep_copies=True)
     assert len(kept.images) == len(found)
-    assert {remark.kind for remark in kept.remarks} == {"noted"}
+    assert {remark.status for remark in kept.remarks} == {"note"}
 
 
-def test_copies_in_one_heap_stay_once_because_splits_are_drawn_from_it():
+def test_plan_without_splits_keeps_one_copy():
     plan = make_plan(images("a/1=X", "a/2=X", "a/3", "b/4"), "pets")
     assert names(plan) == ["a/1", "a/3", "b/4"]
 
 
-def test_one_image_in_two_classes_is_told():
+def test_plan_copy_in_another_class_has_a_note():
     plan = make_plan(images(*SPLIT, "train/a/8=X", "train/b/9=X"), "pets")
-    assert told(plan) == [("noted", "train/b/9.jpg", "the same image as train/a/8.jpg, but in another class")]
+    assert remarks_of(plan) == [("note", "train/b/9.jpg", "the same image as train/a/8.jpg, but in another class")]
 
 
-def test_bad_ones_and_loose_ones_are_left_out_and_named():
-    bad = Checked("train/a/bad.jpg", "train/a/bad.jpg", problem="truncated")
+def test_plan_lists_bad_and_stray_images_as_skipped():
+    bad = CheckedImage("train/a/bad.jpg", "train/a/bad.jpg", problem="truncated")
     plan = make_plan([*images(*SPLIT, "train/loose"), bad], "pets")
-    assert sorted(told(plan)) == [
-        ("left out", "train/a/bad.jpg", "truncated"),
-        ("left out", "train/loose.jpg", "not in a class folder of a split"),
+    assert sorted(remarks_of(plan)) == [
+        ("skipped", "train/a/bad.jpg", "truncated"),
+        ("skipped", "train/loose.jpg", "not in a class folder of a split"),
     ]
 
 
-def test_names_that_meet_after_mending_stay_apart():
+def test_plan_numbers_equal_repaired_names():
     """A JPEG called 1.png beside 1.jpg, and another one called 1.gif."""
-    others = [Checked(f"train/a/1.{kind}", "train/a/1.jpg", 10, "m", kind, kind, 8, 8) for kind in ("gif", "png")]
+    others = [CheckedImage(f"train/a/1.{kind}", "train/a/1.jpg", 10, "m", kind, kind, 8, 8) for kind in ("gif", "png")]
     plan = make_plan([*others, *images(*SPLIT)], "pets")
     named = {item.key: item.name for item in plan.images if item.name.startswith("train/a")}
     assert named == {
@@ -123,11 +125,11 @@ def test_names_that_meet_after_mending_stay_apart():
         ((*SPLIT, "val/a/7"), "'val' and 'valid', which mean the same split"),
     ],
 )
-def test_what_can_not_be_trained_is_refused(keys, message):
-    with pytest.raises(UserError, match=message) as refused:
+def test_plan_without_trainable_classes_is_an_error(keys, message):
+    with pytest.raises(UserError, match=message) as error:
         make_plan(images(*keys), "pets")
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
-def test_a_class_that_a_split_lacks_is_told():
+def test_plan_notes_class_missing_in_split():
     assert make_plan(images(*SPLIT[:-1]), "pets").notes == ["test has no image of b"]
