@@ -34,7 +34,7 @@ def test_report_of_a_name_or_a_folder(outputs: Path, capsys: pytest.CaptureFixtu
         assert (outputs / "dogs" / "report.html").is_file()
 
 
-def test_rules_can_be_set(outputs: Path, capsys: pytest.CaptureFixture[str]):
+def test_report_takes_settings_of_rules(outputs: Path, capsys: pytest.CaptureFixture[str]):
     report.main(["dogs", "debugger.rules.LossNotDecreasing=null"])
     assert "0 issues" in capsys.readouterr().out
 
@@ -42,24 +42,24 @@ def test_rules_can_be_set(outputs: Path, capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give one run"),
+        ([], "give one name"),
         (["dgos"], "did you mean dogs"),
         (["dogs", "lr=3"], "debugger.rules.NAME.SETTING"),
         (["dogs", "debugger.rules.Overfitt.patience=3"], "did you mean Overfit"),
     ],
 )
-def test_mistakes_say_what_to_type(outputs: Path, words: list[str], message: str):
+def test_report_with_wrong_argument_names_the_fix(outputs: Path, words: list[str], message: str):
     with pytest.raises(UserError, match=message):
         report.main(words)
 
 
-def test_empty_folder_says_what_is_expected(outputs: Path):
+def test_report_of_empty_folder_is_an_error(outputs: Path):
     (outputs / "empty").mkdir()
     with pytest.raises(UserError, match="nothing recorded"):
         report.main(["empty"])
 
 
-def test_a_sweeps_table_shows_each_trials_findings_as_its_log_names_them():
+def test_sweep_table_shows_findings_of_trials():
     said = [("", "Overfit", "ok"), ("not a line: ", "AllZero", "issue"), ("", "DeadRelu", "issue")]
     log = [f"{before}finding={rule} status={status} count=3" for before, rule, status in said]
     trial = Trial("dogs-001-ab", "Completed", {"lr": "30"}, 0.2, 9.0, findings=found_issues(log))
