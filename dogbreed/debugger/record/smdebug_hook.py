@@ -8,7 +8,6 @@ recorded after they are overwritten, a second `fit`, and an existing folder.
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from dogbreed.debugger import files
 from dogbreed.debugger.record.network import activation_layers, is_compiled, root_module
+from dogbreed.debugger.record.smdebug_writer import SmdebugWriter
 from dogbreed.debugger.settings import SmdebugSettings
 from dogbreed.errors import UserError, did_you_mean
 
@@ -69,12 +69,12 @@ class SmdebugHook(pl.Callback):
         self.save_interval = save_interval
         self.collections = tuple(collections)
         self.reductions = tuple(reductions)
-        self._hook: Any = None
+        self._writer: SmdebugWriter | None = None
         self._root: nn.Module | None = None
         self._handles: list[Any] = []
         self._compiled = False
         self._step = -1
-        self._writing = self._only_losses = False
+        self._only_losses = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Creates the hook; a second fit continues with that of the first."""
@@ -83,9 +83,8 @@ class SmdebugHook(pl.Callback):
         self._root = root_module(pl_module)
         self._compiled = is_compiled(pl_module)
         self._step = -1
-        if self._hook is None:
-            self._hook = self._make()
-            atexit.unregister(self._hook._cleanup)  # the end is recorded when a fit ends, not when Python exits
+        if self._writer is None:
+            self._writer = SmdebugWriter(self._make())
 
     def _make(self) -> Any:
         from smdebug.core.reduction_config import ReductionConfig
@@ -119,70 +118,43 @@ class SmdebugHook(pl.Callback):
         absolute = [name.removeprefix("abs_") for name in self.reductions if name.startswith("abs_")]
         return {"reductions": [r for r in self.reductions if not r.startswith("abs_")], "abs_reductions": absolute}
 
-    def _begin(self, mode: str) -> None:
-        """Begins a step of `mode`; smdebug's configuration decides whether it is saved."""
-        from smdebug import modes
-
-        hook = self._hook
-        if not hook.prepared_collections:
-            hook._prepare_collections()
-        hook.set_mode(modes.TRAIN if mode == "train" else modes.EVAL)
-        hook._increment_step()
-        self._writing = bool(hook._get_collections_to_save_for_step())
-        if self._writing:
-            hook._initialize_writers()
-            hook.last_saved_step = hook.step
-
-    def _end(self) -> None:
-        if self._writing:
-            self._hook._close_writers()
-            if not self._hook.exported_collections:
-                self._hook.export_collections()
-                self._hook.exported_collections = True
-        self._writing = False
-
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Begins a step with the first of its accumulated batches."""
-        if self._hook is None or self._root is None or trainer.global_step == self._step:
+        if self._writer is None or self._root is None or trainer.global_step == self._step:
             return
         self._step = int(trainer.global_step)
-        self._begin("train")
-        if not self._writing:
+        saved = self._writer.begin("train")
+        if not saved:
             return
-        saved = {collection.name for collection in self._hook._get_collections_to_save_for_step()}
         self._only_losses = saved == {"losses"}
         if not self._only_losses:
             for name, parameter in self._root.named_parameters():
-                self._save(f"{self._root._get_name()}_{name}", parameter)
+                self._writer.save(f"{_name(self._root)}_{name}", _readable(parameter))
         if not self._compiled and not saved <= set(_PARAMETERS):
-            self._listen(self._root)
+            self._add_hooks(self._root, self._writer)
 
-    def _listen(self, root: nn.Module) -> None:
+    def _add_hooks(self, root: nn.Module, writer: SmdebugWriter) -> None:
         """Adds hooks to all layers for this step; inputs are read before the layer can overwrite them."""
         for name, module in root.named_modules():
 
             def before(_: nn.Module, inputs: Any, name: str = name) -> None:
-                self._hook._write_inputs(name or root._get_name(), _readable(inputs))
+                writer.save_inputs(name or _name(root), _readable(inputs))
 
             def after(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
-                self._hook._write_outputs(name or root._get_name(), _readable(output))
+                writer.save_outputs(name or _name(root), _readable(output))
 
             self._handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-
-    def _save(self, name: str, tensor: Tensor) -> None:
-        self._hook._save_for_tensor(name, _readable(tensor))
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Saves gradients as the optimizer sees them: reduced over processes, accumulated, unscaled."""
-        if self._writing and self._root is not None and not self._only_losses:
+        if self._writer is not None and self._writer.is_open and self._root is not None and not self._only_losses:
             for name, parameter in self._root.named_parameters():
                 if parameter.grad is not None:
-                    full = f"{self._root._get_name()}_{name}"
-                    self._save(self._hook.GRADIENT_PREFIX + full, parameter.grad)
+                    self._writer.save_gradient(f"{_name(self._root)}_{name}", _readable(parameter.grad))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -191,36 +163,23 @@ class SmdebugHook(pl.Callback):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if not self._writing or trainer.global_step == self._step:
+        if self._writer is None or not self._writer.is_open or trainer.global_step == self._step:
             return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
-            self._hook._write_outputs("train_loss", _readable(loss * trainer.accumulate_grad_batches))
-        self._end()
+            self._writer.save_outputs("train_loss", _readable(loss * trainer.accumulate_grad_batches))
+        self._writer.end()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves the validation loss, independent of the interval, because there is one per validation."""
         loss = trainer.callback_metrics.get("val/loss")
-        if self._hook is None or trainer.sanity_checking or loss is None:
-            return
-        self._begin("eval")
-        if not self._writing:
-            self._hook._initialize_writers()
-            self._writing = True
-        losses = self._hook.get_collection("losses")
-        name = "val_loss_output_0"
-        losses.add_tensor_name(name)
-        self._hook._write_raw_tensor(name, _readable(loss.reshape(1)), [losses])
-        self._end()
+        if self._writer is not None and not trainer.sanity_checking and loss is not None:
+            self._writer.save_validation_loss(_readable(loss.reshape(1)))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Records the end, so that readers do not wait for more."""
-        if self._hook is not None:
-            self._end()
-            # The list of the first step does not contain parameters that were unfrozen later.
-            self._hook.export_collections()
-            self._hook.exported_collections = True
-            self._hook._cleanup()
+        if self._writer is not None:
+            self._writer.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Closes the files."""
@@ -229,6 +188,11 @@ class SmdebugHook(pl.Callback):
 
 _PARAMETERS = ("weights", "biases", "gradients", "losses")
 """Collections that need no hook on a layer."""
+
+
+def _name(root: nn.Module) -> str:
+    """Returns smdebug's name of the network, the prefix of its parameters."""
+    return type(root).__name__
 
 
 def _readable(value: Any) -> Any:

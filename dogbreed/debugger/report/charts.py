@@ -22,7 +22,7 @@ _VARIABLES = {colour: f"--c{i}" for i, colour in enumerate(_COLOURS, 1)} | {_SOF
 """Colour to the CSS variable of the page that replaces it, so that charts have a dark mode."""
 
 _STYLE: dict[Any, Any] = {
-    **{"svg.fonttype": "none", "svg.hashsalt": "dogbreed", "font.size": 8.5, "figure.constrained_layout.use": True},
+    **{"svg.fonttype": "none", "svg.hashsalt": "dogbreed", "font.size": 9.5, "figure.constrained_layout.use": True},
     **{"text.color": _SOFT, "axes.labelcolor": _SOFT, "xtick.color": _SOFT, "ytick.color": _SOFT},
     **{"axes.edgecolor": _GRID, "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": _GRID},
     **{"axes.spines.top": False, "axes.spines.right": False, "xtick.major.size": 0, "ytick.major.size": 0},
