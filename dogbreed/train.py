@@ -2,11 +2,11 @@
 
     python -m dogbreed.train                                             generated images, on any machine
     python -m dogbreed.train model=resnet34 data=folder data.url=PATH    your own class folders
-    python -m dogbreed.train trainer=debug                               one batch of everything, checked
+    python -m dogbreed.train trainer=debug                               one batch of each stage, for debugging
 
-Every key of conf/train.yaml can be set with KEY=VALUE. What the training did lies in outputs/NAME: config.yaml,
-metrics.csv, tensorboard/, results.json, report.html, checkpoints/best.ckpt and last.ckpt (go on with resume_from=PATH),
-and model/, the best model as an endpoint serves it.
+Every key of conf/train.yaml can be set with KEY=VALUE. Results are in outputs/NAME: config.yaml, metrics.csv,
+tensorboard/, results.json, report.html, checkpoints/best.ckpt and last.ckpt (resume with resume_from=PATH), and model/,
+the best model in the format that endpoints serve.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from dogbreed.cli.schema import TRAINING
 from dogbreed.errors import UserError
 
 NAME = "DOGBREED_NAME"
-"""Environment variable by which the processes that one training starts know its name."""
+"""Environment variable that passes the training's name to the processes that it starts."""
 
 
 def set_up_logging() -> None:
-    """Sends what is said to standard error in plain lines, and quiets what the libraries say of themselves.
+    """Logs plain lines to standard error, and hides routine messages of the libraries.
 
-    Of several processes one says what goes on.
+    In a distributed training only the first process logs progress.
     """
     level = logging.INFO if os.environ.get("LOCAL_RANK", "0") == "0" else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
@@ -78,9 +78,9 @@ def run(cfg: DictConfig, overrides: Sequence[str]) -> int:
     cfg = resolve_defaults(cfg)
     os.environ[NAME] = cfg.name
     from dogbreed.run.distributed import destroy_process_group
-    from dogbreed.run.train import train  # here, so that --help and a mistake are answered at once, without torch
+    from dogbreed.run.train import train  # here, so that --help and errors need no torch
 
-    set_up_logging()  # now, as Lightning brings levels of its own
+    set_up_logging()  # after Lightning, which sets log levels when it is imported
     results = train(cfg, overrides)
     destroy_process_group()
     return 0 if results["stopped_by"] is None else {"SIGTERM": 143, "SIGINT": 130}[results["stopped_by"]]

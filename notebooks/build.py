@@ -1,4 +1,4 @@
-"""Generates the notebooks: runs each script here as a notebook and saves it with its outputs as .ipynb beside it.
+"""Generates the notebooks: runs each script here as a notebook and saves it with its outputs as .ipynb next to it.
 
     make notebooks
     python notebooks/build.py 01_quickstart 03_debug      only these

@@ -1,7 +1,9 @@
-"""Counts words that have a plainer or more standard term. Run it as `python -m tests.check_words [PATH ...]`.
+"""Lists words that have a plainer or more standard term, and test names that are too long.
+
+    python -m tests.check_words [PATH ...]
 
 Reads docstrings, comments and string literals of Python, all of Markdown, YAML comments, HTML, and names of tests.
-Exits with 1 if a word is found outside `ALLOWED`.
+Exits with 1 if a word is found outside `ALLOWED`, or a test's name has more than `MAX_TEST_NAME` characters.
 """
 
 from __future__ import annotations
@@ -35,15 +37,28 @@ WORDS = {
     r"at once": "immediately",
     r"at last": "finally",
     r"by and by|little by little": "gradually",
-    r"who(ever|m)?|nobody|whatever|whichever": "name the thing",
-    r"thereof|therein|hitherto|whence|herein": "plain words",
+    r"gives? back|gave back|giving back": "return, restore",
+    r"goes by|go by": "depends on, uses",
+    r"shall|ought": "must",
+    r"hears? of": "receives, is called with",
+    r"for ever": "forever",
+    r"comes? to|came to": "results in, returns",
+    r"beside": "next to, in addition to",
+    r"borne|in vain|what (lies|is|was) there": "plain words",
+    r"(?<!there )(is|are|was|were) no (?!longer|better|more|less|issue)\w+": "is not a",
+    r"had failed|had begun": "failed earlier, has started",
 }
 """Pattern of the word and the term to write instead."""
 
 ALLOWED = {
-    ("README.md", "who"): "says for whom the project is",
+    ("README.md", "who"): "states for whom the project is",
+    ("launch/local/tuning/completion.py", "look at"): "a message of SageMaker, word by word",
+    ("dogbreed/debugger/report/templates/report.html", "beside"): "a CSS class",
 }
 """(file, word in lower case) that may stay, with the reason."""
+
+MAX_TEST_NAME = 60
+"""Characters of a test's name, `test_` included."""
 
 SUFFIXES = (".py", ".md", ".yaml", ".html", ".cfg", ".toml")
 SKIPPED = ("tests/check_words.py", "docs/CHANGELOG.md", "CHANGELOG.md")
@@ -69,15 +84,23 @@ def _python_texts(content: str, names: bool) -> Iterator[tuple[int, str]]:
         elif tokenize.tok_name[token.type] == "FSTRING_MIDDLE":
             yield token.start[0], token.string
     if names:
-        for node in ast.walk(ast.parse(content)):
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                yield node.lineno, node.name.replace("_", " ")
+        yield from ((line, name.replace("_", " ")) for line, name in _test_names(content))
+
+
+def _test_names(content: str) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            yield node.lineno, node.name
 
 
 def findings(paths: list[Path]) -> Iterator[str]:
-    """Yields `file:line: word -> term` for each word that is not allowed."""
+    """Yields a line for each word that is not allowed, and for each test name that is too long."""
     for path in paths:
         name = path.relative_to(ROOT).as_posix()
+        if path.suffix == ".py" and "tests" in path.parts:
+            for number, test in _test_names(path.read_text(encoding="utf-8")):
+                if len(test) > MAX_TEST_NAME:
+                    yield f"{name}:{number}: {len(test)} characters, at most {MAX_TEST_NAME}: {test}"
         for number, text in texts(path):
             for match in _PATTERN.finditer(text):
                 if (name, match[0].lower()) not in ALLOWED:
@@ -90,7 +113,7 @@ def main(argv: list[str]) -> int:
     listed = subprocess.run(["git", "ls-files", *argv], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     paths = [ROOT / name for name in listed.splitlines() if name.endswith(SUFFIXES) and name not in SKIPPED]
     lines = list(findings([path for path in paths if path.is_file()]))
-    print(*lines, f"{len(lines)} words to replace in {len(paths)} files", sep="\n")
+    print(*lines, f"{len(lines)} words or names to replace in {len(paths)} files", sep="\n")
     return 1 if lines else 0
 
 

@@ -51,7 +51,7 @@ def _restore_torch_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with real photographs and weights beside the checkout."""
+    """The folder with real photographs and weights next to the checkout."""
     if not (SHARED / "data").is_dir():
         pytest.skip(f"no real photographs: {SHARED} is absent")
     return SHARED

@@ -6,4 +6,4 @@ ROOT = Path(__file__).resolve().parents[1]
 """The checkout."""
 
 SHARED = ROOT.parent / "shared"
-"""Real images and weights beside the checkout; CI has them, a user does not."""
+"""Real images and weights next to the checkout; CI has them, a user does not."""

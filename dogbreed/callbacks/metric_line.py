@@ -1,6 +1,6 @@
 """The metric line a job prints and the regex that reads it: one definition for both ends.
 
-SageMaker finds metrics by applying a regular expression to the job's log. The line is plain text of its own,
+SageMaker finds metrics by applying a regular expression to the job's log. The line is separate plain text,
 so that progress bars and colour codes cannot hide it:
 
     metrics epoch=3 val/accuracy=0.8125 val/loss=0.6931
@@ -26,7 +26,7 @@ def metric_line(epoch: int, metrics: Mapping[str, float]) -> str:
     """Returns the line to print for `metrics` (name to value) after `epoch` (counted from 0).
 
     Raises:
-        ValueError: a name holds a character that the regex could not tell from the rest of the line.
+        ValueError: A name contains a character that the regex cannot distinguish from the rest of the line.
     """
     for name in metrics:
         if not re.fullmatch(r"[\w/.-]+", name):
@@ -43,7 +43,7 @@ def metric_regex(name: str) -> str:
 
 
 def read_metrics(line: str) -> dict[str, float]:
-    """Returns the finite metrics of a metric line, `epoch` included as a whole number; {} for any other line."""
+    """Returns the finite metrics of a metric line, including `epoch`, an integer; {} for any other line."""
     words = line.strip().split(" ")
     if words[0] != PREFIX:
         return {}

@@ -106,7 +106,7 @@ def _check_choices(overrides: Overrides, groups: Container[str]) -> None:
 
 
 def _not_a_group(key: str) -> str:
-    return f"{key} is no config group of this command: give each setting by its name, type {key}.NAME=VALUE"
+    return f"{key} is not a config group of this command: give each setting by its name, type {key}.NAME=VALUE"
 
 
 def _explain(config_name: str, error: HydraException, schema: Schema) -> str:

@@ -13,7 +13,7 @@ from dogbreed.errors import did_you_mean
 
 
 def conf_dir() -> Path:
-    """Returns the folder of YAML files: beside the packages in a checkout, inside `dogbreed` when installed."""
+    """Returns the folder of YAML files: next to the packages in a checkout, inside `dogbreed` when installed."""
     package = Path(__file__).resolve().parents[1]
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 

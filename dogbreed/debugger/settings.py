@@ -48,7 +48,7 @@ class ImageCheckSettings:
 
 @dataclass
 class SmdebugSettings:
-    """smdebug's own hook beside ours; any smdebug tool reads its files."""
+    """smdebug's hook in addition to ours; all smdebug tools read its files."""
 
     enabled: bool = setting(False, "Record with smdebug too; needs pip install 'dogbreed[debug]'.")
     save_interval: int = setting(50, "Steps between two recorded steps.", low=1)

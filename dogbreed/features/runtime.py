@@ -58,7 +58,7 @@ class BackboneRuntime:
 
 @contextmanager
 def thread_per_core() -> Iterator[ThreadPoolExecutor]:
-    """Yields one thread per core, and keeps torch from starting threads of its own until the block ends."""
+    """Yields one thread per core, and keeps torch from starting more threads until the block ends."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -40,7 +40,7 @@ class SharedFeatures:
     """The shared features of one content address `key` below `url`, which is `s3://bucket/prefix`.
 
     Raises:
-        UserError: `url` is no S3 URL.
+        UserError: `url` is not an S3 URL.
     """
 
     def __init__(self, url: str, key: str, endpoint_url: str | None) -> None:

@@ -83,7 +83,7 @@ class FeatureFiles:
         Args:
             name: Name of the features.
             shape: (N, D).
-            description: Stored beside them; the block may still add to its `problems`.
+            description: Stored next to them; the block may still add to its `problems`.
 
         Raises:
             UserError: The disk is full.

@@ -293,7 +293,7 @@ class ImageClassifier(pl.LightningModule):
         settings = {"_target_": "torch.optim.AdamW", **hp["optimizer"]}
         kind = load_target(target := settings.pop("_target_"))
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
-            raise UserError(f"optimizer._target_={target} is no torch.optim.Optimizer")
+            raise UserError(f"optimizer._target_={target} is not a torch.optim.Optimizer")
         if kind is torch.optim.LBFGS:
             raise UserError(f"optimizer=lbfgs fits a linear probe, not finetune={hp['finetune']}: omit one of the two")
         if self.trainer.gradient_clip_val and isinstance(self.trainer.precision_plugin, MixedPrecision):

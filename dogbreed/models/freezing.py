@@ -18,8 +18,8 @@ def unfreeze(net: nn.Module, num_stages: float) -> None:
 
     Args:
         net: A timm network.
-        num_stages: 0: the head alone; `math.inf`: everything. Modules beside the head, such as the last norm, belong to
-            the first stage.
+        num_stages: 0: the head alone; `math.inf`: everything. Modules next to the head, such as the last norm,
+            belong to the first stage.
     """
     _, head = split_parameters(net)
     heads, depths = set(map(id, head)), layer_depths(net, stages=True)
@@ -33,7 +33,7 @@ def num_unfrozen_stages(epoch: int, first_epoch: int, every_epochs: int) -> floa
     Args:
         epoch: Counted from 0.
         first_epoch: Epoch in which the stage next to the head joins.
-        every_epochs: Epochs until the next stage joins; 0: all stages join at once.
+        every_epochs: Epochs until the next stage joins; 0: all stages join together.
     """
     if epoch < first_epoch:
         return 0

@@ -72,7 +72,7 @@ class Hyperparameters:
     unfreeze_every: int = setting(
         0,
         "Epochs until the next stage of the backbone is unfrozen, from the head down (ULMFiT, Howard and Ruder 2018), "
-        "for `finetune=gradual`; 0 unfreezes all at once.",
+        "for `finetune=gradual`; 0 unfreezes all together.",
         low=0,
     )
     backbone_lr_factor: float = setting(

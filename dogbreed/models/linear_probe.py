@@ -29,7 +29,7 @@ IGNORED = -100
 """Label of a row that is excluded from the fit."""
 
 _CHUNK_ROWS = 16_384
-"""Rows on the device at once: features larger than memory are read from their file in every iteration."""
+"""Rows on the device at a time: features larger than memory are read from their file in every iteration."""
 
 _GRADIENT_TOLERANCE = 1e-5
 """Largest entry of the gradient at which the solver stops."""

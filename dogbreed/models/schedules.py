@@ -32,7 +32,7 @@ def create_scheduler(optimizer: Optimizer, settings: Mapping[str, Any], trainer:
         trainer: Gives the number of steps.
 
     Raises:
-        UserError: The target is no schedule, or the number of steps is unbounded.
+        UserError: The target is not a schedule, or the number of steps is unbounded.
     """
     arguments = dict(settings)
     target = arguments.pop("_target_", "dogbreed.models.schedules.constant")

@@ -33,7 +33,7 @@ def create(group: str, target: Callable[..., Any], *args: Any, **settings: Any) 
     Args:
         group: Config group of `settings`, for the error message.
         target: A class or function.
-        args: Arguments that are no settings.
+        args: Arguments that are not settings.
         settings: The values of the group.
 
     Raises:

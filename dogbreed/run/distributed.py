@@ -34,7 +34,7 @@ def plan_steps(cfg: DictConfig, num_processes: int) -> StepPlan:
     """Returns the accumulation and learning rate for the batch sizes of a resolved `cfg` of conf/train.yaml.
 
     Raises:
-        UserError: `effective_batch_size` is no multiple of what all processes take at once, or accumulation is also set
+        UserError: `effective_batch_size` is not a multiple of the batches of all processes, or accumulation is also set
             by `trainer.accumulate_grad_batches`.
     """
     batches = int(cfg.trainer.get("accumulate_grad_batches") or 0)
@@ -74,7 +74,7 @@ def accumulation(effective_batch_size: int, batch_size: int, num_processes: int)
     if rest or not batches:
         nearest = max(1, round(effective_batch_size / at_once)) * at_once
         raise UserError(
-            f"effective_batch_size={effective_batch_size} is no multiple of batch_size={batch_size} times "
+            f"effective_batch_size={effective_batch_size} is not a multiple of batch_size={batch_size} times "
             f"{num_processes} processes: type effective_batch_size={nearest}, or another batch_size"
         )
     return batches

@@ -189,7 +189,7 @@ def _load_weights(model: ImageClassifier, cfg: DictConfig) -> None:
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"resume_from={path} is no checkpoint that this model can resume from ({reason}); to use its weights "
+            f"resume_from={path} is not a checkpoint that this model can resume from ({reason}); to use its weights "
             f"alone, type model.weights={path}"
         ) from error
 

@@ -71,7 +71,7 @@ def build_run(cfg: DictConfig, output_dir: Path, recorders: Sequence[pl.Callback
 
 
 def _num_processes(cfg: DictConfig) -> int:
-    """Returns the number of processes of the training, which only a trainer can tell for `devices=auto`."""
+    """Returns the number of processes of the training, which only a trainer can resolve for `devices=auto`."""
     names = ("accelerator", "devices", "num_nodes", "strategy")
     given: dict[str, Any] = OmegaConf.to_container(cfg.trainer, resolve=True)  # type: ignore[assignment]
     settings = {name: given[name] for name in names if name in given}

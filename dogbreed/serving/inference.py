@@ -1,6 +1,6 @@
 """SageMaker's inference contract, called by the inference toolkit in its PyTorch containers.
 
-A training copies this file to `code/inference.py` of its model folder, and the dogbreed modules it imports beside it.
+A training copies this file to `code/inference.py` of its model folder, with the dogbreed modules that it imports.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def find_listing(store: Store, cache_folder: Path | None, seed: int = 0) -> List
         store: Stores outside S3 are always listed, which is as fast as validating.
         cache_folder: Folder of cached listings; None: no cache.
         seed: Selects the pages that are compared; must be the same in all ranks of a distributed training, so that
-            all of them come to the same listing.
+            all of them use the same listing.
 
     Raises:
         UserError: the store cannot be listed.

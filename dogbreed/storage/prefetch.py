@@ -50,7 +50,7 @@ def prefetch(
     try:
         while upcoming or pending:
             batch: list[_Job] = []
-            # Waking the thread costs as much as a small request, so it is woken for a quarter of the window at once,
+            # Waking the thread costs as much as a small request, so it is woken for a quarter of the window at a time,
             # and never for more: the first training batch should not share the bandwidth with later ones.
             refill = len(pending) <= window * 3 // 4
             while refill and upcoming and len(pending) < window and len(batch) <= window // 4:

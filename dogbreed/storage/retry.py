@@ -22,7 +22,7 @@ GIVE_UP_S = 120.0
 FIRST_BACKOFF_S = 0.05
 """Upper bound of the first backoff, doubled with each retry and shortened by jitter.
 
-Throttled requests back off at once; after other failures the first retry is immediate.
+Throttled requests back off immediately; after other failures the first retry is immediate.
 """
 
 MAX_BACKOFF_S = 10.0

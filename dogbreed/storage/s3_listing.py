@@ -61,7 +61,7 @@ class S3Lister:
         Args:
             folder: Below the prefix; empty, or ends in `/`.
             token: Continuation token; empty: the first page.
-            by_folder: List only the folder's direct children; its sub-folders become requests of their own.
+            by_folder: List only the folder's direct children; its sub-folders become separate requests.
             queued: Sub-folders that have their own request already.
         """
         options = {"ContinuationToken": token} if token else {}

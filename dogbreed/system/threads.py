@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def single_threaded_pool(num_threads: int, name: str) -> ThreadPoolExecutor:
-    """Returns a pool of threads in which torch starts no threads of its own; other threads are unaffected.
+    """Returns a pool of threads in which torch starts no further threads; other threads are unaffected.
 
     torch's intra-op parallelism costs more CPU than it saves if images are already processed in parallel.
     """

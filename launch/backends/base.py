@@ -28,7 +28,7 @@ class LogTail(Protocol):
 
 
 class Backend(ABC):
-    """Runs jobs and endpoints, as the `backend` node of the config says."""
+    """Runs jobs and endpoints as configured by the `backend` node."""
 
     poll_s: ClassVar[float]
     """Seconds between two polls of a job or an endpoint."""

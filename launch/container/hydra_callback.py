@@ -34,7 +34,7 @@ class PrintReturned(Callback):
         try:
             with redirect_stderr(io.StringIO()):  # Hydra prints the error itself
                 value = job_return.return_value
-        except BaseException as error:  # noqa: BLE001 - whatever the task raised
+        except BaseException as error:  # noqa: BLE001 - the task may raise anything
             report_failure(base_dir(), f"{type(error).__name__}: {error}")
             return
         if isinstance(value, SupportsFloat):

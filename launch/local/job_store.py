@@ -1,7 +1,7 @@
 """The folder of a job or an endpoint: its files, its lock and its recorded state.
 
 `mkdir` decides between two creators of one name. A supervisor process holds the folder's lock for as long as it runs;
-the kernel releases an `flock` when its holder ends, however it ends. A free lock beside an unfinished state therefore
+the kernel releases an `flock` when its holder ends, however it ends. A free lock with an unfinished state therefore
 means that the supervisor died. Only the holder writes `state.json`; any process may write `stop.json`, a stop request.
 """
 

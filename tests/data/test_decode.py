@@ -123,7 +123,7 @@ def test_stray_bytes_in_a_valid_jpeg_are_accepted() -> None:
     ("data", "reason"),
     [
         (b"", "empty file"),
-        (b"hello, this is no image", "not a readable image, it begins with b'hello, this "),
+        (b"hello, this is text", "not a readable image, it begins with b'hello, this "),
         (b"\xff\xd8\xff", "JPEG|readable|damaged"),
         (encode(image(), "PNG")[:-40], "truncated"),
     ],

@@ -21,7 +21,7 @@ for option in ("--model-dir", "--port", "--ready-file"):
 given = parser.parse_args()
 card = json.loads((Path(given.model_dir) / "model.json").read_text())
 if card.get("broken"):
-    sys.exit("model.safetensors: the header is no JSON")
+    sys.exit("model.safetensors: the header is not JSON")
 time.sleep(card.get("startup_s", 0))
 while "waits_for" in card and not Path(card["waits_for"]).exists():
     time.sleep(0.02)

@@ -98,7 +98,7 @@ def test_deploy_broken_model_shows_log_then_recreates(capsys):
     train("worse", broken=True)
     assert deploy.main(["from_training=worse", "name=pets"]) == 1
     printed = capsys.readouterr().out
-    assert "  model.safetensors: the header is no JSON\n" in printed
+    assert "  model.safetensors: the header is not JSON\n" in printed
     assert "endpoint pets is Failed: the server ended before it was ready: exit code 1" in printed
     with pytest.raises(UserError, match=r"endpoint pets is Failed and does not answer \(the server ended before"):
         predict.main(["pets", "outputs"])

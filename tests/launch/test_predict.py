@@ -17,7 +17,7 @@ from tests.launch.served import images, interrupt_when, rows, train
 pytestmark = pytest.mark.usefixtures("trained_dogs")
 
 
-def test_predict_unreadable_images_reported_beside_others(dogs, capsys):
+def test_predict_unreadable_images_reported_with_others(dogs, capsys):
     images(".", good="1.b", broken="bad bytes", crowded="busy 2.c")
     assert predict.main(["dogs", "good.jpg", "broken.jpg", "crowded.jpg", "--json"]) == 1
     good, broken, crowded = json.loads(capsys.readouterr().out)

@@ -250,7 +250,7 @@ def test_fused_optimizer_with_clipping_in_mixed_precision_fits():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optimizer": {"_target_": "os.system"}}, "is no torch.optim.Optimizer"),
+        ({"optimizer": {"_target_": "os.system"}}, "is not a torch.optim.Optimizer"),
         ({"optimizer": {"_target_": "torch.optim.Nosuch"}}, "cannot be imported"),
         ({"optimizer": {"_target_": "torch.optim.LBFGS"}}, "optimizer=lbfgs fits a linear probe"),
         ({"scheduler": {"_target_": "os.system"}}, "must be a function of step"),

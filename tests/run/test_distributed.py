@@ -99,7 +99,7 @@ def test_two_processes_equal_one_that_accumulates(tmp_path):
 
 def test_effective_batch_size_must_be_a_multiple(tmp_path):
     assert [accumulation(256, 32, 2), accumulation(32, 32, 1)] == [4, 1]
-    with pytest.raises(UserError, match=r"effective_batch_size=100 is no multiple .* type effective_batch_size=96"):
+    with pytest.raises(UserError, match=r"effective_batch_size=100 is not a multiple .* type effective_batch_size=96"):
         accumulation(100, 16, 2)
     with pytest.raises(UserError, match="type effective_batch_size=64"):
         accumulation(8, 32, 2)

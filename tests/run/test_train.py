@@ -227,7 +227,7 @@ def test_diverged_training_stops_with_a_hint(tmp_path, caplog):
     results = run(tmp_path, "epochs=30", "lr=1e20", "optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false")
     assert "diverged" in caplog.text
     assert len(results["epochs"]) < 30
-    saved = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
+    saved = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)  # NaN is not JSON
     assert None in [value for epoch in saved["epochs"].values() for value in epoch.values()]
 
 
@@ -262,7 +262,7 @@ def test_resume_from_an_unsuitable_checkpoint_is_a_user_error(tmp_path, kind):
     if kind == "damaged":
         path.write_bytes(path.read_bytes()[:1000])
     other = ["model.name=test_vit"] if kind == "other" else []
-    with pytest.raises(UserError, match=r"is no checkpoint that this model can resume from .*model\.weights="):
+    with pytest.raises(UserError, match=r"is not a checkpoint that this model can resume from .*model\.weights="):
         run(tmp_path / "again", "epochs=2", f"resume_from={path}", *other)
 
 

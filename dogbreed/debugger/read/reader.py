@@ -80,7 +80,7 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _read_lines(path: Path, problems: list[str]) -> list[Row]:
-    """Returns the rows of a JSON Lines file; lines that are no JSON object are counted and skipped."""
+    """Returns the rows of a JSON Lines file; lines that are not JSON objects are counted and skipped."""
     if not path.exists():
         return []
     rows, num_damaged = [], 0

@@ -1,7 +1,7 @@
 """The folder of an endpoint and its state.
 
 `root/endpoints/NAME` contains request.json, state.json, log.txt and the unpacked models. Stored models and endpoint
-configurations are in `_models` and `_configs` beside it: names of endpoints begin with a letter or a digit.
+configurations are in `_models` and `_configs` next to it: names of endpoints begin with a letter or a digit.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def test_unusable_model_fails_with_last_log_line(client, root):
     configure(client, root, "poor", broken=True)
     client.create_endpoint(EndpointName="poor", EndpointConfigName="poor")
     reason = wait(client, "poor", "Failed")["FailureReason"]
-    assert "before it was ready: exit code 1" in reason and "the header is no JSON" in reason
+    assert "before it was ready: exit code 1" in reason and "the header is not JSON" in reason
     (root / "poor/output/model.tar.gz").write_bytes(b"no archive")
     client.create_endpoint(EndpointName="torn", EndpointConfigName="poor")
     assert "model.tar.gz cannot be unpacked" in wait(client, "torn", "Failed")["FailureReason"]
