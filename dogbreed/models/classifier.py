@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.types import OptimizerConfig, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -20,18 +18,11 @@ from dogbreed.models import backbones, freezing, heads
 from dogbreed.models.freezing import FROZEN
 from dogbreed.models.heads import FeatureBatch
 from dogbreed.models.hyperparameters import Hyperparameters
-from dogbreed.models.metrics import ClassificationMetrics
+from dogbreed.models.metrics import LOGGED, ClassificationMetrics
 from dogbreed.models.mixup import create_mixup
-from dogbreed.models.param_groups import parameter_groups
+from dogbreed.models.param_groups import create_optimizer, parameter_groups
 from dogbreed.models.schedules import create_scheduler
-from dogbreed.models.targets import create, load_target
 from dogbreed.models.tta import flip_tta
-
-log = logging.getLogger(__name__)
-
-LOGGED = {"train": ("loss", "accuracy"), "val": ("loss", "accuracy", "top5_accuracy", "f1")}
-LOGGED["test"] = LOGGED["val"]
-"""Metrics that each stage logs, as `train/loss` and so on."""
 
 
 class ImageClassifier(pl.LightningModule):
@@ -116,10 +107,7 @@ class ImageClassifier(pl.LightningModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> ImageClassifier:
         """Returns the classifier of a checkpoint, as in Lightning; neither hub nor weights file is read.
 
-        Args:
-            checkpoint_path: Path of the checkpoint.
-            *args: Further arguments of `LightningModule.load_from_checkpoint`.
-            **kwargs: Further arguments of `LightningModule.load_from_checkpoint`, and hyperparameters to replace.
+        Further arguments are those of `LightningModule.load_from_checkpoint`; keywords also replace hyperparameters.
         """
         return super().load_from_checkpoint(checkpoint_path, *args, load_weights=False, **kwargs)
 
@@ -182,22 +170,13 @@ class ImageClassifier(pl.LightningModule):
                     "finetune=gradual in several processes needs trainer.strategy=ddp_find_unused_parameters_true: "
                     "other strategies do not synchronise the gradients of the backbone"
                 )
-            self._unfreeze_due_stages()
+            freezing.unfreeze_due_stages(self.net, self.current_epoch, self.hparams)
         self.train()  # Lightning keeps the modes that it finds
-
-    def _unfreeze_due_stages(self) -> None:
-        hp = self.hparams
-        _, before = heads.count_parameters(self.net)
-        due = freezing.num_unfrozen_stages(self.current_epoch, hp["unfreeze_epoch"], hp["unfreeze_every"])
-        freezing.unfreeze(self.net, due)
-        _, trained = heads.count_parameters(self.net)
-        if trained > before:
-            log.info("epoch %d: %.2f M parameters are trained from now on", self.current_epoch, trained / 1e6)
 
     def on_train_epoch_start(self) -> None:
         """Unfreezes the stages that are due in this epoch."""
         if self.hparams["finetune"] == "gradual":
-            self._unfreeze_due_stages()
+            freezing.unfreeze_due_stages(self.net, self.current_epoch, self.hparams)
             self.train()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -208,7 +187,7 @@ class ImageClassifier(pl.LightningModule):
         inputs, labels = batch[0], batch[1]  # (B, 3, H, W) or (B, D) float32; (B,) int64
         if not len(labels):
             loss = 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
-            self._count("train", loss.detach(), self._no_logits(inputs), labels)
+            self._metrics("train").update(loss.detach(), self._no_logits(inputs), labels)
             return loss
         targets = labels
         if self.mixup is not None:
@@ -217,7 +196,7 @@ class ImageClassifier(pl.LightningModule):
             batch = (inputs, targets)
         logits = self._logits(batch)
         loss = self.train_loss(logits, targets)
-        self._count("train", loss.detach(), logits.detach(), labels)
+        self._metrics("train").update(loss.detach(), logits.detach(), labels)
         self.log("train/step_loss", loss.detach(), prog_bar=True, batch_size=len(labels))
         return loss
 
@@ -233,16 +212,15 @@ class ImageClassifier(pl.LightningModule):
         labels = batch[1]
         logits = self._logits(batch) if len(labels) else self._no_logits(batch[0])
         loss = nn.functional.cross_entropy(logits, labels) if len(labels) else logits.sum()
-        self._count(stage, loss, logits, labels)
+        self._metrics(stage).update(loss, logits, labels)
         return {"logits": logits}
 
     def _no_logits(self, inputs: Tensor) -> Tensor:
         """Returns the logits (0, num_classes) of an empty batch: no network runs on it."""
         return inputs.new_empty(0, len(self.classes), dtype=torch.float32)
 
-    def _count(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        metrics: Any = self.metrics[f"{stage}_metrics"]
-        metrics.update(loss, logits, labels)
+    def _metrics(self, stage: str) -> Any:
+        return self.metrics[f"{stage}_metrics"]
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns class probabilities (B, num_classes) of a batch."""
@@ -264,7 +242,7 @@ class ImageClassifier(pl.LightningModule):
 
     def _log_metrics(self, stage: str, *, prog_bar: bool = False) -> dict[str, Tensor]:
         """Logs and resets the metrics of a stage; {} if a subclass has its own step and never updated them."""
-        metrics: Any = self.metrics[f"{stage}_metrics"]
+        metrics = self._metrics(stage)
         if not metrics.update_called:
             return {}
         scores: dict[str, Tensor] = metrics.compute()
@@ -290,16 +268,7 @@ class ImageClassifier(pl.LightningModule):
         groups = parameter_groups(
             self.net, hp["lr"], hp["weight_decay"], backbone_factor=factor, layer_decay=hp["layer_decay"]
         )
-        settings = {"_target_": "torch.optim.AdamW", **hp["optimizer"]}
-        kind = load_target(target := settings.pop("_target_"))
-        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
-            raise UserError(f"optimizer._target_={target} is not a torch.optim.Optimizer")
-        if kind is torch.optim.LBFGS:
-            raise UserError(f"optimizer=lbfgs fits a linear probe, not finetune={hp['finetune']}: omit one of the two")
-        if self.trainer.gradient_clip_val and isinstance(self.trainer.precision_plugin, MixedPrecision):
-            settings.pop("fused", None)  # Lightning cannot clip for a fused optimizer in mixed precision
-        arguments = {"lr": hp["lr"], "weight_decay": hp["weight_decay"], **settings}
-        optimizer = create("optimizer", kind, groups, **arguments)
+        optimizer = create_optimizer(groups, hp, self.trainer)
         scheduler = create_scheduler(optimizer, hp["scheduler"], self.trainer)
         if scheduler is None:
             return {"optimizer": optimizer}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
-from dogbreed.models.heads import set_head_train_mode, split_parameters
+from dogbreed.models.heads import count_parameters, set_head_train_mode, split_parameters
 from dogbreed.models.param_groups import layer_depths
+
+log = logging.getLogger(__name__)
 
 FROZEN = ("head", "linear_probe")
 """Values of `finetune` that never train the backbone."""
@@ -38,6 +43,15 @@ def num_unfrozen_stages(epoch: int, first_epoch: int, every_epochs: int) -> floa
     if epoch < first_epoch:
         return 0
     return (epoch - first_epoch) // every_epochs + 1 if every_epochs else math.inf
+
+
+def unfreeze_due_stages(net: nn.Module, epoch: int, hp: Mapping[str, Any]) -> None:
+    """Unfreezes the stages of `net` that the hyperparameters `hp` want to be trained in `epoch`."""
+    _, before = count_parameters(net)
+    unfreeze(net, num_unfrozen_stages(epoch, hp["unfreeze_epoch"], hp["unfreeze_every"]))
+    _, trained = count_parameters(net)
+    if trained > before:
+        log.info("epoch %d: %.2f M parameters are trained from now on", epoch, trained / 1e6)
 
 
 def set_train_modes(net: nn.Module) -> None:

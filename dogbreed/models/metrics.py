@@ -9,6 +9,10 @@ from torchmetrics import Metric
 TOP_K = 5
 """An image counts as right for top-k accuracy if its class is among this many most probable ones."""
 
+LOGGED = {"train": ("loss", "accuracy"), "val": ("loss", "accuracy", "top5_accuracy", "f1")}
+LOGGED["test"] = LOGGED["val"]
+"""Metrics that each stage logs, as `train/loss` and so on."""
+
 
 class ClassificationMetrics(Metric):
     """Mean loss, accuracy, top-5 accuracy, macro F1, and accuracy and F1 of each class.

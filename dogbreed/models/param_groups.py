@@ -1,14 +1,20 @@
-"""Optimizer parameter groups: learning rates by layer, and which parameters decay."""
+"""The optimizer and its parameter groups: learning rates by layer, and which parameters decay."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from typing import Any
 
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from timm.models import group_parameters
 from torch import nn
 
+from dogbreed.errors import UserError
 from dogbreed.models.heads import split_parameters
+from dogbreed.models.targets import create, load_target
 
 
 def layer_depths(net: nn.Module, *, stages: bool) -> dict[str, int]:
@@ -59,3 +65,23 @@ def parameter_groups(
         group = {"params": [], "lr": rate, "weight_decay": weight_decay if decays else 0.0, "name": key}
         groups.setdefault(key, group)["params"].append(parameter)
     return sorted(groups.values(), key=lambda group: not group["name"].startswith("head"))
+
+
+def create_optimizer(groups: list[dict[str, Any]], hp: Mapping[str, Any], trainer: pl.Trainer) -> torch.optim.Optimizer:
+    """Returns the optimizer that the hyperparameters `hp` select, AdamW by default, for parameter `groups`.
+
+    Raises:
+        UserError: `optimizer` names no optimizer that trains in steps.
+    """
+    settings = {"_target_": "torch.optim.AdamW", **hp["optimizer"]}
+    kind = load_target(target := settings.pop("_target_"))
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+        raise UserError(f"optimizer._target_={target} is not a torch.optim.Optimizer")
+    if kind is torch.optim.LBFGS:
+        raise UserError(f"optimizer=lbfgs fits a linear probe, not finetune={hp['finetune']}: omit one of the two")
+    if trainer.gradient_clip_val and isinstance(trainer.precision_plugin, MixedPrecision):
+        settings.pop("fused", None)  # Lightning cannot clip for a fused optimizer in mixed precision
+    optimizer: torch.optim.Optimizer = create(
+        "optimizer", kind, groups, **{"lr": hp["lr"], "weight_decay": hp["weight_decay"], **settings}
+    )
+    return optimizer

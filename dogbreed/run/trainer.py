@@ -16,8 +16,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from dogbreed.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
-from dogbreed.callbacks.divergence import StopOnDivergence
-from dogbreed.callbacks.metric_printer import MetricPrinter
+from dogbreed.callbacks.metric_printer import MetricPrinter, StopOnDivergence
 from dogbreed.callbacks.signals import StopOnSignal
 from dogbreed.callbacks.weight_averaging import AveragedWeights
 from dogbreed.errors import UserError

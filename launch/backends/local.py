@@ -54,13 +54,13 @@ class LocalBackend(Backend):
 
     def client(self) -> Any:
         """Returns a boto3 SageMaker client that is answered on this machine."""
-        from launch.local import local_client
+        from launch.local.api.boto_client import local_client
 
         return local_client(self.root)
 
     def runtime(self) -> Any:
         """Returns a boto3 sagemaker-runtime client that is answered on this machine."""
-        from launch.local import local_runtime
+        from launch.local.hosting.runtime import local_runtime
 
         return local_runtime(self.root)
 

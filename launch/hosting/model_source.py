@@ -12,7 +12,7 @@ from rich.console import Console
 from dogbreed.errors import UserError
 from launch.backends import Backend
 from launch.backends.aws.errors import explain_failure
-from launch.local import local_client
+from launch.local.api.boto_client import local_client
 from launch.local.jobs.container import LOCAL_BUCKET
 from launch.runs.lookup import NotFoundError, describe
 from launch.runs.results import read_best

@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dogbreed.data.splits import stratified_split
+from dogbreed.data.index import stratified_split
 
 KEYS = [f"{number:03d}/{image:03d}.jpg" for number in range(5) for image in range(20)]
 LABELS = [number for number in range(5) for _ in range(20)]

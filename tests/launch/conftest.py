@@ -10,8 +10,9 @@ import pytest
 from launch.backends.aws import session
 from launch.backends.aws.backend import AwsBackend
 from launch.backends.local import LocalBackend
-from launch.local import LocalSageMaker, local_client
-from launch.local.api.http import Server
+from launch.local.api.boto_client import local_client
+from launch.local.api.operations import LocalSageMaker
+from launch.local.server import Server
 from tests.launch.cloud import BUCKET, STAND_IN, Faulty
 from tests.launch.local_jobs import SERVE, end_endpoints, state_of
 from tests.launch.served import train

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from dogbreed.callbacks.metric_line import metric_regex
-from launch.local import local_client
+from launch.local.api.boto_client import local_client
 from launch.local.job_store import LOG, TRAINING, TUNER_LOG, TUNING, create_folder, new_state
 from launch.spec.service_model import check_shape
 

@@ -10,7 +10,7 @@ import pytest
 from dogbreed.errors import UserError
 from launch import deploy, endpoints, predict, undeploy
 from launch.backends.local import LocalBackend
-from launch.local import local_client
+from launch.local.api.boto_client import local_client
 from tests.launch.cloud import interrupt_create
 from tests.launch.local_jobs import SERVE, is_running, pack_model, put_training, put_tuning, state_of
 from tests.launch.served import images, interrupt_when, train

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from launch import deploy, endpoints, predict, undeploy
 from launch.backends.local import LocalBackend
-from launch.local import local_client
+from launch.local.api.boto_client import local_client
 from tests.documents import commands
 from tests.launch.cloud import BUCKET, ROLE
 from tests.launch.hosting.test_deploy_aws import AWS

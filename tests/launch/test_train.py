@@ -18,7 +18,7 @@ from launch.backends.aws.cloudwatch import CloudWatchLog
 from launch.backends.aws.errors import explain_failure
 from launch.backends.local import LocalBackend
 from launch.container.entry import find_processes
-from launch.local import local_client
+from launch.local.api.boto_client import local_client
 from launch.local.jobs.metrics import LineTail
 from launch.runs.training import merge_overrides
 from launch.spec.contract import encode

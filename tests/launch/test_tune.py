@@ -20,7 +20,7 @@ from dogbreed.errors import UserError
 from launch import status, tune
 from launch.backends import open_backend
 from launch.backends.local import LocalBackend
-from launch.local import local_client
+from launch.local.api.boto_client import local_client
 from launch.runs.results import read_sweep
 from launch.spec.settings import compose
 from tests.launch.cloud import STAND_IN, interrupt_create

@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 
 from dogbreed.errors import UserError
 from launch.backends import open_backend
-from launch.local import local_client, local_runtime
+from launch.local.api.boto_client import local_client
 from launch.local.api.operations import LocalSageMaker
+from launch.local.hosting.runtime import local_runtime
 from launch.local.job_store import REQUEST, STATE, write_json
 from launch.runs.results import read_sweep
 from tests.launch.local_jobs import (

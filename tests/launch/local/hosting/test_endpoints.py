@@ -15,7 +15,7 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError
 
-from launch.local import local_runtime
+from launch.local.hosting.runtime import local_runtime
 from tests.launch.local_jobs import (
     ROLE,
     SERVE,
@@ -102,7 +102,7 @@ def test_delete_lets_open_requests_finish(client, runtime, root, dogs):
 def test_endpoint_outlives_its_creator(root):
     configure(make_client(root, serve=SERVE), root, "dogs")
     code = (
-        "import sys; from pathlib import Path; from launch.local import local_client;"
+        "import sys; from pathlib import Path; from launch.local.api.boto_client import local_client;"
         f"client = local_client(Path({str(root)!r}), serve={SERVE!r});"
         "client.create_endpoint(EndpointName='dogs', EndpointConfigName='dogs')"
     )

@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 
 from launch import tune
-from launch.local.api import http as server
+from launch.local import server
 from tests.launch.cloud import EXPLICIT
 
 BOTO = """
