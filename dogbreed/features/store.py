@@ -80,10 +80,7 @@ class FeatureFiles:
     def writing(self, name: str, shape: tuple[int, int], description: dict[str, Any]) -> Iterator[NDArray[np.float32]]:
         """Yields zeros (N, D) to fill in; stores them when the block succeeds, unless it calls `keep_in_memory`.
 
-        Args:
-            name: Name of the features.
-            shape: (N, D).
-            description: Stored next to them; the block may still add to its `problems`.
+        `description` is stored next to them; the block may still add to its `problems`.
 
         Raises:
             UserError: The disk is full.

@@ -33,12 +33,9 @@ def unfreeze(net: nn.Module, num_stages: float) -> None:
 
 
 def num_unfrozen_stages(epoch: int, first_epoch: int, every_epochs: int) -> float:
-    """Returns how many stages of the backbone are trained in `epoch`, `math.inf` for all.
+    """Returns how many stages of the backbone are trained in `epoch` (from 0), `math.inf` for all.
 
-    Args:
-        epoch: Counted from 0.
-        first_epoch: Epoch in which the stage next to the head joins.
-        every_epochs: Epochs until the next stage joins; 0: all stages join together.
+    The stage next to the head joins in `first_epoch`, the others every `every_epochs`; 0: all stages at once.
     """
     if epoch < first_epoch:
         return 0

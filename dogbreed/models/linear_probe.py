@@ -127,11 +127,7 @@ def _balancing_weights(labels: Sequence[NDArray[np.int64]], num_classes: int) ->
 def matching_rows(pretrained: Head, features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> Head:
     """Returns the row of a pretrained head that is most probable for the images of each class.
 
-    Args:
-        pretrained: Head of K pretrained classes.
-        features: (N, D).
-        labels: int64 (N,); rows labelled `IGNORED` are excluded.
-        num_classes: Number of classes C, each of which gets one of the K rows.
+    `features` (N, D); `labels` int64 (N,), where rows labelled `IGNORED` are excluded.
     """
     weight, bias = pretrained
     probability = torch.zeros(num_classes, len(bias))

@@ -19,9 +19,6 @@ class ClassificationMetrics(Metric):
 
     Counts with `index_add_`, which stays fast under `torch.use_deterministic_algorithms`, where torchmetrics compares
     each image with every pair of classes.
-
-    Args:
-        num_classes: Number of classes.
     """
 
     full_state_update = False

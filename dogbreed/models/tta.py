@@ -13,11 +13,7 @@ def flip_tta(net: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 class FlipTTA(nn.Module):
-    """A network whose logits are averaged over an image and its mirror image.
-
-    Args:
-        net: Network, (B, 3, H, W) to logits (B, C).
-    """
+    """A network whose logits are averaged over an image and its mirror image."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -35,12 +35,7 @@ class _Item(NamedTuple):
 
 
 class Batcher:
-    """Runs `classify` in its own thread.
-
-    Args:
-        classify: Maps uint8 (B, 3, H, W) to (B, num_classes).
-        max_batch: Largest B that `classify` is called with.
-    """
+    """Runs `classify`, uint8 (B, 3, H, W) to (B, num_classes), in its own thread; `max_batch` is the largest B."""
 
     def __init__(self, classify: Callable[[torch.Tensor], Rows], max_batch: int) -> None:
         self._classify = classify

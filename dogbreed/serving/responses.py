@@ -58,10 +58,7 @@ def negotiate_content_type(accept: str) -> str:
 def encode_response(prediction: Prediction, accept: str | None, settings: Settings) -> tuple[bytes, str]:
     """Returns body and content type of the response.
 
-    Args:
-        prediction: What to encode.
-        accept: Value of the Accept header; None and `*/*` select `settings.default_accept`.
-        settings: Of the endpoint.
+    Accept headers `*/*` and None select `settings.default_accept`.
 
     Raises:
         RequestError: 406 if `accept` allows no supported content type.

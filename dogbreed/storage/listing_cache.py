@@ -111,12 +111,9 @@ def _from_manifest(store: S3Store, lister: S3Lister, seed: int) -> Listing | Non
 
 
 def difference(page: Pager, listing: Listing, seed: int = 0) -> str | None:
-    """Returns the first difference found between the bucket and a listing, or None.
+    """Returns the first difference found between the bucket, as `page` lists it, and a listing, or None.
 
-    Args:
-        page: Lists a page of the bucket; called for up to `_MAX_PAGES_COMPARED` pages in parallel.
-        listing: The listing to validate.
-        seed: Selects the pages between the first and the last, together with the listing's fingerprint.
+    `seed` and the listing's fingerprint select the pages between the first and the last.
     """
     starts = range(0, max(1, len(listing)), _PAGE_SIZE)
     last = len(starts) - 1

@@ -56,13 +56,9 @@ class S3Lister:
                     yield from objects
 
     def _page(self, folder: str, token: str = "", *, by_folder: bool = False, queued: list[str] | None = None) -> _Page:
-        """Returns one page of the objects below `folder`, and the requests for the rest.
+        """Returns one page of the objects below `folder` (empty, or ends in `/`), and the requests for the rest.
 
-        Args:
-            folder: Below the prefix; empty, or ends in `/`.
-            token: Continuation token; empty: the first page.
-            by_folder: List only the folder's direct children; its sub-folders become separate requests.
-            queued: Sub-folders that have their own request already.
+        With `by_folder` it has direct children only, and sub-folders become requests unless they are `queued` already.
         """
         options = {"ContinuationToken": token} if token else {}
         page = self._list(folder, **options, **({"Delimiter": "/"} if by_folder else {}))

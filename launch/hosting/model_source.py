@@ -25,14 +25,11 @@ CARD = "model.json"
 
 
 def find_model(backend: Backend, name: str, out: Console) -> TrainedModel:
-    """Returns the model that `name` refers to.
+    """Returns the model of training, trial or sweep `name` (its best trial), or of `s3://BUCKET/.../model.tar.gz`.
 
     A training that AWS does not know may be one of this machine; its model is uploaded on deployment.
 
-    Args:
-        backend: Where to look.
-        name: Name of a training, a trial or a sweep, or `s3://BUCKET/.../model.tar.gz`.
-        out: Prints which model was selected unless `name` determines it.
+    A training that AWS does not know may be one of this machine; its model is uploaded on deployment.
 
     Raises:
         UserError: There is none of that name, or it has no model.

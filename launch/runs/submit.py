@@ -23,11 +23,7 @@ def submit(
 ) -> int:
     """Validates `requests` and calls `run` with a client that sends them; with `cfg.dry_run` prints them as JSON.
 
-    Args:
-        cfg: Its `backend` and `dry_run` are read; the rest makes the advice on API errors concrete.
-        requests: Operation (`CreateTrainingJob`) to request; a single one is printed without the operation.
-        run: Sends the requests, follows what they started, and returns the exit status.
-        upload: Uploads what the requests refer to; called after validation.
+    `upload` uploads what they refer to, once they are valid. A single request is printed without its operation.
 
     Returns:
         The result of `run`; 0 with `cfg.dry_run`.

@@ -103,9 +103,7 @@ def sweep_table(sweep: Sweep) -> Table:
 def failure_reason(trial: Trial, shown: dict[str, str]) -> str:
     """Returns why a trial failed and what to do, or `as 001` if the reason of trial 001 was the same.
 
-    Args:
-        trial: The trial.
-        shown: Reason to the name of the trial that it was shown for; a new reason is added.
+    `shown` is the name of the trial that each reason was shown for; a new reason is added.
     """
     first = shown.setdefault(trial.reason, trial.name)
     return explain_failure(trial.reason) if first == trial.name or not trial.reason else f"as {short_name(first)}"

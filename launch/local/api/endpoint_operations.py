@@ -59,18 +59,15 @@ class EndpointOperations:
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written: {error.strerror}") from None
 
-    def create_model(self, request: Json) -> Json:
-        """Stores which model data an endpoint serves."""
+    def _create_model(self, request: Json) -> Json:
         return self.models.create(request, list(model_problems(request, self.root)))
 
-    def create_endpoint_config(self, request: Json) -> Json:
-        """Stores how a model is served."""
+    def _create_endpoint_config(self, request: Json) -> Json:
         for variant in request["ProductionVariants"]:
             self.models.request(variant.get("ModelName", ""))
         return self.configs.create(request, list(endpoint_config_problems(request)))
 
-    def create_endpoint(self, request: Json) -> Json:
-        """Starts an endpoint."""
+    def _create_endpoint(self, request: Json) -> Json:
         name, now = request["EndpointName"], time.time()
         self.configs.request(request["EndpointConfigName"])
         state = {
@@ -92,8 +89,7 @@ class EndpointOperations:
         self._supervisors.append(start_supervisor("launch.local.hosting.endpoint_supervisor", folder, lock, LOG))
         return {"EndpointArn": state["arn"]}
 
-    def update_endpoint(self, request: Json) -> Json:
-        """Requests another configuration; the old one serves until the new one is ready."""
+    def _update_endpoint(self, request: Json) -> Json:
         folder, state = self.read(request["EndpointName"])
         self.configs.request(request["EndpointConfigName"])
         if state["status"] != "InService":
@@ -101,8 +97,7 @@ class EndpointOperations:
         write_json(folder / DESIRED, {"config": request["EndpointConfigName"]})
         return {"EndpointArn": state["arn"]}
 
-    def delete_endpoint(self, request: Json) -> Json:
-        """Requests an endpoint to finish its open requests, end and be removed."""
+    def _delete_endpoint(self, request: Json) -> Json:
         folder, _ = self.read(request["EndpointName"])
         with lock_if_free(folder) as orphaned:
             if orphaned:
@@ -111,8 +106,7 @@ class EndpointOperations:
                 request_stop(folder, "user", "deleted by request")
         return {}
 
-    def describe_endpoint(self, request: Json) -> Json:
-        """Returns the description of an endpoint."""
+    def _describe_endpoint(self, request: Json) -> Json:
         state = self.read(request["EndpointName"])[1]
         response = _summary(state) | {"EndpointConfigName": state["config"]}
         if "port" in state:
@@ -121,8 +115,7 @@ class EndpointOperations:
             response["ProductionVariants"] = [{"VariantName": state["variant"], **counts, **weights}]
         return response | ({"FailureReason": state["failure"]} if "failure" in state else {})
 
-    def list_endpoints(self, request: Json) -> Json:
-        """Returns the endpoints; the newest come first by default."""
+    def _list_endpoints(self, request: Json) -> Json:
         states = []
         for path in sorted(self.folder.glob(f"[!_]*/{REQUEST}")):
             with suppress(FileNotFoundError):  # deleted in the meantime
@@ -153,13 +146,13 @@ def _summary(state: Json) -> Json:
 
 
 OPERATIONS: dict[str, Callable[[EndpointOperations, Json], Json]] = {
-    "CreateModel": EndpointOperations.create_model,
-    "CreateEndpointConfig": EndpointOperations.create_endpoint_config,
-    "CreateEndpoint": EndpointOperations.create_endpoint,
-    "UpdateEndpoint": EndpointOperations.update_endpoint,
-    "DeleteEndpoint": EndpointOperations.delete_endpoint,
-    "DescribeEndpoint": EndpointOperations.describe_endpoint,
-    "ListEndpoints": EndpointOperations.list_endpoints,
+    "CreateModel": EndpointOperations._create_model,
+    "CreateEndpointConfig": EndpointOperations._create_endpoint_config,
+    "CreateEndpoint": EndpointOperations._create_endpoint,
+    "UpdateEndpoint": EndpointOperations._update_endpoint,
+    "DeleteEndpoint": EndpointOperations._delete_endpoint,
+    "DescribeEndpoint": EndpointOperations._describe_endpoint,
+    "ListEndpoints": EndpointOperations._list_endpoints,
     "DeleteModel": lambda endpoints, request: endpoints.models.delete(request),
     "DescribeModel": lambda endpoints, request: endpoints.models.describe(request),
     "ListModels": lambda endpoints, request: endpoints.models.list(request),

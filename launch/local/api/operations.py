@@ -91,16 +91,14 @@ class LocalSageMaker:
             return self.endpoints.answer(operation, request)
         return _OPERATIONS[operation](self, request)
 
-    def create_training_job(self, request: Json) -> Json:
-        """Starts a training job."""
+    def _create_training_job(self, request: Json) -> Json:
         _raise_problems(training_problems(request, self.root))
         name = request["TrainingJobName"]
         state = new_state(TRAINING, name, self.command, self.stop_grace_s)
         self._create(name, lambda folder: start_training(folder, request, state))
         return {"TrainingJobArn": state["arn"]}
 
-    def create_hyper_parameter_tuning_job(self, request: Json) -> Json:
-        """Starts a tuning job."""
+    def _create_hyper_parameter_tuning_job(self, request: Json) -> Json:
         _raise_problems(tuning_problems(request, self.root))
         name = request["HyperParameterTuningJobName"]
         state = new_state(TUNING, name, self.command, self.stop_grace_s)
@@ -112,22 +110,19 @@ class LocalSageMaker:
         self._create(name, start)
         return {"HyperParameterTuningJobArn": state["arn"]}
 
-    def describe_training_job(self, request: Json) -> Json:
-        """Returns the description of a training job."""
+    def _describe_training_job(self, request: Json) -> Json:
         folder = self._training(request["TrainingJobName"])
         uri = f"{LOCAL_BUCKET}/{folder.relative_to(self.root).as_posix()}/output/model.tar.gz"
         return responses.training_description(read_state(folder), read_json(folder / REQUEST), uri)
 
-    def describe_hyper_parameter_tuning_job(self, request: Json) -> Json:
-        """Returns the description of a tuning job."""
+    def _describe_hyper_parameter_tuning_job(self, request: Json) -> Json:
         folder = self._tuning(request["HyperParameterTuningJobName"])
         created_by = read_json(folder / REQUEST)
         state = read_state(folder)
         parents = [trial for parent in ancestors(self.root, created_by) for trial in trial_states(parent)]
         return responses.tuning_description(state, created_by, trial_states(folder), parents)
 
-    def list_training_jobs(self, request: Json) -> Json:
-        """Returns the training jobs, including trials of tuning jobs."""
+    def _list_training_jobs(self, request: Json) -> Json:
         folders = self._jobs()
         trials = [trial for folder in folders if is_tuning(folder) for trial in trial_folders(folder)]
         states = [read_state(folder) for folder in [*folders, *trials] if not is_tuning(folder)]
@@ -135,8 +130,7 @@ class LocalSageMaker:
         entries, more = page([responses.training_summary(state) for state in selected], request)
         return {"TrainingJobSummaries": entries, **more}
 
-    def list_hyper_parameter_tuning_jobs(self, request: Json) -> Json:
-        """Returns the tuning jobs."""
+    def _list_hyper_parameter_tuning_jobs(self, request: Json) -> Json:
         folders = {folder.name: folder for folder in self._jobs() if is_tuning(folder)}
         states = [read_state(folder) for folder in folders.values()]
         selected, more = page(select(states, request, "Name"), request)
@@ -146,8 +140,7 @@ class LocalSageMaker:
             entries.append(responses.tuning_summary(state, read_json(folder / REQUEST), trial_states(folder)))
         return {"HyperParameterTuningJobSummaries": entries, **more}
 
-    def list_training_jobs_for_hyper_parameter_tuning_job(self, request: Json) -> Json:
-        """Returns the trials of a tuning job."""
+    def _list_training_jobs_for_hyper_parameter_tuning_job(self, request: Json) -> Json:
         folder = self._tuning(request["HyperParameterTuningJobName"])
         config = read_json(folder / REQUEST).get("HyperParameterTuningJobConfig", {})
         objective = config.get("HyperParameterTuningJobObjective", {"Type": "Maximize", "MetricName": ""})
@@ -160,24 +153,20 @@ class LocalSageMaker:
         entries, more = page([responses.trial_summary(state, objective) for state in selected], request)
         return {"TrainingJobSummaries": entries, **more}
 
-    def stop_training_job(self, request: Json) -> Json:
-        """Requests a training job to stop: SIGTERM, and SIGKILL after the grace period."""
+    def _stop_training_job(self, request: Json) -> Json:
         return self._stop(self._training(request["TrainingJobName"]), "training job")
 
-    def stop_hyper_parameter_tuning_job(self, request: Json) -> Json:
-        """Requests a tuning job to stop its trials and end; results are kept."""
+    def _stop_hyper_parameter_tuning_job(self, request: Json) -> Json:
         return self._stop(self._tuning(request["HyperParameterTuningJobName"]), "hyperparameter tuning job")
 
-    def add_tags(self, request: Json) -> Json:
-        """Adds tags to a job or an endpoint."""
+    def _add_tags(self, request: Json) -> Json:
         folder = self._by_arn(request["ResourceArn"])
         with self._tag_lock:  # the HTTP server answers requests in several threads
             tags = {tag["Key"]: tag["Value"] for tag in self._tags(folder) + request["Tags"]}
             write_json(folder / TAGS, {"Tags": [{"Key": key, "Value": value} for key, value in tags.items()]})
         return {"Tags": self._tags(folder)}
 
-    def list_tags(self, request: Json) -> Json:
-        """Returns the tags of a job or an endpoint."""
+    def _list_tags(self, request: Json) -> Json:
         entries, more = page(self._tags(self._by_arn(request["ResourceArn"])), request, size=50)
         return {"Tags": entries, **more}
 
@@ -236,17 +225,17 @@ class LocalSageMaker:
 
 
 _OPERATIONS: dict[str, Callable[[LocalSageMaker, Json], Json]] = {
-    "CreateTrainingJob": LocalSageMaker.create_training_job,
-    "CreateHyperParameterTuningJob": LocalSageMaker.create_hyper_parameter_tuning_job,
-    "DescribeTrainingJob": LocalSageMaker.describe_training_job,
-    "DescribeHyperParameterTuningJob": LocalSageMaker.describe_hyper_parameter_tuning_job,
-    "ListTrainingJobs": LocalSageMaker.list_training_jobs,
-    "ListHyperParameterTuningJobs": LocalSageMaker.list_hyper_parameter_tuning_jobs,
-    "ListTrainingJobsForHyperParameterTuningJob": LocalSageMaker.list_training_jobs_for_hyper_parameter_tuning_job,
-    "StopTrainingJob": LocalSageMaker.stop_training_job,
-    "StopHyperParameterTuningJob": LocalSageMaker.stop_hyper_parameter_tuning_job,
-    "AddTags": LocalSageMaker.add_tags,
-    "ListTags": LocalSageMaker.list_tags,
+    "CreateTrainingJob": LocalSageMaker._create_training_job,
+    "CreateHyperParameterTuningJob": LocalSageMaker._create_hyper_parameter_tuning_job,
+    "DescribeTrainingJob": LocalSageMaker._describe_training_job,
+    "DescribeHyperParameterTuningJob": LocalSageMaker._describe_hyper_parameter_tuning_job,
+    "ListTrainingJobs": LocalSageMaker._list_training_jobs,
+    "ListHyperParameterTuningJobs": LocalSageMaker._list_hyper_parameter_tuning_jobs,
+    "ListTrainingJobsForHyperParameterTuningJob": LocalSageMaker._list_training_jobs_for_hyper_parameter_tuning_job,
+    "StopTrainingJob": LocalSageMaker._stop_training_job,
+    "StopHyperParameterTuningJob": LocalSageMaker._stop_hyper_parameter_tuning_job,
+    "AddTags": LocalSageMaker._add_tags,
+    "ListTags": LocalSageMaker._list_tags,
 }
 
 

@@ -63,11 +63,7 @@ class Fork:
 
 
 class Descriptor:
-    """An open file descriptor that can be passed to a process of the fork server.
-
-    Args:
-        number: The descriptor; another number for the same open file in the receiving process.
-    """
+    """An open file descriptor that can be passed to a process of the fork server, where its `number` is another one."""
 
     def __init__(self, number: int):
         self.number = number
