@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from launch.spec.contract import encode
-from launch.spec.requests.endpoint import EndpointTarget, TrainedModel
-from launch.spec.requests.training import JobTarget
+from launch.spec.requests.endpoint import TrainedModel
+from launch.spec.requests.training import Target
 
 Upload = Callable[[], None]
 """Uploads the files that a request refers to; called after the request is validated and before it is sent."""
@@ -91,7 +91,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def prepare(self, cfg: DictConfig, app: Path | None = None) -> tuple[JobTarget, Upload]:
+    def prepare(self, cfg: DictConfig, app: Path | None = None) -> tuple[Target, Upload]:
         """Returns the target of the jobs of `cfg`, and the upload to run before the request is sent.
 
         `app` is the folder of another Hydra application whose code the jobs run; None for dogbreed.
@@ -101,7 +101,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def prepare_endpoint(self, cfg: DictConfig, model: TrainedModel) -> tuple[EndpointTarget, TrainedModel, Upload]:
+    def prepare_endpoint(self, cfg: DictConfig, model: TrainedModel) -> tuple[Target, TrainedModel, Upload]:
         """Returns the target of an endpoint, the model as the request refers to it, and the upload.
 
         Raises:

@@ -13,20 +13,16 @@ from dogbreed.errors import UserError
 from launch.backends.base import Backend, LogTail, Upload
 from launch.local.jobs.metrics import LineTail
 from launch.spec.naming import sweep_of
-from launch.spec.requests.endpoint import EndpointTarget, TrainedModel
-from launch.spec.requests.training import JobTarget
+from launch.spec.requests.endpoint import TrainedModel
+from launch.spec.requests.training import Target
 
-LOCAL_TARGET = JobTarget(
+LOCAL_TARGET = Target(
     role_arn="arn:aws:iam::000000000000:role/this-machine",
-    training_image="dogbreed",
+    image="dogbreed",
     output_path="s3://local",
-    takes_first_points=True,
+    is_local=True,
 )
 """Placeholders: no role or image is used here, but requests must be ones that AWS accepts."""
-
-LOCAL_ENDPOINT_TARGET = EndpointTarget(
-    LOCAL_TARGET.role_arn, LOCAL_TARGET.training_image, LOCAL_TARGET.output_path, managed=False
-)
 
 
 class LocalBackend(Backend):
@@ -105,15 +101,15 @@ class LocalBackend(Backend):
         counts = ", ".join(f"{len(index.splits.get(name, ()))} {name}" for name in SPLITS)
         out.print(f"{len(index.classes)} classes; images: {counts}", soft_wrap=True)
 
-    def prepare(self, cfg: DictConfig, app: Path | None = None) -> tuple[JobTarget, Upload]:
+    def prepare(self, cfg: DictConfig, app: Path | None = None) -> tuple[Target, Upload]:
         """Returns placeholders and no upload: jobs run the code of this machine as it is."""
         if str(cfg.model.weights).startswith("s3://"):
             raise UserError(f"model.weights={cfg.model.weights}: on this machine give the path of a local file")
         return LOCAL_TARGET, _no_upload
 
-    def prepare_endpoint(self, cfg: DictConfig, model: TrainedModel) -> tuple[EndpointTarget, TrainedModel, Upload]:
+    def prepare_endpoint(self, cfg: DictConfig, model: TrainedModel) -> tuple[Target, TrainedModel, Upload]:
         """Returns placeholders, the model as it is, and no upload."""
-        return LOCAL_ENDPOINT_TARGET, model, _no_upload
+        return LOCAL_TARGET, model, _no_upload
 
 
 def _no_upload() -> None:

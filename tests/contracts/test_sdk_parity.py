@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dogbreed.cli.config import resolve_defaults
-from launch.spec.requests.training import JobTarget, training_request
+from launch.spec.requests.training import Target, training_request
 from launch.spec.requests.tuning import tuning_request
 from launch.spec.settings import compose
 from tests.launch.cloud import BUCKET, IMAGE, ROLE
@@ -27,9 +27,7 @@ OURS = [
     "+backend.environment.A=1", "+backend.tags.team=dogs", "instance.spot=true", "instance.retries=2",
     "data=s3", "data.url=s3://b/dogs",
 ]  # fmt: skip
-SITE = JobTarget(
-    ROLE, IMAGE, f"s3://{BUCKET}/dogbreed", region="us-east-1", code_uri=f"s3://{BUCKET}/c/sourcedir.tar.gz"
-)
+SITE = Target(ROLE, IMAGE, f"s3://{BUCKET}/dogbreed", region="us-east-1", code_uri=f"s3://{BUCKET}/c/sourcedir.tar.gz")
 
 
 def flat(value, path=""):

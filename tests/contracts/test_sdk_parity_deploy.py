@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.spec.requests.endpoint import EndpointTarget, TrainedModel, endpoint_requests
+from launch.spec.requests.endpoint import TrainedModel, endpoint_requests
+from launch.spec.requests.training import Target
 from launch.spec.settings import compose
 from tests.contracts.test_sdk_parity import check, differences
 from tests.launch.cloud import BUCKET, ROLE
@@ -40,6 +41,6 @@ def test_endpoint_requests_differences_from_sdk_explained(aws, monkeypatch):
         end_endpoints(aws.root)
     assert '"class_name": "French_bulldog"' in done.stdout, done.stderr  # the SDK also queries it
     cfg = compose("deploy", ["from_training=dogs", "name=dogs", "backend=sagemaker"])
-    ours = endpoint_requests(cfg, TrainedModel("dogs", url), EndpointTarget(ROLE, IMAGE, f"s3://{BUCKET}", "us-east-1"))
+    ours = endpoint_requests(cfg, TrainedModel("dogs", url), Target(ROLE, IMAGE, f"s3://{BUCKET}", "us-east-1"))
     theirs = {operation: aws.sent(operation)[0] for operation in ours}
     check("Endpoint", differences(ours, theirs), REASONS)

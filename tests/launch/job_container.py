@@ -10,7 +10,7 @@ from contextlib import suppress
 from launch.local.job_store import read_json, write_json
 from launch.local.jobs.container import prepare_ml
 from launch.local.tuning.trials import trial_request
-from launch.spec.requests.training import JobTarget
+from launch.spec.requests.training import Target
 from launch.spec.requests.tuning import tuning_request
 from tests.launch.cloud import BUCKET, EXPLICIT
 from tests.launch.plans import plan_of
@@ -27,7 +27,7 @@ STARTED: list[subprocess.Popen] = []
 def make_job(folder, *overrides, point=None, code_uri=None, hosts=("algo-1",), host="algo-1"):
     """Writes the files that the container of a sweep's first trial gets; returns its `/opt/ml`."""
     plan = plan_of([*SMALL, "lr=tag(log,interval(1e-4,1e-1))", "name=sweep", *EXPLICIT, *overrides])
-    target = JobTarget(
+    target = Target(
         "arn:aws:iam::123456789012:role/jobs", "image", f"s3://{BUCKET}/p", region="us-east-1", code_uri=code_uri
     )
     request = trial_request(tuning_request(plan, target), NAME, point or {"lr": "0.0012345678901234567"})

@@ -20,8 +20,8 @@ from launch.backends.aws.source_archive import code_archive, code_key
 from launch.backends.base import Backend, LogTail, Upload
 from launch.local.jobs.training_job import pack_model
 from launch.spec.contract import encode
-from launch.spec.requests.endpoint import VARIANT, EndpointTarget, TrainedModel
-from launch.spec.requests.training import JobTarget
+from launch.spec.requests.endpoint import VARIANT, TrainedModel
+from launch.spec.requests.training import Target
 
 SERVERLESS_INSTANCE = "ml.m5.large"
 """Instance type whose image serverless endpoints use: like them, it has no GPU."""
@@ -74,7 +74,7 @@ class AwsBackend(Backend):
     def check_data(self, cfg: DictConfig, out: Console) -> None:
         """Checks nothing: `prepare` checks the URLs, and the job lists them with its own credentials."""
 
-    def prepare(self, cfg: DictConfig, app: Path | None = None) -> tuple[JobTarget, Upload]:
+    def prepare(self, cfg: DictConfig, app: Path | None = None) -> tuple[Target, Upload]:
         """Returns role, image and bucket of the jobs, and the upload of their code."""
         _check_reachable(cfg)
         extra = "debug" if OmegaConf.select(cfg, "debugger.smdebug.enabled") else ""
@@ -82,21 +82,21 @@ class AwsBackend(Backend):
         key = code_key(archive)
         with api_errors(cfg):
             account = Account(self.settings)
-            target = JobTarget(
+            target = Target(
                 role_arn=account.role(),
-                training_image=account.image(str(cfg.instance.type)),
+                image=account.image(str(cfg.instance.type)),
                 output_path=account.uri(),
                 region=account.region,
                 code_uri=account.uri(key),
             )
         return target, _upload(cfg, account, key, archive)
 
-    def prepare_endpoint(self, cfg: DictConfig, model: TrainedModel) -> tuple[EndpointTarget, TrainedModel, Upload]:
+    def prepare_endpoint(self, cfg: DictConfig, model: TrainedModel) -> tuple[Target, TrainedModel, Upload]:
         """Returns role, image and bucket of the endpoint; the model of a local training is uploaded."""
         with api_errors(cfg):
             account = Account(self.settings, "inference")
             instance = SERVERLESS_INSTANCE if cfg.serverless.memory_mb is not None else str(cfg.instance.type)
-            target = EndpointTarget(account.role(), account.image(instance), account.uri(), account.region)
+            target = Target(account.role(), account.image(instance), account.uri(), account.region)
         if model.path is None:
             return target, model, lambda: None
         archive = _model_archive(model.path)

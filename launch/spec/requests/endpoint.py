@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.errors import UserError
 from launch.spec.contract import Json
-from launch.spec.requests.training import tags
+from launch.spec.requests.training import Target, tags
 
 VARIANT = "AllTraffic"
 """Name of the only production variant, as in the SageMaker SDK."""
@@ -43,23 +43,7 @@ class TrainedModel:
     """Local archive or folder of the model; None if it is only in S3."""
 
 
-@dataclass(frozen=True)
-class EndpointTarget:
-    """Values that the requests for an endpoint need in addition to the config."""
-
-    role_arn: str
-    image: str
-    """URI of the container image."""
-    output_path: str
-    """`s3://BUCKET/PREFIX` below which captured requests are stored."""
-    region: str = "local"
-    managed: bool = True
-    """Whether AWS runs the endpoint: only then autoscaling and data capture are available."""
-
-
-def endpoint_requests(
-    cfg: DictConfig, model: TrainedModel, target: EndpointTarget, update: bool = False
-) -> dict[str, Json]:
+def endpoint_requests(cfg: DictConfig, model: TrainedModel, target: Target, update: bool = False) -> dict[str, Json]:
     """Returns operation to request, in order, to create or update the endpoint `cfg.name`.
 
     The model and the endpoint configuration are named by a hash of their content, so deploying the same model again
@@ -114,10 +98,10 @@ def scaling_target(name: str) -> Json:
     }
 
 
-def _check(cfg: DictConfig, target: EndpointTarget) -> None:
+def _check(cfg: DictConfig, target: Target) -> None:
     serverless = cfg.serverless.memory_mb is not None
     for key in ("autoscaling.max_count", "data_capture.percent"):
-        if not target.managed and OmegaConf.select(cfg, key):
+        if target.is_local and OmegaConf.select(cfg, key):
             raise UserError(f"{key} is only available on AWS: omit it, or add backend=sagemaker")
     if cfg.autoscaling.max_count and serverless:
         raise UserError("serverless.memory_mb and autoscaling.max_count: a serverless endpoint has no instances to add")
@@ -127,7 +111,7 @@ def _check(cfg: DictConfig, target: EndpointTarget) -> None:
         raise UserError(f"autoscaling.max_count={cfg.autoscaling.max_count} is less than autoscaling.min_count")
 
 
-def _model(cfg: DictConfig, model: TrainedModel, target: EndpointTarget) -> Json:
+def _model(cfg: DictConfig, model: TrainedModel, target: Target) -> Json:
     environment = {
         "DOGBREED_ANSWER": str(cfg.answer),
         "DOGBREED_TOP_K": str(cfg.top_k),
@@ -169,7 +153,7 @@ def _variant(cfg: DictConfig) -> Json:
     }
 
 
-def _config(cfg: DictConfig, target: EndpointTarget) -> Json:
+def _config(cfg: DictConfig, target: Target) -> Json:
     """Returns the endpoint configuration without its name and variants."""
     request: Json = {}
     if cfg.data_capture.percent:

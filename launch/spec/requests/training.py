@@ -18,21 +18,22 @@ TEST_METRICS = ("test/accuracy", "test/loss")
 
 
 @dataclass(frozen=True)
-class JobTarget:
-    """Where jobs run: values that a request needs in addition to the plan."""
+class Target:
+    """Where jobs and endpoints run: what a request must name beside the config."""
 
     role_arn: str
-    training_image: str
+    image: str
+    """URI of the container image."""
     output_path: str
-    """`s3://BUCKET/PREFIX`; each job writes JOBNAME/output/model.tar.gz below it."""
+    """`s3://BUCKET/PREFIX`; each job writes JOBNAME/output/model.tar.gz below it, an endpoint captured requests."""
     region: str = "local"
     code_uri: str | None = None
     """URI of the archive of the code that jobs run; None: the code on this machine."""
-    takes_first_points: bool = False
-    """Whether the search accepts points to try first."""
+    is_local: bool = False
+    """Whether it is this machine: the search is told which points to try first, endpoints do not scale."""
 
 
-def training_request(cfg: DictConfig, fixed: Sequence[str], target: JobTarget) -> Json:
+def training_request(cfg: DictConfig, fixed: Sequence[str], target: Target) -> Json:
     """Returns the arguments of `create_training_job`; `fixed` are the overrides that the job composes its config from.
 
     Raises:
@@ -57,7 +58,7 @@ def training_request(cfg: DictConfig, fixed: Sequence[str], target: JobTarget) -
     return request
 
 
-def job_definition(cfg: DictConfig, target: JobTarget, name: str, output_path: str) -> Json:
+def job_definition(cfg: DictConfig, target: Target, name: str, output_path: str) -> Json:
     """Returns the fields that a TrainingJobDefinition and a CreateTrainingJob request share.
 
     SageMaker writes `JOBNAME/output` below `output_path`.
@@ -69,7 +70,7 @@ def job_definition(cfg: DictConfig, target: JobTarget, name: str, output_path: s
     metrics = dict.fromkeys((objective, *others))
     definition: Json = {
         "AlgorithmSpecification": {
-            "TrainingImage": target.training_image,
+            "TrainingImage": target.image,
             "TrainingInputMode": "File",
             "MetricDefinitions": [{"Name": metric, "Regex": metric_regex(metric)} for metric in metrics],
         },
@@ -117,7 +118,7 @@ def tags(cfg: DictConfig) -> list[Json]:
     return [{"Key": str(key), "Value": _text(value)} for key, value in cfg.backend.tags.items()]
 
 
-def code_hyperparameters(target: JobTarget, isolated: bool) -> dict[str, str]:
+def code_hyperparameters(target: Target, isolated: bool) -> dict[str, str]:
     """Returns the hyperparameters that select the program for SageMaker's training toolkit; none on this machine.
 
     An `isolated` job has no network, so its code comes through a channel.
@@ -147,7 +148,7 @@ def _schedule(instance: DictConfig, checkpoints: str) -> Json:
     return schedule
 
 
-def _channels(cfg: DictConfig, target: JobTarget) -> list[Json]:
+def _channels(cfg: DictConfig, target: Target) -> list[Json]:
     if target.code_uri is None:
         return []
     channels, mode = [], cfg.backend.input_mode

@@ -10,7 +10,7 @@ from typing import Any
 from launch.spec.contract import APP, FIRST_POINTS, KEYS, OVERRIDES, TUNING_METRIC, Json
 from launch.spec.plan import Plan
 from launch.spec.requests.training import (
-    JobTarget,
+    Target,
     code_hyperparameters,
     job_definition,
     resource_config,
@@ -20,7 +20,7 @@ from launch.spec.requests.training import (
 from launch.spec.search_space import SearchParameter
 
 
-def tuning_request(plan: Plan, target: JobTarget) -> Json:
+def tuning_request(plan: Plan, target: Target) -> Json:
     """Returns the arguments of `create_hyper_parameter_tuning_job` for `plan`."""
     tuner = plan.cfg.tuner
     request: Json = {
@@ -127,14 +127,14 @@ def _completion_criteria(plan: Plan) -> Json:
     return criteria
 
 
-def _training_definition(plan: Plan, target: JobTarget) -> Json:
+def _training_definition(plan: Plan, target: Target) -> Json:
     cfg = plan.cfg
     static = {OVERRIDES: json.dumps(list(plan.fixed), ensure_ascii=False)}
     if plan.app is not None:  # the archive for AWS has it at its root
         static[APP] = Path(plan.app).name if target.code_uri else plan.app
     if keys := {parameter.name: parameter.key for parameter in plan.parameters if parameter.name != parameter.key}:
         static[KEYS] = json.dumps(keys)
-    if plan.first and target.takes_first_points:
+    if plan.first and target.is_local:
         static[FIRST_POINTS] = json.dumps(plan.first)
     static |= code_hyperparameters(target, bool(cfg.backend.get("network_isolation")))
     resources = (

@@ -99,7 +99,7 @@ def test_first_points_can_be_set_and_need_a_local_search(conf):
     assert plan_of(["lr=range"]).first
     assert plan_of(["lr=range", "tuner=random"]).first == ()
     aws = ["backend=sagemaker", "data=s3", "data.url=s3://b/dogs"]
-    on_aws = tuning_request(plan_of(["lr=range", *aws]), replace(LOCAL_TARGET, takes_first_points=False))
+    on_aws = tuning_request(plan_of(["lr=range", *aws]), replace(LOCAL_TARGET, is_local=False))
     assert FIRST_POINTS not in on_aws["TrainingJobDefinition"]["StaticHyperParameters"]
 
 

@@ -17,7 +17,7 @@ from dogbreed.cli.overrides import parse
 from launch.backends.local import LOCAL_TARGET
 from launch.spec.limits import check_request
 from launch.spec.plan import job_overrides
-from launch.spec.requests.training import JobTarget, training_request
+from launch.spec.requests.training import Target, training_request
 from launch.spec.requests.tuning import tuning_request
 from launch.spec.service_model import service_model
 from launch.spec.settings import compose
@@ -26,9 +26,9 @@ from tests.launch.plans import plan_of
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden.json"
-AWS = JobTarget(
+AWS = Target(
     role_arn="arn:aws:iam::123456789012:role/jobs",
-    training_image="763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.10.0-cpu-py313",
+    image="763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.10.0-cpu-py313",
     output_path="s3://sagemaker-us-east-1-123456789012/dogbreed",
     region="us-east-1",
     code_uri="s3://sagemaker-us-east-1-123456789012/dogbreed/code/0123456789abcdef/sourcedir.tar.gz",

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from botocore.validate import ParamValidator
 
-from launch.backends.local import LOCAL_ENDPOINT_TARGET
+from launch.backends.local import LOCAL_TARGET
 from launch.spec.limits import SERVICES, check_request
-from launch.spec.requests.endpoint import EndpointTarget, TrainedModel, content_name, endpoint_requests, is_owned_name
+from launch.spec.requests.endpoint import TrainedModel, content_name, endpoint_requests, is_owned_name
+from launch.spec.requests.training import Target
 from launch.spec.service_model import service_model
 from launch.spec.settings import compose
 from tests.documents import commands
@@ -21,7 +22,7 @@ from tests.documents import commands
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden_deploy.json"
 ROLE = "arn:aws:iam::123456789012:role/jobs"
-AWS = EndpointTarget(
+AWS = Target(
     ROLE,
     "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-cpu-py312",
     "s3://sagemaker-us-east-1-123456789012/dogbreed",
@@ -39,7 +40,7 @@ def requests(line, *more, update=False):
     cfg.name = cfg.name or name
     bucket = "s3://local" if cfg.backend.name == "local" else AWS.output_path
     model = TrainedModel(name, f"{bucket}/{name}/output/model.tar.gz", "2026-11-21T05:00:00+00:00")
-    return endpoint_requests(cfg, model, LOCAL_ENDPOINT_TARGET if cfg.backend.name == "local" else AWS, update)
+    return endpoint_requests(cfg, model, LOCAL_TARGET if cfg.backend.name == "local" else AWS, update)
 
 
 @pytest.mark.parametrize("line", LINES)

@@ -8,15 +8,15 @@ from omegaconf import OmegaConf
 from dogbreed.cli.config import resolve_defaults
 from dogbreed.errors import UserError
 from launch.spec.limits import check_request
-from launch.spec.requests.training import JobTarget, training_request
+from launch.spec.requests.training import Target, training_request
 from launch.spec.requests.tuning import tuning_request
 from launch.spec.settings import compose
 from tests.launch.cloud import BUCKET, EXPLICIT, IMAGE, ROLE
 from tests.launch.plans import plan_of
 
-SITE = JobTarget(
+SITE = Target(
     role_arn=ROLE,
-    training_image=IMAGE,
+    image=IMAGE,
     output_path=f"s3://{BUCKET}/dogbreed",
     region="us-east-1",
     code_uri=f"s3://{BUCKET}/dogbreed/code/0123/sourcedir.tar.gz",
