@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from launch.runs.results import Sweep, Trial
 from launch.spec.naming import short_name
@@ -24,7 +25,8 @@ def plot_sweep(sweep: Sweep, curves: Mapping[str, Mapping[int, float]], path: Pa
     """
     scored = [trial for trial in sweep.trials if trial.objective is not None]
     keys = list(dict.fromkeys(key for trial in sweep.trials for key in trial.hyperparameters))
-    num_panels = len(keys) + 1
+    has_curves = not keys or any(len(curve) > 1 for curve in curves.values())  # one epoch is no curve
+    num_panels = len(keys) + has_curves
     num_columns = min(3, num_panels)
     num_rows = math.ceil(num_panels / num_columns)
     width, height = 4.6 * num_columns, 3.7 * num_rows + 0.6
@@ -35,7 +37,8 @@ def plot_sweep(sweep: Sweep, curves: Mapping[str, Mapping[int, float]], path: Pa
     axes = figure.subplots(num_rows, num_columns, squeeze=False).flatten().tolist()
     for key, axis in zip(keys, axes, strict=False):
         _scatter(axis, key, scored, sweep)
-    _curves(axes[len(keys)], curves, sweep)
+    if has_curves:
+        _curves(axes[len(keys)], curves, sweep)
     for axis in axes[num_panels:]:
         axis.set_visible(False)
     left_out = len(sweep.trials) - len(scored)
@@ -66,6 +69,10 @@ def _scatter(axis: Any, key: str, trials: Sequence[Trial], sweep: Sweep) -> None
         axis.set_xlim(-0.5, len(words) - 0.5)
     elif key in sweep.log_keys:
         axis.set_xscale("log")
+        known = [number for number in numbers if number]
+        subs = (1.0, 2.0, 5.0) if known and max(known) < 100 * min(known) else (1.0,)
+        axis.xaxis.set_major_locator(LogLocator(subs=subs))
+        axis.xaxis.set_minor_formatter(NullFormatter())  # labels between decades overlap
         axis.xaxis.set_major_formatter("{x:g}")  # as the user writes it; rendering powers with mathtext is slow
     axis.set_xlabel(key)
     axis.set_ylabel(sweep.metric)
