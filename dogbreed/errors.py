@@ -9,8 +9,11 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """A mistake in the user's input: printed as one line with exit status 2, without a traceback.
 
-    The message states what was given, what is allowed and what to type instead.
+    The message states what was given, what is allowed and what to type instead. Line breaks in it become spaces.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 def did_you_mean(given: str, allowed: Iterable[str], label: str = "allowed") -> str:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from dogbreed.errors import UserError
 from dogbreed.models.hyperparameters import CosineSettings, StepSettings
-from dogbreed.models.targets import load_target
+from dogbreed.models.targets import create, load_target
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -48,7 +48,9 @@ def create_scheduler(optimizer: Optimizer, settings: Mapping[str, Any], trainer:
         trainer.fit_loop.setup_data()  # with max_steps alone, Lightning has not counted the batches yet
     num_batches = min(trainer.num_training_batches, total_steps * trainer.accumulate_grad_batches)  # may be unknown
     steps_per_epoch = max(1, math.ceil(num_batches / trainer.accumulate_grad_batches))
-    return LambdaLR(optimizer, partial(schedule, total_steps=total_steps, steps_per_epoch=steps_per_epoch, **arguments))
+    arguments |= {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    create("scheduler", schedule, 0, **arguments)  # the optimizer would not explain a wrong argument
+    return LambdaLR(optimizer, partial(schedule, **arguments))
 
 
 _ARGUMENTS = ["step", "total_steps", "steps_per_epoch"]

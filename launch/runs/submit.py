@@ -32,7 +32,7 @@ def submit(
         UserError: Validation or SageMaker rejects a request; the message contains advice.
     """
     if problems := [line for operation, request in requests.items() for line in check_request(operation, request)]:
-        raise UserError("\n       ".join(problems))
+        raise UserError("; ".join(problems))
     if cfg.dry_run:
         shown = next(iter(requests.values())) if len(requests) == 1 else dict(requests)
         print(json.dumps(shown, indent=2, ensure_ascii=False))
