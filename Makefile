@@ -1,8 +1,8 @@
 # make tune       create the environment and run a sweep on this machine
 # make test       unit and integration tests, in parallel
 # make contracts  proofs against SageMaker's own toolkits, SDK and service model
-# make check      lint, format, types, layers
-# make words      list words that have a plainer term
+# make check      lint, format, types, layers, words
+# make words      list words that have a plainer term, and test names that are too long
 # make docs       build the documentation site into site/
 # make notebooks  run the scripts in notebooks/ and save them with their outputs
 # make clean      delete environments, builds and caches
@@ -54,8 +54,8 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.check_words
 
-# Not yet part of check: it still lists words that are to be replaced.
 words: $(VENV)/.dev
 	$(BIN)/python -m tests.check_words
 

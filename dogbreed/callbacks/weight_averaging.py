@@ -113,7 +113,7 @@ class AveragedWeights(pl.Callback):
 
     @contextmanager
     def swapped_in(self, module: nn.Module) -> Iterator[None]:
-        """Gives `module` the averaged weights within the block."""
+        """Loads the averaged weights into `module` within the block."""
         self._swap(module)
         try:
             yield
@@ -121,15 +121,15 @@ class AveragedWeights(pl.Callback):
             self._swap(module)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gives the model the averaged weights."""
+        """Loads the averaged weights into the model."""
         self._swap(pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gives the model the weights in training again."""
+        """Restores the weights in training."""
         self._swap(pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Gives the model the weights in training again if validation failed."""
+        """Restores the weights in training if validation failed."""
         if self._is_swapped:
             self._swap(pl_module)
 

@@ -3,8 +3,8 @@
     features = FeatureCache("outputs/.features").load(model, data)
     trainer.fit(model, FeatureDataModule(data, features))
 
-`cache` decides and looks up, `extract` computes (with the forms of `runtime`), `store` keeps the files on this machine,
-`shared_store` in S3, and `datamodule` makes batches of features.
+`cache` looks up features or has `extract` compute them (with the fastest `runtime`), `store` keeps the files on this
+machine, `shared_store` in S3, and `datamodule` yields batches of features.
 """
 
 from dogbreed.features.cache import FeatureCache, NotCacheableError

@@ -19,7 +19,7 @@ from dogbreed.input_spec import InputSpec
 log = logging.getLogger(__name__)
 
 _SAMPLE = 32
-"""Images on which the forms of a backbone are compared."""
+"""Images on which the runtimes of a backbone are compared."""
 
 
 @dataclass(frozen=True)

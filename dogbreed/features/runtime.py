@@ -1,8 +1,8 @@
-"""A frozen backbone in the fastest form that gives the same features.
+"""The fastest runtime of a frozen backbone that gives the same features.
 
 Only rounding may differ: inference mode, channels_last, batch norms folded into the convolutions before them, and on
-CPUs one thread per chunk of images instead of threads within each layer. A form whose features differ by more is
-rejected. `python -m benchmarks.sweep plain` compares it with a plain loop.
+CPUs one thread per chunk of images instead of threads within each layer. A runtime whose features differ by more
+is rejected. `python -m benchmarks.sweep plain` compares it with a plain loop.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class ImageClassifier(pl.LightningModule):
         return logits
 
     def train(self, mode: bool = True) -> ImageClassifier:
-        """Sets train or eval mode; frozen modules stay in eval mode, so that their batch norms do not move."""
+        """Sets train or eval mode; frozen modules stay in eval mode, so that their batch norms do not change."""
         super().train(mode)
         if mode and self.hparams["finetune"] in FROZEN:
             heads.set_head_train_mode(self.net)
@@ -153,7 +153,7 @@ class ImageClassifier(pl.LightningModule):
             freezing.unfreeze(self.net, math.inf)  # DDP registers gradients only once; on_train_start freezes again
 
     def on_fit_start(self) -> None:
-        """Checks that a head that `head_start` wants solved is solved, unless a checkpoint brings it."""
+        """Checks that the head is solved if `head_start` requires it, unless a checkpoint contains it."""
         if self.hparams["head_start"] and not self.head_is_solved and not self.trainer.ckpt_path:
             raise UserError(f"head_start={self.hparams['head_start']} needs fit_linear_probe before Trainer.fit")
 

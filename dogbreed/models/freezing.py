@@ -35,7 +35,7 @@ def unfreeze(net: nn.Module, num_stages: float) -> None:
 def num_unfrozen_stages(epoch: int, first_epoch: int, every_epochs: int) -> float:
     """Returns how many stages of the backbone are trained in `epoch` (from 0), `math.inf` for all.
 
-    The stage next to the head joins in `first_epoch`, the others every `every_epochs`; 0: all stages at once.
+    The stage next to the head joins in `first_epoch`, the others every `every_epochs`; 0: all stages together.
     """
     if epoch < first_epoch:
         return 0
@@ -63,8 +63,8 @@ def set_train_modes(net: nn.Module) -> None:
 def freeze_norms(net: nn.Module) -> None:
     """Puts the batch norms of `net` in eval mode; their scale and shift stay trainable.
 
-    Small batches then neither replace nor move the pretrained statistics. Weights with folded batch norms need this to
-    start from the accuracy of the pretrained network.
+    Small batches then neither replace nor change the pretrained statistics. Weights with folded batch norms need this
+    to start from the accuracy of the pretrained network.
     """
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -78,7 +78,7 @@ def _index(images: Sequence[CheckedImage], url: str) -> Index:
 
 
 def _without_common_folder(images: list[CheckedImage]) -> list[CheckedImage]:
-    """Removes the top folder that an archive often has (`dogImages/train/...`), even with stray images beside it."""
+    """Removes the top folder that an archive often has (`dogImages/train/...`), even with stray images next to it."""
     paths = [image.name.split("/") for image in images]
     tops = {path[0] for path in paths if len(path) > 1}
     if len(tops) != 1 or max(map(len, paths)) < 3 or (top := tops.pop()).lower() in _SPLIT_FOLDERS:

@@ -23,7 +23,7 @@ _POWERS = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 
 
 class StepPlan(NamedTuple):
-    """How an optimizer step is made."""
+    """Batches and learning rate of an optimizer step."""
 
     accumulate_grad_batches: int
     lr: float

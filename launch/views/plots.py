@@ -25,7 +25,7 @@ def plot_sweep(sweep: Sweep, curves: Mapping[str, Mapping[int, float]], path: Pa
     """
     scored = [trial for trial in sweep.trials if trial.objective is not None]
     keys = list(dict.fromkeys(key for trial in sweep.trials for key in trial.hyperparameters))
-    has_curves = not keys or any(len(curve) > 1 for curve in curves.values())  # one epoch is no curve
+    has_curves = not keys or any(len(curve) > 1 for curve in curves.values())  # one epoch is not a curve
     num_panels = len(keys) + has_curves
     num_columns = min(3, num_panels)
     num_rows = math.ceil(num_panels / num_columns)

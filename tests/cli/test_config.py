@@ -1,4 +1,4 @@
-"""A mistake in what was typed is one line that says what to type."""
+"""Composition of configs; a mistake in an override is one line with its correction."""
 
 import pytest
 from hydra import compose as hydra_compose
@@ -72,18 +72,18 @@ def test_every_choice_in_conf_composes(path):
         assert cfg.model.weights in ("hub", "random")
 
 
-def test_demo_images_are_learned_from_random_weights_and_own_images_are_not():
+def test_only_demo_data_defaults_to_random_weights():
     demo, own = resolve_defaults(compose("train", [])), resolve_defaults(compose("train", ["data.url=/my/dogs"]))
     assert (demo.model.weights, demo.finetune) == ("random", "full")
     assert (own.model.weights, own.finetune) == ("hub", "head")
 
 
-def test_an_experiment_has_the_last_word_on_the_tuner_and_the_user_the_very_last():
+def test_user_overrides_experiment_which_overrides_tuner():
     assert compose_launch("tune", ["experiment=course_b"]).tuner.strategy == "Bayesian"
     assert compose_launch("tune", ["experiment=course_b", "tuner.strategy=Random"]).tuner.strategy == "Random"
 
 
-def test_null_is_no_experiment():
+def test_null_selects_no_experiment():
     assert compose("train", ["experiment=best", "experiment=null"]) == compose("train", [])
     assert compose("train", ["experiment=null", "experiment=best"]) == compose("train", ["experiment=best"])
 

@@ -40,7 +40,7 @@ def test_plan_removes_common_top_folders(around):
 
 
 @pytest.mark.parametrize("around", ["dogImages", "a/b"])
-def test_plan_skips_stray_images_beside_top_folder(around):
+def test_plan_skips_stray_images_next_to_top_folder(around):
     loose = ("logo", f"{around}/logo", *([] if around == "dogImages" else ["a/logo"]))
     plan = make_plan(images(*(f"{around}/{key}" for key in SPLIT), *loose), "pets")
     assert names(plan) == sorted(SPLIT)
@@ -104,7 +104,7 @@ def test_plan_lists_bad_and_stray_images_as_skipped():
 
 
 def test_plan_numbers_equal_repaired_names():
-    """A JPEG called 1.png beside 1.jpg, and another one called 1.gif."""
+    """A JPEG called 1.png next to 1.jpg, and another one called 1.gif."""
     others = [CheckedImage(f"train/a/1.{kind}", "train/a/1.jpg", 10, "m", kind, kind, 8, 8) for kind in ("gif", "png")]
     plan = make_plan([*others, *images(*SPLIT)], "pets")
     named = {item.key: item.name for item in plan.images if item.name.startswith("train/a")}

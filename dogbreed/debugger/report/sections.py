@@ -227,6 +227,6 @@ def system(recording: Recording) -> Section | None:
     head = ["metric", "max", "p99", "p95", "p50", "min"]
     rows = [[name, *(f"{row[key]:,.1f}" for key in head[1:])] for name, row in usage_table(series).items()]
     note = "Thin vertical lines are starts of epochs."
-    if len(minutes) < 3:  # two samples are no curve
+    if len(minutes) < 3:  # two samples are not a curve
         note, charts = "", []
     return Section(id="system", title="The machine", note=note, charts=charts, table={"head": head, "rows": rows})

@@ -19,7 +19,7 @@ TEST_METRICS = ("test/accuracy", "test/loss")
 
 @dataclass(frozen=True)
 class Target:
-    """Where jobs and endpoints run: what a request must name beside the config."""
+    """Where jobs and endpoints run: values that a request needs in addition to the config."""
 
     role_arn: str
     image: str
@@ -30,7 +30,7 @@ class Target:
     code_uri: str | None = None
     """URI of the archive of the code that jobs run; None: the code on this machine."""
     is_local: bool = False
-    """Whether it is this machine: the search is told which points to try first, endpoints do not scale."""
+    """Whether it is this machine, where the search accepts points to try first and endpoints do not scale."""
 
 
 def training_request(cfg: DictConfig, fixed: Sequence[str], target: Target) -> Json:

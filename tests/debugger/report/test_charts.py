@@ -21,7 +21,7 @@ def test_line_chart_has_a_gap_at_nan():
     assert paths[0].count("M") == 2
 
 
-def test_line_chart_of_nothing_says_so():
+def test_line_chart_without_points_shows_a_note():
     assert "nothing was recorded" in line_chart([Line("a", np.arange(2.0), np.array([np.nan] * 2))], "step")
 
 
