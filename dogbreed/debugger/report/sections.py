@@ -35,7 +35,7 @@ def all_sections(recording: Recording, folder: Path) -> list[Section]:
 
 
 _NEEDS = {
-    "Learning curves": "losses",
+    "Training loss": "losses",
     "Confusion, classes and calibration": "predictions",
     "Layers": "gradients",
     "Step times": "step_times",
