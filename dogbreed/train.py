@@ -4,9 +4,9 @@
     python -m dogbreed.train model=resnet34 data=folder data.url=PATH    your own class folders
     python -m dogbreed.train trainer=debug                               one batch of each stage, for debugging
 
-Every key of conf/train.yaml can be set with KEY=VALUE. Results are in outputs/NAME: config.yaml, metrics.csv,
-tensorboard/, results.json, report.html, checkpoints/best.ckpt and last.ckpt (resume with resume_from=PATH), and model/,
-the best model in the format that endpoints serve.
+KEY=VALUE changes a setting. Results are in outputs/NAME: config.yaml, metrics.csv, tensorboard/, results.json,
+report.html, checkpoints/best.ckpt and last.ckpt (resume with resume_from=PATH), and model/, the best model in the
+format that endpoints serve. A folder with the results of another run is not overwritten.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -38,7 +39,10 @@ def run_cli(
     enable_huge_pages()
     argv = sys.argv[1:]
     if any(word in ("-h", "--help") for word in argv):
-        print(help_text(doc or "", schema or {}, config_name))
+        with contextlib.suppress(BrokenPipeError):  # `--help | head` closes the pipe early
+            print(help_text(doc or "", schema or {}, config_name), flush=True)
+            sys.exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes standard output again
         sys.exit(0)
     try:
         sys.exit(main(argv))
