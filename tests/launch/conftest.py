@@ -86,7 +86,7 @@ def impatient(monkeypatch):
 def trained_dogs(tmp_path, monkeypatch):
     """A working folder with only a training called dogs, whose model can be served."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("launch.local.local_client", functools.partial(local_client, serve=SERVE), raising=False)
+    monkeypatch.setattr("launch.local.api.boto_client.local_client", functools.partial(local_client, serve=SERVE))
     monkeypatch.setattr(LocalBackend, "poll_s", 0.05)
     train("dogs")
     yield tmp_path

@@ -24,7 +24,7 @@ def run(line, *more):
 
 def test_readme_deploy_commands_run_locally(tmp_path, monkeypatch, s3_server, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("launch.local.local_client", functools.partial(local_client, serve=SERVE), raising=False)
+    monkeypatch.setattr("launch.local.api.boto_client.local_client", functools.partial(local_client, serve=SERVE))
     monkeypatch.setattr(LocalBackend, "poll_s", 0.05)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.url)
     put_training(Path("outputs/dogs-1"))
