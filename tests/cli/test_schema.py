@@ -1,11 +1,14 @@
 """Every setting is declared once: it is in the composed config, it is described, and wrong values are one line."""
 
 import dataclasses
+import functools
+import re
 
 import pytest
 from omegaconf import OmegaConf
 
-from dogbreed.cli.schema import settings_of
+from dogbreed.cli.overrides import parse
+from dogbreed.cli.schema import check, settings_of
 from dogbreed.errors import UserError
 from dogbreed.run.settings import MoreTrainerSettings
 from dogbreed.system.settings import declared
@@ -47,6 +50,11 @@ def overrides_for(config, key, value):
     return [*CHOICES[config], *others, f"{'+' if key in ADDED else ''}{key}={value}"]
 
 
+@functools.cache
+def composed_once(config, *overrides):
+    return compose(config, overrides)
+
+
 @pytest.mark.parametrize("config", SCHEMAS)
 def test_declared_setting_is_in_config_with_doc(config):
     others = [*set(OTHER_CHOICES.values())] if config in ("train", "tune", "training") else []
@@ -81,9 +89,15 @@ def test_wrong_value_gives_one_line(config, key, item):
     low = item.low if item.above is None else item.above + 1
     wrong += [] if low is None else [str(low - 1)]
     wrong += [] if item.high is None else [str(item.high + 1)]
+    with pytest.raises(UserError, match=f"^{re.escape(key)}="):
+        compose(config, overrides_for(config, key, wrong[0]))
+    *others, _ = overrides_for(config, key, "")
+    composed = composed_once(config, *others)
     for value in wrong:
+        cfg = composed.copy()
+        OmegaConf.update(cfg, key, parse([f"{key}={value}"])[0].value(), merge=False, force_add=True)
         with pytest.raises(UserError) as error:
-            compose(config, overrides_for(config, key, value))
+            check(cfg, SCHEMAS[config])
         assert str(error.value).startswith(f"{key}="), value
         assert "\n" not in str(error.value)
 
