@@ -1,6 +1,6 @@
 """Compares our default search with random search at equal cost, on learning curves of real heads.
 
-    python -m benchmarks.search                  table and plot in benchmarks/results, in about a minute
+    python -m benchmarks.search                  the table, and the plot docs/images/search.png; about a minute
     python -m benchmarks.search --seeds 100
 
 The search space is a wider one of recipe (e): optimizer, batch size, learning rate (1e-5 to 1) and weight decay of a
