@@ -52,14 +52,14 @@ def augment_batch(
 
     Args:
         images: uint8 (B, 3, H, W).
-        indices: int64 (B,): positions in the split, which determine the changes together with `seed`.
+        indices: int64 (B,): positions in the split: those of a group determine its changes together with `seed`.
         spec: The model's input spec.
         magnitude: Strength of the changes, 1 to 30.
         seed: Differs between epochs.
     """
     transform, changed = _rand_augment(spec, magnitude), []
-    for group, first in zip(images.split(_GROUP_SIZE), indices[::_GROUP_SIZE].tolist(), strict=True):
-        with _torch_seed(random.Random(f"{seed}/{first}").getrandbits(63)):
+    for group, members in zip(images.split(_GROUP_SIZE), indices.split(_GROUP_SIZE), strict=True):
+        with _torch_seed(random.Random(f"{seed}/{members.tolist()}").getrandbits(63)):
             changed.append(transform(group))
     return torch.cat(changed)
 

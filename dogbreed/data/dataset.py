@@ -1,8 +1,9 @@
 """The streaming dataset: a worker's path from keys to uint8 batches.
 
 Batches are numbered over all processes and dealt round-robin to the workers, and `DataLoader` collects them
-round-robin, so the model sees the same batches for any number of workers. Augmentation depends on seed, epoch and image
-alone. A resumed epoch can therefore start at any batch without reading the ones before.
+round-robin, so the model sees the same batches for any number of workers. Augmentation depends on seed, epoch, image
+and, if the image is repeated in an epoch, on the repetition alone. A resumed epoch can therefore start at any batch
+without reading the ones before.
 """
 
 from __future__ import annotations
@@ -107,9 +108,15 @@ class ImageStream(IterableDataset[WorkerBatch]):
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         self._pool.reclaim()  # buffers of an epoch that was not iterated to its end
-        batches = self.sampler.batches(epoch)[start + first :: step]
+        own = slice(start + first, None, step)
+        batches, repeats = self.sampler.batches(epoch)[own], self.sampler.repeats(epoch)[own]
+        seeds = (
+            f"{self.sampler.seed}/{epoch}/{index}" + (f"/{repeat}" if repeat else "")
+            for indices, counts in zip(batches, repeats, strict=True)
+            for index, repeat in zip(indices.tolist(), counts.tolist(), strict=True)
+        )
         use_threads = worker is None and not self.transform.uses_torch_rng
-        with closing(self._images(batches, epoch, use_threads)) as images:
+        with closing(self._images(batches, seeds, use_threads)) as images:
             for indices in batches:
                 batch = self._collect(indices, images)
                 yield batch
@@ -117,16 +124,17 @@ class ImageStream(IterableDataset[WorkerBatch]):
                     return
 
     def _images(
-        self, batches: list[NDArray[np.int64]], epoch: int, use_threads: bool
+        self, batches: list[NDArray[np.int64]], seeds: Iterator[str], use_threads: bool
     ) -> Generator[Callable[[], torch.Tensor]]:
         """Yields, for each image of `batches`, a function that returns it or raises why it cannot be read.
 
+        `seeds` has one seed of the random crop for each image.
         Workers decode when the function is called; the main process uses threads that decode a few images ahead.
         """
         indices = [index for batch in batches for index in batch.tolist()]
         with closing(prefetch(self.store, map(self._request, indices), self.cache)) as bodies:
             # Not strict: exhausting `bodies` would stop fetches that decoding threads still wait for.
-            jobs = (partial(self._load, index, body, epoch) for index, body in zip(indices, bodies, strict=False))
+            jobs = (partial(self._load, *job) for job in zip(indices, bodies, seeds, strict=False))
             if not use_threads:
                 yield from jobs
                 return
@@ -141,10 +149,10 @@ class ImageStream(IterableDataset[WorkerBatch]):
         version = None if split.versions is None else int(split.versions[index])
         return ObjectRequest(split.keys[index], int(split.sizes[index]), version)
 
-    def _load(self, index: int, body: Future[ObjectBody], epoch: int) -> torch.Tensor:
+    def _load(self, index: int, body: Future[ObjectBody], seed: str) -> torch.Tensor:
         """Returns uint8 (3, height, width)."""
         data = wait_for(body, self.split.keys[index]).data
-        return load_image(data, self.transform, random.Random(f"{self.sampler.seed}/{epoch}/{index}"))
+        return load_image(data, self.transform, random.Random(seed))
 
     def _collect(self, batch: NDArray[np.int64], images: Iterator[Callable[[], torch.Tensor]]) -> WorkerBatch:
         shape = len(batch), 3, *self.size

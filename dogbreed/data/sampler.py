@@ -42,10 +42,21 @@ class BatchSampler:
         over the last two rounds: from a batch size of 3 on, no batch has a single image, on which batch norm fails, and
         all processes have the same number of batches.
         """
+        return self._own(self._order(epoch))
+
+    def repeats(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Returns how often each image of `batches` was sampled earlier in the epoch, by any process, int64 (B,)."""
+        return self._own(_num_earlier(self._order(epoch)))
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
         rng = np.random.default_rng((self.seed, epoch))
         order = np.arange(self.num_images) if self.labels is None else _balanced(self.labels, self.num_samples, rng)
         if self.shuffle:
             rng.shuffle(order)
+        return order
+
+    def _own(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Returns the parts of an epoch's `order` that are this process's batches."""
         bounds = np.cumsum([0, *self._sizes()])
         own = range(self.rank, len(bounds) - 1, self.world_size)
         return [order[bounds[batch] : bounds[batch + 1]] for batch in own]
@@ -69,3 +80,11 @@ def _balanced(labels: NDArray[np.int64], num_samples: int, rng: np.random.Genera
         repeats, rest = divmod(num_samples // len(counts), len(members))
         sampled += [np.tile(members, repeats), rng.choice(members, rest, replace=False)]
     return np.concatenate(sampled)
+
+
+def _num_earlier(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns, for each entry of `order`, how many entries before it are equal."""
+    _, counts = np.unique(order, return_counts=True)
+    earlier = np.empty_like(order)
+    earlier[np.argsort(order, kind="stable")] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return earlier

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -21,7 +22,7 @@ from dogbreed.storage.base import Store
 
 
 class FeatureStream(ImageStream):
-    """Batches of the features of one split; epoch e uses view e modulo the number of views."""
+    """Batches of the features of one split; repetition r in epoch e uses view e + r modulo the number of views."""
 
     def __init__(self, store: Store, split: Split, sampler: BatchSampler, views: Sequence[Features]) -> None:
         super().__init__(store, split, sampler, EvalTransform(InputSpec()))
@@ -30,12 +31,19 @@ class FeatureStream(ImageStream):
     def __iter__(self) -> Iterator[WorkerBatch]:
         """Yields the batches of the epoch; images that were unreadable are skipped and reported again."""
         epoch, start = self._start.tolist()
-        view = self.views[epoch % len(self.views)]
-        for batch in self.sampler.batches(epoch)[start:]:
-            skipped = [SkippedImage(row, view.problems[row]) for row in batch.tolist() if row in view.problems]
-            good = batch[[row not in view.problems for row in batch.tolist()]]
-            features = torch.from_numpy(view.values[good])  # float32 (B, D)
-            yield WorkerBatch(features, self.split.labels[good], good, skipped)
+        batches = zip(self.sampler.batches(epoch)[start:], self.sampler.repeats(epoch)[start:], strict=True)
+        for batch, repeats in batches:
+            numbers = (epoch + repeats) % len(self.views)
+            problems = [self.views[view].problems.get(row) for row, view in zip(batch, numbers, strict=True)]
+            skipped = [
+                SkippedImage(row, why) for row, why in zip(batch.tolist(), problems, strict=True) if why is not None
+            ]
+            is_good = np.array([why is None for why in problems], dtype=bool)
+            good, numbers = batch[is_good], numbers[is_good]
+            features = np.empty((len(good), self.views[0].values.shape[1]), dtype=np.float32)
+            for view in np.unique(numbers):
+                features[numbers == view] = self.views[view].values[good[numbers == view]]
+            yield WorkerBatch(torch.from_numpy(features), self.split.labels[good], good, skipped)
 
 
 class FeatureLoader(ImageLoader):

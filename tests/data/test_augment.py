@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dogbreed import ImageDataModule
-from dogbreed.data.augment import RandAugmentTransform
+from dogbreed.data.augment import RandAugmentTransform, augment_batch
 from dogbreed.data.decode import ImageSize
 from dogbreed.data.transforms import TrainTransform
 from dogbreed.errors import UserError
@@ -62,11 +62,19 @@ def test_batch_augment_only_in_training_and_same_in_a_rerun() -> None:
     assert plain.shape == changed.shape and torch.equal(plain, data.normalise(batch.images))
     assert torch.equal(changed, given(True, 0))
     assert not torch.equal(changed, given(True, 1))
+    alone = [
+        augment_batch(batch.images[:8], torch.tensor([0, *rest]), data.input_spec, 9, "7")
+        for rest in ([1] * 7, [2] * 7)
+    ]
+    assert not torch.equal(*alone)  # the first image of a group, which may be repeated, does not decide alone
     moved = (changed - plain).abs().sum(dim=(1, 2, 3)) > 0
     assert moved.any() and all(len(set(some.tolist())) == 1 for some in moved.split(8))
 
 
-@pytest.mark.parametrize("settings", [{"randaugment": 31}, {"randaugment": 9, "augment": False}])
-def test_augment_unsupported_settings_are_rejected(settings: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="from 0 to 30, and only with data"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"randaugment": 31}, "from 0 to 30"), ({"randaugment": 9, "augment": False}, "needs data.augment=true")],
+)
+def test_augment_unsupported_settings_are_rejected(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         ImageDataModule(DEMO, **settings)

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dogbreed.data.augment import RandAugmentTransform
 from dogbreed.data.dataset import ImageStream
 from dogbreed.data.index import Split
 from dogbreed.data.loader import ImageLoader
@@ -81,6 +82,21 @@ def test_order_depends_only_on_seed_and_epoch() -> None:
     assert BatchSampler(5, 10, False, 0).batches(7)[0].tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_repeats_number_the_samples_of_an_image(world_size: int) -> None:
+    labels = np.repeat([0, 1], [3, 29])
+    samplers = [BatchSampler(32, 4, True, 0, rank, world_size, labels) for rank in range(world_size)]
+    pairs = [
+        (image, repeat)
+        for sampler in samplers
+        for images, repeats in zip(sampler.batches(2), sampler.repeats(2), strict=True)
+        for image, repeat in zip(images.tolist(), repeats.tolist(), strict=True)
+    ]
+    assert len(set(pairs)) == len(pairs) == 32
+    assert {repeat for image, repeat in pairs if image < 3} == set(range(6))
+    assert not any(repeats.any() for repeats in BatchSampler(32, 4, True, 0).repeats(2))
+
+
 Folder = Callable[[Path, Mapping[str, int]], Path]
 
 
@@ -99,6 +115,17 @@ def stream(store: Store, batch_size: int = 5, shuffle: bool = True, train: bool 
 
 def ignore(key: str, reason: str) -> None:
     raise AssertionError(f"{key}: {reason}")
+
+
+@pytest.mark.parametrize("transform", [TrainTransform(FORMAT), RandAugmentTransform(FORMAT)], ids=["crop", "changes"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_repeated_image_gets_another_crop(tmp_path: Path, write_images: Folder, num_workers: int, transform) -> None:
+    data = stream(FolderStore("here", write_images(tmp_path, {"a": 1, "b": 9})))
+    sampler = BatchSampler(10, 5, True, 0, labels=data.split.labels)
+    loader = ImageLoader(ImageStream(data.store, data.split, sampler, transform), num_workers, ignore)
+    crops = [image for batch in loader for image, label in zip(batch.images, batch.labels, strict=True) if label == 0]
+    loader.close()
+    assert len(crops) == 5 == len({crop.numpy().tobytes() for crop in crops})
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker")

@@ -263,6 +263,18 @@ def test_feature_loader_resumes_in_mid_epoch(tmp_path):
     assert all(torch.equal(a.features, b.features) for a, b in zip(rest, whole[1:], strict=True))
 
 
+def test_repeated_image_gets_another_view(tmp_path, write_images):
+    data = ImageDataModule(
+        write_images(tmp_path / "data", {"train/a": 1, "train/b": 9, "val/a": 1, "val/b": 1, "test/a": 1, "test/b": 1}),
+        image_size=32, num_workers=0, balanced=True,
+    )  # fmt: skip
+    model = classifier(data)
+    data.input_spec = model.input_spec
+    features = FeatureDataModule(data, FeatureCache(tmp_path / "cache", views=5).load(model, data))
+    rows = [row for batch in features.train_dataloader() for row, image in zip(*batch[::2], strict=True) if image == 0]
+    assert len(rows) == 5 == len({row.numpy().tobytes() for row in rows})
+
+
 def test_load_reports_why_features_are_not_cacheable(tmp_path):
     data = ImageDataModule(DEMO)
     with pytest.raises(NotCacheableError, match=r"data.augment=true"):
