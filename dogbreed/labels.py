@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -19,3 +20,14 @@ def parse_class(folder: str) -> ClassName:
     """Returns the label and display name of a class folder."""
     numbered = re.fullmatch(r"([0-9]+)\.(.+)", folder, flags=re.DOTALL)
     return ClassName(numbered[1], numbered[2]) if numbered else ClassName(folder, folder)
+
+
+def parse_classes(folders: Sequence[str]) -> list[ClassName]:
+    """Returns the labels and names of all classes: the whole folder names if not all have numbers, all different.
+
+    `1.5L` and `1.6L` would otherwise both have label `1`.
+    """
+    parsed = [parse_class(folder) for folder in folders]
+    has_numbers = all(label != folder for (label, _), folder in zip(parsed, folders, strict=True))
+    are_unique = len({label for label, _ in parsed}) == len(parsed)
+    return parsed if has_numbers and are_unique else [ClassName(folder, folder) for folder in folders]

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dogbreed.labels import ClassName, parse_class
+from dogbreed.labels import ClassName, parse_class, parse_classes
 
 
 def test_folder_with_number_is_split() -> None:
@@ -23,3 +23,14 @@ def test_any_name_round_trips(number: int, name: str) -> None:
 def test_label_and_name_contain_the_whole_folder(folder: str) -> None:
     label, name = parse_class(folder)
     assert folder in (f"{label}.{name}", label)
+
+
+def test_classes_with_unique_numbers_are_split() -> None:
+    assert parse_classes(["1.pug", "02.a.b"]) == [ClassName("1", "pug"), ClassName("02", "a.b")]
+
+
+@given(st.lists(st.sampled_from(["1.5L", "1.6L", "2.0L", "pug", "003.pug", "3"]), min_size=2, unique=True))
+def test_labels_of_classes_are_unique(folders: list[str]) -> None:
+    parsed = parse_classes(folders)
+    assert len({label for label, _ in parsed}) == len(folders)
+    assert parse_classes(["1.5L", "1.6L"]) == [ClassName("1.5L", "1.5L"), ClassName("1.6L", "1.6L")]

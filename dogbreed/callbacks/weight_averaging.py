@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from dogbreed.callbacks.settings import AveragingSettings
@@ -24,8 +25,8 @@ class AveragedWeights(pl.Callback):
     The model has the averaged weights during validation and after the fit. Full checkpoints contain both: `state_dict`
     is the average, `current_model_state` the weights in training. Running statistics of batch norms are averaged too.
     For `swa`, a constant learning rate in the averaged part suits the method better than a schedule that decays to 0.
-    Weights-only checkpoints of Lightning's `ModelCheckpoint` contain the weights in training: use
-    `BestCheckpoint(averaging=...)` instead. Put this callback first in the trainer's list.
+    A weights-only `ModelCheckpoint` of Lightning would contain the weights in training, so it is refused:
+    use `BestCheckpoint(averaging=...)`. Put this callback first in the trainer's list.
 
     Args:
         kind: `ema` for an exponential moving average (Polyak and Juditsky, 1992), which after n updates keeps
@@ -38,7 +39,8 @@ class AveragedWeights(pl.Callback):
         num_updates: Number of averaged steps; until there is one, the model itself is validated and saved.
 
     Raises:
-        UserError: An unknown kind; when a fit begins, an unbounded number of steps with `start` above 0.
+        UserError: An unknown kind; when a fit begins, an unbounded number of steps with `start` above 0, or a
+            `ModelCheckpoint` of weights only.
     """
 
     def __init__(
@@ -61,6 +63,11 @@ class AveragedWeights(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Starts a new average for a new fit."""
         if stage == "fit":
+            if any(isinstance(c, ModelCheckpoint) and c.save_weights_only for c in trainer.checkpoint_callbacks):
+                raise UserError(
+                    "ModelCheckpoint(save_weights_only=True) would save the weights in training, not the average that "
+                    "is validated: use dogbreed.callbacks.checkpoints.BestCheckpoint(averaging=...)"
+                )
             self.reset(pl_module)
 
     def reset(self, module: nn.Module) -> None:

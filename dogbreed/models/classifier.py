@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.types import OptimizerConfig, OptimizerLRSchedu
 from torch import Tensor, nn
 
 from dogbreed.errors import UserError
-from dogbreed.labels import parse_class
+from dogbreed.labels import parse_classes
 from dogbreed.models import backbones, freezing, heads
 from dogbreed.models.freezing import FROZEN
 from dogbreed.models.heads import FeatureBatch
@@ -85,7 +85,7 @@ class ImageClassifier(pl.LightningModule):
         structures = {"optimizer": optimizer, "scheduler": scheduler, "model_kwargs": model_kwargs}
         self.hparams.update({**asdict(hp), "classes": classes, **structures})  # plain data: loads without pickle
         self.classes = classes
-        self.class_names = [parse_class(folder).name for folder in classes]
+        self.class_names = [name for _, name in parse_classes(classes)]
         self.net = backbones.create(model, len(classes), weights if load_weights else "random", model_kwargs)
         self.input_spec = backbones.input_spec(self.net)
         if hp.channels_last:

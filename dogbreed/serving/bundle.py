@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dogbreed.errors import UserError
 from dogbreed.input_spec import InputSpec
-from dogbreed.labels import parse_class
+from dogbreed.labels import parse_classes
 from dogbreed.serving.code_closure import module_files
 from dogbreed.serving.model_folder import CARD, FORMAT, WEIGHTS, ModelCard
 from dogbreed.system.atomic import atomic_write
@@ -42,7 +42,7 @@ def make_card(
     tta: bool = False,
 ) -> ModelCard:
     """Returns the card of a model trained with the installed libraries; metrics that are not finite are omitted."""
-    parsed = [parse_class(folder) for folder in classes]
+    parsed = parse_classes(classes)
     return ModelCard(
         name=name,
         architecture=architecture,

@@ -9,12 +9,12 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from dogbreed.errors import UserError
-from dogbreed.labels import ClassName, parse_class
+from dogbreed.labels import parse_class
 from launch.spec.prediction import Prediction
 
 COLUMNS = ("key", "label", "class_name", "confidence", "top_k", "reason", "model")
@@ -77,19 +77,25 @@ def accuracy(rows: Sequence[dict[str, str]]) -> tuple[int, int] | None:
     Returns None if the folders are not classes of the model: fewer than half of them appear in its predictions.
     """
     predicted = [row for row in rows if row["label"] and "/" in row["key"]]
-    pairs = [(parse_class(row["key"].split("/")[-2]), row) for row in predicted]
+    pairs = [(row["key"].split("/")[-2], row) for row in predicted]
     folders = {folder for folder, _ in pairs}
     names = {str(label): "" for row in predicted if row["top_k"] for label, _ in json.loads(row["top_k"])}
     names |= {row["label"]: row["class_name"] for row in predicted}
-    known = [f for f in folders if f.label in names and _is_class(f, f.label, names[f.label])]
+    known = [folder for folder in folders if any(_is_class(folder, *label) for label in _labels(folder, names))]
     if not folders or 2 * len(known) < len(folders):
         return None
     return sum(_is_class(folder, row["label"], row["class_name"]) for folder, row in pairs), len(pairs)
 
 
-def _is_class(folder: ClassName, label: str, name: str) -> bool:
+def _labels(folder: str, names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Returns label and name of the classes that a folder may be: `1.5L` has label `1.5L` or `1`."""
+    return [(label, names[label]) for label in (folder, parse_class(folder).label) if label in names]
+
+
+def _is_class(folder: str, label: str, name: str) -> bool:
     """Returns whether a folder is that of a class; names count too, because data sets may share label numbers."""
-    return folder.label == label and (name in ("", folder.name) or folder.name == folder.label)
+    parsed = parse_class(folder)
+    return label == folder or (label == parsed.label and name in ("", parsed.name))
 
 
 def _has_partial_header(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Checkpoints: the best weights as validated, and a state that resumes exactly."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from dogbreed.callbacks.checkpoints import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from dogbreed.callbacks.metric_printer import MetricPrinter
+from dogbreed.callbacks.signals import StopOnSignal
 from dogbreed.errors import UserError
 
 
@@ -109,3 +111,15 @@ def test_checkpoint_that_cannot_be_written_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"checkpoint .* cannot be written"):
         AtomicCheckpointIO().save_checkpoint({}, tmp_path / "file" / "x.ckpt")
+
+
+def test_processes_agree_only_every_tenth_step(tmp_path):
+    """An agreement of several processes synchronises their devices, so it must not happen at every step."""
+    asked = []
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: asked.append(1))
+    trainer = SimpleNamespace(strategy=strategy, world_size=2, global_step=0, is_last_batch=False, should_stop=False)
+    last = LastCheckpoint(tmp_path / "last.ckpt", 0)
+    for trainer.global_step in range(1, 101):
+        for callback in (last, StopOnSignal(last)):
+            callback.on_train_batch_end(trainer)
+    assert 0 < len(asked) <= 20

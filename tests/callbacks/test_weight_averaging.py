@@ -138,3 +138,26 @@ def test_resume_restores_both_weights(tmp_path):
 def test_unknown_kind_is_a_user_error():
     with pytest.raises(UserError, match="averaging=emaa: not allowed; did you mean ema"):
         AveragedWeights("emaa")
+
+
+def test_weights_only_model_checkpoint_is_refused(tmp_path):
+    data = ImageDataModule("demo://?classes=3&train=4&valid=4&test=0&size=32")
+    model = ImageClassifier("test_resnet", data.classes, weights="random")
+    data.input_spec = model.input_spec
+    keep = pl.callbacks.ModelCheckpoint(tmp_path, save_weights_only=True)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[AveragedWeights(), keep], accelerator="cpu", logger=False)
+    with pytest.raises(UserError, match=r"use .*BestCheckpoint\(averaging="):
+        trainer.fit(model, data)
+
+
+def test_full_model_checkpoint_has_the_validated_average(tmp_path):
+    data = ImageDataModule("demo://?classes=3&train=8&valid=4&test=0&size=32", batch_size=4)
+    model = ImageClassifier("test_resnet", data.classes, weights="random", finetune="full", lr=0.01)
+    data.input_spec = model.input_spec
+    keep = pl.callbacks.ModelCheckpoint(tmp_path, monitor="val/loss")
+    settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=1, callbacks=[AveragedWeights(), keep], **settings)
+    trainer.fit(model, data)
+    loaded = ImageClassifier.load_from_checkpoint(keep.best_model_path)
+    [scores] = pl.Trainer(**settings).validate(loaded, data, verbose=False)
+    assert scores["val/loss"] == pytest.approx(float(keep.best_model_score), rel=1e-4)

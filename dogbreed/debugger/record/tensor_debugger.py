@@ -24,13 +24,16 @@ from dogbreed.debugger.record.recorder import Recorder, safe_hook
 from dogbreed.debugger.record.run_settings import describe_run
 from dogbreed.debugger.record.tensor_stats import TensorStats
 from dogbreed.debugger.recording import Recording
-from dogbreed.debugger.rules.evaluate import evaluate
+from dogbreed.debugger.rules.evaluate import evaluate, merged_rules
 from dogbreed.debugger.settings import TensorSettings
 
 log = logging.getLogger(__name__)
 
 _EVAL_IMAGES = 256
 """Validation images over which active nodes are counted; the rule DeadRelu needs 200."""
+
+_MIN_STEPS = 200
+"""Optimizer steps, and at least an epoch, before LossNotDecreasing may end a training."""
 
 
 class TensorDebugger(Recorder):
@@ -195,7 +198,10 @@ class TensorDebugger(Recorder):
         if self._stats is None:
             return
         recording = Recording(inputs=assemble(self._records.rows, self.settings, self._records.activity))
-        for finding in evaluate(recording, self.rules, self.stop_on):
+        epoch_steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+        patient = {"min_steps": max(_MIN_STEPS, epoch_steps) if math.isfinite(epoch_steps) else _MIN_STEPS}
+        rules = merged_rules({"LossNotDecreasing": patient}, self.rules)
+        for finding in evaluate(recording, rules, self.stop_on):
             if finding.status is Status.ISSUE:
                 print(finding.line(), flush=True)
                 why, override = finding.outcome.summary, finding.outcome.suggestion

@@ -29,6 +29,7 @@ def loss_not_decreasing(
     against: str = "window",
     min_fall_percent: float = 5.0,
     learned: float = 0.5,
+    min_steps: int = 0,
 ) -> Outcome:
     """Detects a training loss that does not fall.
 
@@ -47,6 +48,8 @@ def loss_not_decreasing(
         min_fall_percent: With `start`, the rule fires if a fall of this many percent is ruled out by 3 standard errors.
         learned: With `start`, share of ln(classes), the loss of guessing, below which a flat loss is no issue: a head
             that was solved or a resumed training starts there.
+        min_steps: Losses needed. A training that the rule may end needs 200 and an epoch: earlier, the loss of a slow
+            but healthy training has hardly fallen.
 
     Statuses:
         issue: The loss does not fall, rises, or is not a number.
@@ -59,6 +62,8 @@ def loss_not_decreasing(
     """
     if against not in ("window", "start"):
         raise ValueError(f"against={against!r} is neither window nor start")
+    if len(losses) < min_steps:
+        return insufficient(f"{len(losses)} losses, {min_steps} needed", datapoints=len(losses))
     if against == "start":
         guessing = math.log((settings or {}).get("num_classes") or 1)
         limits = (diff_percent, increase_threshold_percent, min_fall_percent)

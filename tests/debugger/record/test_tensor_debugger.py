@@ -15,6 +15,7 @@ from dogbreed.debugger.read.reader import read_run
 from dogbreed.debugger.record.network import head_prefix, parameter_tags, root_module
 from dogbreed.debugger.record.reductions import statistics
 from dogbreed.debugger.record.tensor_stats import TensorStats
+from dogbreed.debugger.rules.evaluate import all_rules
 from dogbreed.debugger.series import STATISTICS, describe
 from dogbreed.errors import UserError
 from tests.debugger.tiny import CONFIG, TinyData, TinyModel, network, train
@@ -147,6 +148,16 @@ def test_stop_on_ends_the_training_with_its_reason(tmp_path: Path, capsys: pytes
     recording = read_run(tmp_path)
     [stopped] = [row for row in recording.events if row["name"] == "stopped"]
     assert (stopped["by"], stopped["step"]) == ("ExplodingTensor", 4)
+
+
+def test_stop_on_never_ends_a_healthy_training(tmp_path: Path):
+    """Rules that judge a whole training, such as LossNotDecreasing, wait until they can."""
+    judged = [name for name, rule in all_rules().items() if rule.group in ("tensor", "training")]
+    every = {"enabled": True, "every_n_steps": 5}
+    pl.seed_everything(0, verbose=False)
+    model = TinyModel(lr=5e-4)
+    train(tmp_path, model, TinyData(batch_size=16), 3, {"tensors": every, "stop_on": judged})
+    assert len(model.losses) == 3 * 600 // 16 + 2
 
 
 def test_mistake_in_stop_on_or_rules_raises_immediately(tmp_path: Path):

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import ast
+import inspect
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -153,3 +156,13 @@ def test_merged_rules_later_settings_win():
 def test_import_of_rules_needs_no_torch():
     code = "import dogbreed.debugger.rules.evaluate, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", all_rules())
+def test_every_setting_of_a_rule_is_used(name: str):
+    """A setting that is declared but never read, as an AWS parameter once was, cannot do anything."""
+    item = all_rules()[name]
+    function = ast.parse(textwrap.dedent(inspect.getsource(item.function))).body[0]
+    used = {node.id for line in function.body for node in ast.walk(line) if isinstance(node, ast.Name)}
+    read_by_the_report = {"other_trials"}
+    assert set(item.defaults) - used <= read_by_the_report

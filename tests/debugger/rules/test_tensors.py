@@ -6,6 +6,7 @@ import pytest
 from dogbreed.debugger.findings import Status
 from dogbreed.debugger.rules.activations import dead_relu, poor_weight_initialization, saturated_activation
 from dogbreed.debugger.rules.learning_rate import head_against_backbone, learning_rate_too_high, learning_rate_too_low
+from dogbreed.debugger.rules.losses import loss_not_decreasing
 from dogbreed.debugger.rules.tensors import all_zero, exploding_tensor, tensor_variance, vanishing_gradient
 from dogbreed.debugger.rules.updates import similar_across_runs, unchanged_tensor, weight_update_ratio
 from dogbreed.debugger.series import NodeActivity, Series, TensorSeries
@@ -276,3 +277,19 @@ class TestActivationLayers:
     def test_pretrained_network_is_not_judged(self):
         inputs = TensorSeries.of({"act": {0: np.ones(3)}}, {"act": frozenset({"pretrained"})})
         assert poor_weight_initialization(inputs).status is Status.NOT_APPLICABLE
+
+
+def test_loss_that_falls_slowly_never_ends_a_training():
+    """0.2 nats in 100 steps with a noise of 0.15: as a rule of `stop_on`, it is evaluated at every recorded step."""
+
+    def fires(seed: int, min_steps: int) -> bool:
+        steps = np.arange(600)
+        values = np.random.default_rng(seed).normal(4.6 - 0.002 * steps, 0.15)
+        parts = (Series(steps[:end], values[:end]) for end in range(50, 600, 50))
+        settings = {"against": "start", "min_steps": min_steps}
+        return any(
+            loss_not_decreasing(losses, {"num_classes": 100}, **settings).status is Status.ISSUE for losses in parts
+        )
+
+    assert sum(fires(seed, 0) for seed in range(30)) > 15
+    assert not any(fires(seed, 200) for seed in range(30))
