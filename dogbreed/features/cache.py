@@ -173,7 +173,9 @@ def _context(device: torch.device, precision: str) -> Context:
 
 
 def _input_spec(model: ImageClassifier, data: ImageDataModule) -> InputSpec:
-    return model.input_spec.resized(data.image_size)
+    spec = model.input_spec.resized(data.image_size)
+    model.check_size(spec.height, spec.width)
+    return spec
 
 
 def _opened(files: FeatureFiles, name: str) -> Features:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from dogbreed.models.heads import head_names
 log = logging.getLogger(__name__)
 
 
+_RESERVED = ("num_classes", "pretrained", "checkpoint_path", "features_only")
+"""Arguments of `timm.create_model` that are derived here; a checkpoint_path would be unpickled."""
+
+
 def create(name: str, num_classes: int, weights: str, kwargs: Mapping[str, Any]) -> nn.Module:
     """Returns timm's network `name` with a new head of `num_classes` outputs.
 
@@ -29,24 +34,39 @@ def create(name: str, num_classes: int, weights: str, kwargs: Mapping[str, Any])
         kwargs: Further arguments of `timm.create_model`.
 
     Raises:
-        UserError: The name or a keyword is unknown, the hub is unreachable, or the file is missing or does not fit.
+        UserError: The name or a keyword is unknown or does not make a classifier of RGB images, the hub is unreachable,
+            or the file is missing or does not fit.
     """
     if not timm.is_model(name):
         raise UserError(f"model.name={name} is not a timm model{_suggest_name(name)}")
+    wrong = [key for key in _RESERVED if key in kwargs]
+    wrong += ["in_chans"] if kwargs.get("in_chans", 3) != 3 else []  # images are RGB
+    wrong += ["global_pool"] if kwargs.get("global_pool") == "" else []  # a classifier needs pooled features
+    if wrong:
+        raise UserError(f"model.kwargs.{wrong[0]}={kwargs[wrong[0]]!r}: not available, omit it")
     try:
         net = timm.create_model(name, pretrained=weights == "hub", num_classes=num_classes, **kwargs)
-    except TypeError as error:
-        raise UserError(f"model.kwargs {sorted(kwargs)} are not accepted by {name}: {error}") from None
+    except (TypeError, KeyError, AssertionError) as error:
+        raise UserError(f"model.kwargs {sorted(kwargs)} are not accepted by {name}: {error!r}") from None
     except Exception as error:
-        if weights != "hub":
-            raise
-        raise UserError(_hub_error(name, error)) from error
-    new_head = weights == "hub" and num_classes != net.pretrained_cfg["num_classes"]  # type: ignore[index]
+        if weights == "hub":
+            raise UserError(_hub_error(name, error)) from error
+        raise UserError(f"model.name={name} cannot be created: {' '.join(str(error).split())[:200]}") from error
+    if not _has_head(net):
+        raise UserError(f"model.name={name} has no classifier to train: choose another network")
+    new_head = weights == "hub"  # even for as many classes as it was trained on: they are others
     if weights not in ("hub", "random"):
         new_head = _load_file(net, name, Path(weights).expanduser())
     if new_head:
         _shrink_head(net)
     return net
+
+
+def _has_head(net: nn.Module) -> bool:
+    modules = dict(net.named_modules())
+    known: Any = getattr(net, "pretrained_cfg", None) or {}
+    names = head_names(net) if known.get("classifier") else []
+    return bool(names) and all(name in modules and any(True for _ in modules[name].parameters()) for name in names)
 
 
 def _shrink_head(net: nn.Module) -> None:
@@ -131,6 +151,17 @@ def pretrained_head(net: nn.Module, name: str, weights: str, kwargs: Mapping[str
     return weight.float(), bias.float()
 
 
-def input_spec(net: nn.Module) -> InputSpec:
-    """Returns the image format that timm documents for `net`."""
-    return InputSpec.from_data_config(resolve_model_data_config(net))
+def input_spec(net: nn.Module, kwargs: Mapping[str, Any] | None = None) -> InputSpec:
+    """Returns the image format that timm documents for `net`, in the size of `kwargs["img_size"]` if that is given."""
+    spec = InputSpec.from_data_config(resolve_model_data_config(net))
+    size = (kwargs or {}).get("img_size")
+    if size is None:
+        return spec
+    height, width = (size, size) if isinstance(size, int) else size
+    return replace(spec, height=height, width=width)
+
+
+def needs_size(net: nn.Module) -> bool:
+    """Returns whether `net` accepts images of one size alone, as most networks with position embeddings."""
+    fixed = bool(net.pretrained_cfg.get("fixed_input_size"))  # type: ignore[union-attr, operator]
+    return fixed and bool(getattr(getattr(net, "patch_embed", None), "strict_img_size", True))

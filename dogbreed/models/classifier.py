@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import Any
 
 import pytorch_lightning as pl
@@ -87,7 +88,8 @@ class ImageClassifier(pl.LightningModule):
         self.classes = classes
         self.class_names = [name for _, name in parse_classes(classes)]
         self.net = backbones.create(model, len(classes), weights if load_weights else "random", model_kwargs)
-        self.input_spec = backbones.input_spec(self.net)
+        self.input_spec = backbones.input_spec(self.net, model_kwargs)
+        self._needs_size = backbones.needs_size(self.net)
         if hp.channels_last:
             self.net.to(memory_format=torch.channels_last)
         if hp.finetune != "full":
@@ -112,13 +114,41 @@ class ImageClassifier(pl.LightningModule):
         return super().load_from_checkpoint(checkpoint_path, *args, load_weights=False, **kwargs)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns logits (B, num_classes) for normalised float32 `images` (B, 3, H, W), in eval mode with TTA."""
+        """Returns logits (B, num_classes) for `images` (B, 3, H, W), in eval mode with TTA.
+
+        Args:
+            images: Normalised float32 images, or uint8 ones, which are normalised here.
+
+        Raises:
+            UserError: The network accepts only images of another size.
+        """
+        self.check_size(*images.shape[-2:])
+        if images.dtype == torch.uint8:
+            images = self._normalise(images)
         if self.hparams["channels_last"]:
             images = images.contiguous(memory_format=torch.channels_last)
         if self.hparams["tta"] and not self.training:
             return flip_tta(self.net, images)
         logits: Tensor = self.net(images)
         return logits
+
+    def check_size(self, height: int, width: int) -> None:
+        """Checks that the network accepts images of `height` x `width` px.
+
+        Raises:
+            UserError: It accepts only images of another size.
+        """
+        spec = self.input_spec
+        if self._needs_size and (height, width) != (spec.height, spec.width):
+            raise UserError(
+                f"{self.hparams['model']} needs images of {spec.height} x {spec.width} px, got {height} x {width}: "
+                f"type data.image_size=null, or +model.kwargs.img_size={height} for a network of that size"
+            )
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        spec = self.input_spec
+        mean, std = (torch.tensor(part, device=images.device).view(3, 1, 1) for part in (spec.mean, spec.std))
+        return ((images / 255 - mean) / std).to(self.dtype)
 
     def _logits(self, batch: Any) -> Tensor:
         if isinstance(batch, FeatureBatch):
@@ -141,8 +171,11 @@ class ImageClassifier(pl.LightningModule):
         """Compiles the network if `compile` is set, and registers all parameters with DDP.
 
         Raises:
-            UserError: A linear probe has no steps to fit.
+            UserError: A linear probe has no steps to fit, or the data module has other classes.
         """
+        classes = getattr(self.trainer.datamodule, "classes", None)  # type: ignore[attr-defined]
+        if classes is not None:
+            self.check_classes(classes)
         if stage != "fit":
             return
         if self.hparams["finetune"] == "linear_probe":
@@ -151,6 +184,20 @@ class ImageClassifier(pl.LightningModule):
             self.net.compile()  # in place: the names in state_dict() do not change
         if self.hparams["finetune"] == "gradual" and self.trainer.world_size > 1:
             freezing.unfreeze(self.net, math.inf)  # DDP registers gradients only once; on_train_start freezes again
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Checks that `classes` of a data set are those of the model, in the same order.
+
+        Raises:
+            UserError: They are others: metrics would compare different classes.
+        """
+        if list(classes) != self.classes:
+            pairs = zip_longest(self.classes, classes, fillvalue="none")
+            number, (own, other) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+            raise UserError(
+                f"the data has other classes than the model, or another order: class {number} is {other}, that of the "
+                f"model is {own}"
+            )
 
     def on_fit_start(self) -> None:
         """Checks that the head is solved if `head_start` requires it, unless a checkpoint contains it."""
@@ -184,13 +231,14 @@ class ImageClassifier(pl.LightningModule):
 
         A batch without images gives a zero loss with zero gradients, so that other processes do not wait for it.
         """
-        inputs, labels = batch[0], batch[1]  # (B, 3, H, W) or (B, D) float32; (B,) int64
+        inputs, labels = batch[0], batch[1]  # (B, 3, H, W) or (B, D) float32, or uint8 images; (B,) int64
         if not len(labels):
             loss = 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
             self._metrics("train").update(loss.detach(), self._no_logits(inputs), labels)
             return loss
         targets = labels
         if self.mixup is not None:
+            inputs = self._normalise(inputs) if inputs.dtype == torch.uint8 else inputs
             inputs, targets = self.mixup(inputs, labels)  # float32 (B, num_classes)
             labels = targets.argmax(dim=1)  # the class with the larger share
             batch = (inputs, targets)
@@ -246,7 +294,8 @@ class ImageClassifier(pl.LightningModule):
         if not metrics.update_called:
             return {}
         scores: dict[str, Tensor] = metrics.compute()
-        metrics.reset()
+        with torch.inference_mode(False):  # states made in inference mode could not be updated in a later fit
+            metrics.reset()
         self.log_dict({f"{stage}/{name}": scores[name] for name in LOGGED[stage]}, prog_bar=prog_bar)
         return scores
 

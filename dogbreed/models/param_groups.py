@@ -25,7 +25,10 @@ def layer_depths(net: nn.Module, *, stages: bool) -> dict[str, int]:
         stages: Counts stages (a ResNet's `layer4` is 1, `layer3` is 2) instead of blocks.
     """
     matcher: Any = getattr(net, "group_matcher", None)
-    numbers = group_parameters(net, matcher(coarse=stages), reverse=True) if matcher else {}
+    try:
+        numbers = group_parameters(net, matcher(coarse=stages), reverse=True) if matcher else {}
+    except (AssertionError, NotImplementedError):  # RDNet numbers no stages
+        numbers = {}
     top = max(numbers.values(), default=0)
     return {name: top - numbers.get(name, top) for name, _ in net.named_parameters()}
 

@@ -55,6 +55,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     run = build_run(cfg, output_dir, recorders)
     model = create_model(cfg, data.classes, run.steps.lr)
     data.input_spec = model.input_spec
+    model.check_size(data.input_spec.height, data.input_spec.width)
     _log_model(cfg, model)
     if cfg.resume_from:
         _load_weights(model, cfg)
@@ -185,6 +186,7 @@ def _load_weights(model: ImageClassifier, cfg: DictConfig) -> None:
         checkpoint = _read_checkpoint(path)
         if "optimizer_states" not in checkpoint:
             raise ValueError("weights without the state of a training")
+        model.check_classes(checkpoint["hyper_parameters"]["classes"])
         model.load_state_dict(checkpoint["state_dict"])
     except Exception as error:
         reason = " ".join(str(error).split())[:200]

@@ -280,11 +280,11 @@ class TestActivationLayers:
 
 
 def test_loss_that_falls_slowly_never_ends_a_training():
-    """0.2 nats in 100 steps with a noise of 0.15: as a rule of `stop_on`, it is evaluated at every recorded step."""
+    """0.1 nats in 100 steps with a noise of 0.15: as a rule of `stop_on`, it is evaluated at every recorded step."""
 
     def fires(seed: int, min_steps: int) -> bool:
         steps = np.arange(600)
-        values = np.random.default_rng(seed).normal(4.6 - 0.002 * steps, 0.15)
+        values = np.random.default_rng(seed).normal(4.6 - 0.001 * steps, 0.15)
         parts = (Series(steps[:end], values[:end]) for end in range(50, 600, 50))
         settings = {"against": "start", "min_steps": min_steps}
         return any(
