@@ -12,7 +12,7 @@ from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
 from launch.cli import split_argv
 from launch.hosting.endpoint_state import get_endpoint, list_endpoints, read_endpoint_info
-from launch.spec.settings import BACKEND, compose
+from launch.spec.settings import BACKEND, compose_lookup
 from launch.views.endpoint_tables import details_table, endpoints_table, print_log_tail, total_line
 from launch.views.text import console
 
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     """Prints all endpoints, or one; returns 0."""
     args = split_argv(argv)
     name = args.optional_name()
-    cfg, out = compose("deploy", args.overrides), console()
+    cfg, out = compose_lookup("deploy", args.overrides), console()
     backend = open_backend(cfg)
     with api_errors(cfg):
         client = backend.client()

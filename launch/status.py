@@ -25,7 +25,7 @@ from launch.runs.loop import run_to_end
 from launch.runs.progress import SweepRun, TrainingRun
 from launch.runs.results import read_sweep
 from launch.runs.summary import read_findings
-from launch.spec.settings import BACKEND, compose
+from launch.spec.settings import BACKEND, compose_lookup
 from launch.views.tables import jobs_table, sweep_table, training_table
 from launch.views.text import console
 
@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
     args = split_argv(argv, flags=("--follow", "--logs"))
     follow = "--follow" in args.flags
     name = args.one_name("python -m launch.status NAME --follow") if follow else args.optional_name()
-    cfg = compose("tune", [*args.overrides, *(["logs=true"] if "--logs" in args.flags else [])])
+    cfg = compose_lookup("tune", args.overrides)
+    cfg.logs = "--logs" in args.flags
     backend, out = open_backend(cfg), console()
     with api_errors(cfg):
         client = backend.client()

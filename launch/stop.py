@@ -12,7 +12,7 @@ from launch.backends.aws.errors import api_errors
 from launch.cli import SUCCESS, split_argv
 from launch.runs.lookup import describe
 from launch.spec.naming import TERMINAL
-from launch.spec.settings import BACKEND, compose
+from launch.spec.settings import BACKEND, compose_lookup
 from launch.views.text import console
 
 
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     """Requests that a sweep or training stops; returns 0, also if it had ended before."""
     args = split_argv(argv)
     name = args.one_name("python -m launch.stop NAME; python -m launch.status lists names")
-    cfg, out = compose("tune", args.overrides), console()
+    cfg, out = compose_lookup("tune", args.overrides), console()
     backend = open_backend(cfg)
     with api_errors(cfg):
         client = backend.client()

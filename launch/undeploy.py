@@ -14,7 +14,7 @@ from launch.backends.aws.errors import api_errors
 from launch.cli import split_argv
 from launch.hosting.endpoint_state import get_endpoint
 from launch.hosting.lifecycle import delete_endpoint
-from launch.spec.settings import BACKEND, compose
+from launch.spec.settings import BACKEND, compose_lookup
 from launch.views.text import console
 
 
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     """Deletes one endpoint; returns 0 once it is deleted, or 128 + the signal that ended the waiting."""
     args = split_argv(argv)
     name = args.one_name("python -m launch.undeploy NAME; python -m launch.endpoints lists them")
-    cfg, out = compose("deploy", args.overrides), console()
+    cfg, out = compose_lookup("deploy", args.overrides), console()
     backend = open_backend(cfg)
     with api_errors(cfg):
         client = backend.client()

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from dogbreed.cli.config import compose as compose_config
-from dogbreed.cli.overrides import Overrides
+from dogbreed.cli.overrides import Overrides, parse
 from dogbreed.cli.schema import TRAINING, Schema, search_ranges, store_node
 from dogbreed.errors import UserError
 from dogbreed.system.settings import nested, setting
@@ -254,3 +254,19 @@ def compose(config_name: str, overrides: Iterable[str] | Overrides = ()) -> Dict
     if "trainer" in cfg and cfg.name in RESERVED_NAMES:  # an endpoint may have such a name
         raise UserError(f"name={cfg.name}: outputs/{cfg.name} has another purpose; choose another name")
     return cfg
+
+
+def compose_lookup(config_name: str, overrides: Iterable[str]) -> DictConfig:
+    """Returns the config of a command that only looks up what exists: it takes settings of the backend alone.
+
+    Raises:
+        UserError: as `compose`, or an override sets something else.
+    """
+    parsed = parse(overrides)
+    for override in parsed:
+        if override.key_or_group.partition(".")[0] != "backend":
+            raise UserError(
+                f"{override.input_line}: this command takes only settings of the backend, "
+                "such as backend=sagemaker or backend.root=PATH"
+            )
+    return compose(config_name, parsed)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from dogbreed.cli.command import run_cli
-from launch import publish, report, status, tune
+from launch import endpoints, publish, report, status, stop, tune, undeploy
 
 
 def error_of(main, words, monkeypatch, capsys):
@@ -50,6 +50,13 @@ def test_mistake_in_a_sweep(typed, message, monkeypatch, capsys, tmp_path):
     searched = [] if words[0].startswith(("batch_size=r", "batch_size=i", "epochs=r")) else ["lr=range"]
     assert message in error_of(tune.main, [*searched, *words, "dry_run=true"], monkeypatch, capsys)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("main", [status.main, stop.main, endpoints.main, undeploy.main])
+def test_setting_of_a_training_where_jobs_are_looked_up(main, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    error = error_of(main, ["dogs", "lr=0.1"], monkeypatch, capsys)
+    assert "lr=0.1: this command takes only settings of the backend, such as backend=sagemaker" in error
 
 
 @pytest.mark.parametrize("main", [tune.main, status.main])
