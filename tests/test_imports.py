@@ -79,3 +79,17 @@ def test_dir_lists_the_public_names():
     import dogbreed
 
     assert set(dogbreed.__all__) <= set(dir(dogbreed))
+
+
+def test_import_of_the_library_needs_no_posix_module():
+    """As on Windows and macOS."""
+    absent = ("fcntl", "termios")
+    code = (
+        f"import os, sys\nsys.modules.update(dict.fromkeys({absent}))\n"
+        "for name in ('posix_fallocate', 'fork', 'sched_getaffinity', 'sysconf'): os.__dict__.pop(name, None)\n"
+        "import importlib, pkgutil, dogbreed\n"
+        "for found in pkgutil.walk_packages(dogbreed.__path__, 'dogbreed.'):\n"
+        "    if 'smdebug' not in found.name: importlib.import_module(found.name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -49,3 +49,14 @@ def test_figures_have_a_notebook_representation(data):
 def test_unknown_split_is_a_user_error(data):
     with pytest.raises(UserError, match="no split 'tset'; did you mean test"):
         show_images(data, "tset")
+
+
+def test_mistakes_use_the_format_of_the_model(monkeypatch):
+    """A data module without format must not fall back to ImageNet's."""
+    data, seen = ImageDataModule("demo://?classes=2&train=3&valid=2&test=3&size=32"), []
+    model = AlwaysFirst()
+    model.input_spec = SPEC
+    monkeypatch.setattr(AlwaysFirst, "forward", lambda self, images: seen.append(images) or torch.zeros(len(images), 2))
+    find_mistakes(model, data)
+    pixels = torch.cat([batch.images for batch in data.loader("test", input_spec=SPEC)]).float()
+    torch.testing.assert_close(torch.cat(seen), pixels / 127.5 - 1)

@@ -117,7 +117,8 @@ class BestCheckpoint(Checkpoint):
 class LastCheckpoint(Checkpoint):
     """Saves the full state of a training to one file: every `every_s` seconds, also within epochs, and at the end.
 
-    The state includes torch's random number generators, so that a resumed training equals an uninterrupted one.
+    The state includes torch's random number generators in all processes, so that a resumed training equals an
+    uninterrupted one. Each process draws other numbers (for mixup, dropout): process r starts from the seed plus r.
 
     Args:
         path: Path of the file.
@@ -133,23 +134,27 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = -1
         self._step = 0
         self._rng_state: dict[str, Any] = {}
+        self._rng_states: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of torch's random number generators, CPU and GPU."""
-        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+        """Returns the state of torch's random number generators, CPU and GPU: of this process, and of all of them."""
+        return {**_rng_state(), "processes": self._rng_states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the state until `on_train_start`: setting up the training draws random numbers too."""
         self._rng_state = state_dict
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restores the random number generators."""
+        """Restores the random number generators, or starts those of further processes."""
         self._step = trainer.global_step
-        if self._rng_state:
-            torch.set_rng_state(self._rng_state["cpu"].cpu())
-            if self._rng_state["cuda"] is not None and torch.cuda.is_available():
-                torch.cuda.set_rng_state(self._rng_state["cuda"].cpu())
+        rank, states = trainer.global_rank, self._rng_state.get("processes", [])
+        state = states[rank] if rank < len(states) else self._rng_state if rank == 0 else {}
+        if state:
+            torch.set_rng_state(state["cpu"].cpu())
+            if state["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(state["cuda"].cpu())
+        elif rank:
+            torch.manual_seed(torch.initial_seed() + rank + trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Saves after an optimizer step if it is time; the last step of an epoch waits for its validation."""
@@ -172,6 +177,9 @@ class LastCheckpoint(Checkpoint):
     def save(self, trainer: pl.Trainer) -> None:
         """Saves now; under DDP all processes must call it."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            if trainer.world_size > 1:
+                self._rng_states = [{}] * trainer.world_size
+                torch.distributed.all_gather_object(self._rng_states, _rng_state())
             trainer.save_checkpoint(self.path)
             self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
@@ -179,3 +187,8 @@ class LastCheckpoint(Checkpoint):
         due = time.monotonic() - self._saved_at >= self.every_s
         if trainer.strategy.reduce_boolean_decision(due, all=False):  # the clocks of processes differ
             self.save(trainer)
+
+
+def _rng_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import threading
 import types
 from typing import Any
 
@@ -17,12 +18,18 @@ _STEPS_BETWEEN_SYNCS = 10
 """Optimizer steps between two exchanges of received signals among several processes."""
 
 
+class TestInterruptedError(Exception):
+    """A signal interrupted a test; the model is trained and unchanged."""
+
+    __test__ = False  # no class of tests
+
+
 class StopOnSignal(pl.Callback):
     """Stops a training between two optimizer steps at SIGTERM or Ctrl-C, with a checkpoint to resume from.
 
     A second signal ends the process immediately. SageMaker sends SIGTERM 120 s before it reclaims a machine, so the
-    interrupted epoch is not validated: `trainer.limit_val_batches` is 0 from the stop until the fit ends. The signal
-    handlers of the process are replaced while a fit runs.
+    interrupted epoch is not validated: `trainer.limit_val_batches` is 0 from the stop until the fit ends. A test is
+    ended by `TestInterruptedError`. The signal handlers of the process are replaced while a fit or test runs.
 
     Attributes:
         received: The signal, None if there was none.
@@ -38,8 +45,25 @@ class StopOnSignal(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Installs the signal handlers, in place of Lightning's, which stop without a checkpoint."""
         self._step = trainer.global_step
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers.setdefault(number, signal.signal(number, self._receive))
+        self._install()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Installs the signal handlers for a test too."""
+        self._install()
+
+    def _install(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._handlers.setdefault(number, signal.signal(number, self._receive))
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        """Ends a test that a signal interrupts.
+
+        Raises:
+            TestInterruptedError: A signal was received.
+        """
+        if self.received:
+            raise TestInterruptedError(self.received.name)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Restores the signal handlers and the trainer's validation."""

@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from dogbreed.callbacks.signals import TestInterruptedError
 from dogbreed.data.datamodule import ImageDataModule
 from dogbreed.debugger import debugger_callbacks, write_report
 from dogbreed.debugger.files import clear_debug
@@ -95,12 +97,14 @@ def _fit_and_test(cfg: DictConfig, run: Run, model: ImageClassifier, data: Image
         run.trainer.fit(model, batches, ckpt_path=cfg.resume_from)
         if not run.stop.received and not any(cfg.objective.metric in epoch for epoch in run.printer.history.values()):
             _validate(cfg, run, model, batches, {})  # the fit ended before its first validation
-    results: dict[str, Any] = {"name": cfg.name, "stopped_by": run.stop.received.name if run.stop.received else None}
+    results: dict[str, Any] = {"name": cfg.name}
     if not run.stop.received:
         if run.best.path:
             _load_best(run.trainer, model, run.best.path)
-        run.trainer.test(model, batches, verbose=False)
-        results |= {"test": _metrics(run.trainer, "test/"), "classes": model.class_report()}
+        with suppress(TestInterruptedError):
+            run.trainer.test(model, batches, verbose=False)
+            results |= {"test": _metrics(run.trainer, "test/"), "classes": model.class_report()}
+    results["stopped_by"] = run.stop.received.name if run.stop.received else None
     return results | summarise(run.printer.history, cfg.objective.metric, cfg.objective.goal, run.best.since)
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: the best weights as validated, and a state that resumes exactly."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -123,3 +124,29 @@ def test_processes_agree_only_every_tenth_step(tmp_path):
         for callback in (last, StopOnSignal(last)):
             callback.on_train_batch_end(trainer)
     assert 0 < len(asked) <= 20
+
+
+def test_processes_draw_other_numbers_and_resume_their_own(tmp_path):
+    def numbers_of(rank, state=None):
+        torch.manual_seed(3)
+        last = LastCheckpoint(tmp_path / "last.ckpt", 0)
+        last.load_state_dict(state or {})
+        last.on_train_start(SimpleNamespace(global_step=0, global_rank=rank), None)
+        drawn = torch.rand(3).tolist()
+        return drawn, {"cpu": torch.get_rng_state(), "cuda": None}
+
+    torch.manual_seed(3)
+    assert torch.rand(3).tolist() == numbers_of(0)[0]
+    drawn, states = zip(*(numbers_of(rank) for rank in range(3)), strict=True)
+    assert len({tuple(numbers) for numbers in drawn}) == 3
+    saved = {**states[0], "processes": list(states)}
+    for rank in range(3):
+        torch.set_rng_state(states[rank]["cpu"])
+        assert torch.rand(3).tolist() == numbers_of(rank, saved)[0]
+
+
+def test_stop_on_signal_works_outside_the_main_thread(tmp_path):
+    stop = StopOnSignal(last := LastCheckpoint(tmp_path / "last.ckpt", 0))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(fit, Counter([0.1]), last, stop).result()
+    assert stop.received is None

@@ -1,5 +1,6 @@
 import io
 import random
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,11 @@ import pytest
 import torch
 from PIL import Image, ImageFile, ImageOps
 
-from dogbreed.data.decode import decode
+from dogbreed.data.decode import decode, read_size
+from dogbreed.input_spec import InputSpec
+from dogbreed.publishing.checks import check_image
+from dogbreed.serving.images import decode_image
+from dogbreed.serving.request import RequestError
 from dogbreed.storage.base import ImageError
 
 
@@ -180,3 +185,16 @@ def real(shared: Path) -> Callable[[int], list[Path]]:
 
 def test_pillow_still_rejects_truncated_files() -> None:
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_eps_never_reaches_ghostscript(suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would start gs for it, whatever the name of the file."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: pytest.fail("a program was started"))
+    eps = encode(image(), "EPS")
+    for read in (decode, read_size):
+        with pytest.raises(ImageError, match="not a readable image"):
+            read(eps)
+    with pytest.raises(RequestError, match="not a readable image"):
+        decode_image(eps, InputSpec())
+    assert "not an image" in check_image(f"train/pug/a.{suffix}", eps, {}).problem

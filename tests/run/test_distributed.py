@@ -77,6 +77,8 @@ def test_two_processes_equal_one_that_accumulates(tmp_path):
     results = train(resolve_defaults(compose("train", [*STEPS, f"output_dir={tmp_path}/one"])))
     one, two = (torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("one", "two"))
     assert results["steps"] == one["global_step"] == two["global_step"] == 2 * 32 / 8
+    first, second = (state["cpu"] for state in two["callbacks"]["LastCheckpoint"]["processes"])
+    assert not torch.equal(first, second)  # both processes would mix and drop the same
     for name, value in one["state_dict"].items():
         assert torch.allclose(two["state_dict"][name], value, rtol=1e-3, atol=1e-5), name
     theirs = json.loads((tmp_path / "two" / "results.json").read_text())

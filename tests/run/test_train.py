@@ -139,6 +139,20 @@ def test_sigterm_stops_with_a_checkpoint_to_resume_from(tmp_path):
     assert max(results["epochs"]) == state["epoch"] + 1
 
 
+def test_sigterm_during_the_test_keeps_model_and_results(tmp_path, monkeypatch):
+    step = ImageClassifier.test_step
+
+    def stopped(self, *of):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *of)
+
+    monkeypatch.setattr(ImageClassifier, "test_step", stopped)
+    assert main([*TINY, f"output_dir={tmp_path}", "epochs=1", "debugger=off"]) == 143
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["stopped_by"] == "SIGTERM" and "test" not in results and "0" in results["epochs"]
+    assert (tmp_path / "model" / "model.json").is_file()
+
+
 def test_epoch_without_validation_has_no_validation_metrics(tmp_path, monkeypatch, capsys):
     results = run(tmp_path, "epochs=3", "+trainer.check_val_every_n_epoch=2")
     assert ["val/loss" in metrics for metrics in results["epochs"].values()] == [False, True, False]
