@@ -21,6 +21,7 @@ from launch.backends.aws.errors import api_errors
 from launch.hosting.endpoint_state import find_endpoint
 from launch.hosting.lifecycle import deploy, plan_deployment
 from launch.hosting.model_source import find_model
+from launch.runs.requests import check_owned
 from launch.runs.submit import submit
 from launch.spec.settings import SCHEMAS, compose
 from launch.views.endpoint_tables import endpoint_plan
@@ -36,7 +37,9 @@ def main(argv: list[str]) -> int:
     with api_errors(cfg):
         model = find_model(backend, source, out)
         cfg.name = str(cfg.name or (model.name if "/" in source else source))
-        existing = find_endpoint(backend.client(), cfg.name)
+        client = backend.client()
+        if existing := find_endpoint(client, cfg.name):
+            check_owned(client, "Endpoint", existing, cfg.name, "give another name=NAME")
     plan = plan_deployment(cfg, backend, model, existing)
     out.print(endpoint_plan(cfg, backend, plan.model))
     return submit(cfg, plan.requests, lambda client: deploy(client, plan, out), plan.upload)

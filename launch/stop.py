@@ -11,6 +11,8 @@ from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
 from launch.cli import SUCCESS, split_argv
 from launch.runs.lookup import describe
+from launch.runs.requests import check_owned, owner_of
+from launch.runs.requests import stop as request_stop
 from launch.spec.naming import TERMINAL
 from launch.spec.settings import BACKEND, compose_lookup
 from launch.views.text import console
@@ -25,14 +27,13 @@ def main(argv: list[str]) -> int:
     with api_errors(cfg):
         client = backend.client()
         kind, job = describe(client, name)
-        status = job["HyperParameterTuningJobStatus" if kind == "sweep" else "TrainingJobStatus"]
+        resource = "HyperParameterTuningJob" if kind == "sweep" else "TrainingJob"
+        status = job[f"{resource}Status"]
         if status in TERMINAL:
             out.print(f"{name} has already ended: {status}")
             return SUCCESS
-        if kind == "sweep":
-            client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
-        else:
-            client.stop_training_job(TrainingJobName=name)
+        check_owned(client, resource, job, owner_of(name), "stop it with the tool that started it")
+        request_stop(client, resource, name)
     follow = backend.command_line("status", name, "--follow")
     out.print(f"{name} is stopping; follow it to its end: {follow}", soft_wrap=True)
     if kind == "sweep":

@@ -14,6 +14,7 @@ from launch.backends.aws.errors import api_errors
 from launch.cli import split_argv
 from launch.hosting.endpoint_state import get_endpoint
 from launch.hosting.lifecycle import delete_endpoint
+from launch.runs.requests import check_owned
 from launch.spec.settings import BACKEND, compose_lookup
 from launch.views.text import console
 
@@ -26,7 +27,9 @@ def main(argv: list[str]) -> int:
     backend = open_backend(cfg)
     with api_errors(cfg):
         client = backend.client()
-        received = delete_endpoint(client, backend, get_endpoint(client, name), out)
+        endpoint = get_endpoint(client, name)
+        check_owned(client, "Endpoint", endpoint, name, "delete it with the tool that created it")
+        received = delete_endpoint(client, backend, endpoint, out)
     if received:
         out.print(f"{received.name}: detached; deletion continues in the background")
         return 128 + received

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dogbreed.errors import UserError, did_you_mean
-from launch.backends.aws.errors import explain_failure
+from launch.backends.aws.errors import explain_failure, is_not_found
 from launch.runs.polling import RetryingPoller
 from launch.spec.contract import Json
 from launch.spec.endpoint_info import DELETED, EndpointInfo, parse_endpoint_info
@@ -26,12 +26,6 @@ ANSWERING = frozenset({"InService", "Updating", "SystemUpdating", "RollingBack"}
 
 MAX_LISTED = 50
 """Endpoints that are listed, newest first."""
-
-
-def is_not_found(error: ClientError) -> bool:
-    """Returns whether the API reports that a resource does not exist."""
-    code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
-    return code in ("ValidationException", "ResourceNotFound") and "could not find" in message.lower()
 
 
 def get_or_none(request: Callable[..., Json], **arguments: str) -> Json | None:

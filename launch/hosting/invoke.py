@@ -9,8 +9,7 @@ from typing import Any
 
 from botocore import exceptions as boto
 
-from launch.backends.aws.errors import THROTTLED
-from launch.runs.polling import NETWORK_ERRORS
+from launch.backends.aws.errors import NETWORK_ERRORS, THROTTLED
 from launch.spec.prediction import Prediction, parse_prediction
 
 CONTENT_TYPE = "application/x-image"

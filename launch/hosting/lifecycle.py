@@ -18,22 +18,19 @@ from rich.console import Console
 from dogbreed.errors import UserError
 from launch.backends import Backend
 from launch.backends.base import Upload
-from launch.hosting.endpoint_state import EndpointPoll, get_or_none
+from launch.hosting.endpoint_state import EndpointPoll
 from launch.runs.polling import Interrupted, follow
+from launch.runs.requests import UnknownOutcomeError, create, delete, describe, read_tags, update_endpoint
 from launch.spec.contract import Json
 from launch.spec.limits import SERVICES
+from launch.spec.ownership import is_owned
 from launch.spec.requests.endpoint import (
     TrainedModel,
     endpoint_requests,
-    is_owned_name,
     price_tags,
     scaling_target,
 )
 from launch.views.endpoint_tables import print_detached, print_failure, print_in_service
-
-_DELETE = {"CreateModel": ("delete_model", "ModelName"),
-           "CreateEndpointConfig": ("delete_endpoint_config", "EndpointConfigName")}  # fmt: skip
-"""Resources that are named by their content: create operation to the method and the argument that delete one."""
 
 _REPLACED = ("Failed", "Deleting")
 """Statuses of an endpoint that is deleted and created again instead of being updated."""
@@ -91,8 +88,6 @@ def plan_deployment(cfg: DictConfig, backend: Backend, model: TrainedModel, exis
     plan = Deployment(cfg, backend, model, requests, upload, existing)
     if existing is None:
         return plan
-    if not is_owned_name(existing["EndpointConfigName"], plan.name):
-        raise UserError(f"an endpoint {plan.name} exists that launch.deploy did not create: give another name=NAME")
     status = existing["EndpointStatus"]
     if plan.old_config_name is not None and status not in ("InService", *_REPLACED):
         delete = backend.command_line("undeploy", plan.name)
@@ -147,29 +142,24 @@ def _finish(client: Any, plan: Deployment, endpoint: Json | None, out: Console) 
     if plan.updates and not scaling:
         end_scaling(plan.backend, name, out)
     for operation, request in scaling.items():
-        _call(plan.backend.scaling_client(), operation, request)
+        getattr(plan.backend.scaling_client(), xform_name(operation))(**request)
     return 0
 
 
 def _send(client: Any, plan: Deployment) -> None:
-    """Sends the requests that create or update the endpoint; deletes what it created if one of them fails."""
+    """Sends the requests that create or update the endpoint; deletes what it created if one of them is rejected."""
     created = []
-    for operation, request in plan.requests.items():
-        if operation in SERVICES:  # scaling is registered once the endpoint is in service
-            continue
-        try:
-            _call(client, operation, request)
-            created.append(operation)
-        except ClientError as error:
-            if operation in _DELETE and "already existing" in error.response["Error"]["Message"]:
-                continue
-            for method, argument in (_DELETE[done] for done in reversed(created)):
-                getattr(client, method)(**{argument: plan.config_name})
-            raise
-
-
-def _call(client: Any, operation: str, request: Json) -> None:
-    getattr(client, xform_name(operation))(**request)
+    try:
+        for operation, request in plan.requests.items():
+            if operation == "UpdateEndpoint":
+                update_endpoint(client, request)
+            elif operation not in SERVICES and create(client, operation, request, plan.name):
+                created.append(operation.removeprefix("Create"))
+    except (ClientError, UserError) as error:
+        if not isinstance(error, UnknownOutcomeError):  # otherwise they may be in use
+            for resource in reversed(created):
+                delete(client, resource, plan.config_name)
+        raise
 
 
 def delete_endpoint(client: Any, backend: Backend, endpoint: Json, out: Console) -> Signals | None:
@@ -181,20 +171,18 @@ def delete_endpoint(client: Any, backend: Backend, endpoint: Json, out: Console)
     name = endpoint["EndpointName"]
     end_scaling(backend, name, out)
     if endpoint["EndpointStatus"] != "Deleting":
-        client.delete_endpoint(EndpointName=name)
+        delete(client, "Endpoint", name)
     received = follow(EndpointPoll(client, name, out, until_deleted=True), out, backend.poll_s, detach=True)
     delete_owned_resources(client, name, endpoint.get("EndpointConfigName", ""))
     return received
 
 
 def delete_owned_resources(client: Any, endpoint_name: str, config_name: str) -> None:
-    """Deletes an endpoint configuration and its model if `launch.deploy` created them for this endpoint."""
-    if not is_owned_name(config_name, endpoint_name):
-        return
-    config = get_or_none(client.describe_endpoint_config, EndpointConfigName=config_name)
-    if config is not None:
-        client.delete_endpoint_config(EndpointConfigName=config_name)
-        get_or_none(client.delete_model, ModelName=config["ProductionVariants"][0]["ModelName"])
+    """Deletes the configuration and the model of that name if `launch.deploy` created them for this endpoint."""
+    for resource in ("EndpointConfig", "Model"):
+        found = describe(client, resource, config_name)
+        if found is not None and is_owned(read_tags(client, found[f"{resource}Arn"]), endpoint_name):
+            delete(client, resource, config_name)
 
 
 def end_scaling(backend: Backend, name: str, out: Console) -> None:

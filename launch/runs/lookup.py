@@ -7,13 +7,12 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from dogbreed.errors import UserError, did_you_mean
+from launch.backends.aws.errors import is_not_found
 from launch.spec.contract import Json
 from launch.spec.naming import sweep_of
 
 NEWEST = 50
 """Sweeps that are listed; an account may have thousands."""
-
-_NOT_FOUND = ("ResourceNotFound", "ValidationException")
 
 
 class NotFoundError(UserError):
@@ -29,12 +28,12 @@ def describe(client: Any, name: str) -> tuple[str, Json]:
     try:
         return "sweep", client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
     except ClientError as error:
-        if error.response["Error"]["Code"] not in _NOT_FOUND:
+        if not is_not_found(error):
             raise
     try:
         return "training", client.describe_training_job(TrainingJobName=name)
     except ClientError as error:
-        if error.response["Error"]["Code"] not in _NOT_FOUND:
+        if not is_not_found(error):
             raise
     known = [job["HyperParameterTuningJobName"] for job in list_sweeps(client)]
     known += [job["TrainingJobName"] for job in list_trainings(client)]

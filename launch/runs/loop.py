@@ -31,7 +31,7 @@ class Run(Pollable, Protocol):
 
 
 def run_to_end(
-    run: Run, cfg: DictConfig, backend: Backend, out: Console, create: Callable[[], object] | None = None
+    run: Run, cfg: DictConfig, backend: Backend, out: Console, create: Callable[[], bool] | None = None
 ) -> int:
     """Follows `run` to its end and prints the outcome.
 
@@ -40,7 +40,8 @@ def run_to_end(
         cfg: The config in use; makes the advice on API errors concrete.
         backend: Where it runs.
         out: The console.
-        create: Sends the request that starts it; None if it exists: a signal then detaches.
+        create: Sends the request that starts it and returns whether it is new; None if it exists. A signal detaches
+            from a run that is not new.
 
     Returns:
         The exit status: 0, 1 if there is no result, or 128 + the signal that stopped or detached it.
@@ -49,9 +50,11 @@ def run_to_end(
     hint = still_running_hint(backend, run.name)
     with Interrupted() as interrupted:  # before the request, so that Ctrl-C during it is not lost
         if create is not None:
-            create()
+            new = create()
+            detach = detach or not new
             elsewhere = backend.command_line("status", run.name)
-            out.print(f"\nstarted {run.name}; see it from elsewhere: {elsewhere}", soft_wrap=True)
+            state = f"started {run.name}" if new else f"{run.name} runs already, with these very settings"
+            out.print(f"\n{state}; see it from elsewhere: {elsewhere}", soft_wrap=True)
         with api_errors(cfg, hint):
             received = follow(run, out, backend.poll_s, detach=detach, interrupted=interrupted)
     with api_errors(cfg, hint):

@@ -13,10 +13,7 @@ from botocore import exceptions as boto
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from launch.backends.aws.errors import THROTTLED
-
-NETWORK_ERRORS = (boto.HTTPClientError, boto.EndpointConnectionError, boto.ConnectionError)
-"""Errors between this machine and AWS, which do not affect jobs."""
+from launch.backends.aws.errors import NETWORK_ERRORS, THROTTLED
 
 T = TypeVar("T")
 

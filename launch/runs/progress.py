@@ -14,6 +14,7 @@ from dogbreed.callbacks.metric_line import read_metrics
 from launch.backends import Backend
 from launch.backends.base import LogTail
 from launch.runs.polling import RetryingPoller
+from launch.runs.requests import stop
 from launch.runs.results import Sweep, Trial, billable_seconds, read_sweep
 from launch.runs.summary import finish_sweep, finish_training
 from launch.spec.contract import Json
@@ -94,7 +95,7 @@ class SweepRun:
     def stop(self) -> None:
         """Requests that the sweep stops."""
         self._status[self.name] = "Stopping"  # already printed
-        self._client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=self.name)
+        stop(self._client, "HyperParameterTuningJob", self.name)
 
     def finish(self) -> int:
         """Writes the result files and prints the outcome; returns 0, or 1 if no trial has a result."""
@@ -174,7 +175,7 @@ class TrainingRun:
 
     def stop(self) -> None:
         """Requests that the job stops."""
-        self._client.stop_training_job(TrainingJobName=self.name)
+        stop(self._client, "TrainingJob", self.name)
 
     def finish(self) -> int:
         """Prints the outcome; returns 0, or 1 if the job did not complete."""

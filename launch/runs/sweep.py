@@ -15,6 +15,7 @@ from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
 from launch.runs.loop import run_to_end
 from launch.runs.progress import SweepRun
+from launch.runs.requests import create
 from launch.runs.results import read_sweep
 from launch.runs.submit import submit
 from launch.spec.contract import Json
@@ -71,7 +72,7 @@ def _submit(cfg: DictConfig, request: Json, upload: Callable[[], None]) -> int:
 
     def run(client: Any) -> int:
         sweep = SweepRun(client, request["HyperParameterTuningJobName"], cfg, backend, out)
-        return run_to_end(sweep, cfg, backend, out, lambda: client.create_hyper_parameter_tuning_job(**request))
+        return run_to_end(sweep, cfg, backend, out, lambda: create(client, OPERATION, request, sweep.name))
 
     return submit(cfg, {OPERATION: request}, run, upload)
 

@@ -15,6 +15,7 @@ from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
 from launch.runs.loop import run_to_end
 from launch.runs.progress import TrainingRun
+from launch.runs.requests import create
 from launch.runs.results import read_best
 from launch.runs.submit import submit
 from launch.spec.contract import job_overrides
@@ -48,7 +49,7 @@ def run_training(overrides: Sequence[str]) -> int:
 
     def run(client: Any) -> int:
         training = TrainingRun(client, request["TrainingJobName"], cfg, backend, out)
-        return run_to_end(training, cfg, backend, out, lambda: client.create_training_job(**request))
+        return run_to_end(training, cfg, backend, out, lambda: create(client, OPERATION, request, training.name))
 
     return submit(cfg, {OPERATION: request}, run, upload)
 

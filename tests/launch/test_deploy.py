@@ -11,7 +11,7 @@ from dogbreed.errors import UserError
 from launch import deploy, endpoints, predict, undeploy
 from launch.backends.local import LocalBackend
 from launch.local.api.boto_client import local_client
-from tests.launch.cloud import interrupt_create
+from tests.launch.cloud import interrupt_create, wait_for
 from tests.launch.local_jobs import SERVE, is_running, pack_model, put_training, put_tuning, state_of
 from tests.launch.served import images, interrupt_when, train
 
@@ -126,16 +126,46 @@ def test_deploy_ctrl_c_between_requests_deletes_endpoint(capsys, monkeypatch):
 
 
 def test_deploy_foreign_endpoint_not_touched():
-    client = local_client(Path("outputs"), serve=SERVE)
-    container = {"Image": "dogbreed", "ModelDataUrl": "s3://local/dogs/output/model.tar.gz"}
-    client.create_model(ModelName="theirs", PrimaryContainer=container)
-    variant = {"VariantName": "a", "ModelName": "theirs", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
-    client.create_endpoint_config(EndpointConfigName="theirs", ProductionVariants=[variant])
-    client.create_endpoint(EndpointName="dogs", EndpointConfigName="theirs")
-    with pytest.raises(UserError, match=r"an endpoint dogs exists that launch\.deploy did not create"):
-        deploy.main(["from_training=dogs"])
+    client, theirs = local_client(Path("outputs"), serve=SERVE), "dogs-20240101"  # a common scheme: NAME-DATE
+    create_foreign(client, theirs)
+    client.create_endpoint(EndpointName="dogs", EndpointConfigName=theirs, Tags=[{"Key": "by", "Value": "terraform"}])
+    for command, argv in ((deploy, ["from_training=dogs"]), (undeploy, ["dogs"])):
+        with pytest.raises(UserError, match=r"endpoint dogs exists, but .* its tags: by=terraform\)"):
+            command.main(argv)
+    assert client.describe_endpoint(EndpointName="dogs")["EndpointConfigName"] == theirs
+    assert client.describe_model(ModelName=theirs) and client.describe_endpoint_config(EndpointConfigName=theirs)
+
+
+def test_undeploy_keeps_foreign_configuration_and_model(dogs):
+    client, theirs = local_client(Path("outputs"), serve=SERVE), "dogs-1a2b3c4d"  # named as the launcher does
+    create_foreign(client, theirs)
+    client.update_endpoint(EndpointName="dogs", EndpointConfigName=theirs)
+    wait_for(lambda: client.describe_endpoint(EndpointName="dogs")["EndpointConfigName"] == theirs)
     assert undeploy.main(["dogs"]) == 0
-    assert client.describe_model(ModelName="theirs") and client.describe_endpoint_config(EndpointConfigName="theirs")
+    assert client.describe_model(ModelName=theirs) and client.describe_endpoint_config(EndpointConfigName=theirs)
+
+
+@pytest.mark.parametrize("resource", ["CreateModel", "CreateEndpointConfig"])
+def test_deploy_foreign_resource_of_same_name_is_rejected(capsys, resource):
+    assert deploy.main(["from_training=dogs", "dry_run=true"]) == 0
+    requests = json.loads(capsys.readouterr().out)
+    client, name = local_client(Path("outputs"), serve=SERVE), requests["CreateModel"]["ModelName"]
+    create_foreign(client, name)
+    (client.delete_endpoint_config if resource == "CreateModel" else client.delete_model)(
+        **{"EndpointConfigName" if resource == "CreateModel" else "ModelName": name}
+    )
+    with pytest.raises(UserError, match=f"{name} exists, but launch did not create it .* its tags: none"):
+        deploy.main(["from_training=dogs"])
+    found = [*client.list_models()["Models"], *client.list_endpoint_configs()["EndpointConfigs"]]
+    assert len(found) == 1 and not client.list_endpoints()["Endpoints"]
+
+
+def create_foreign(client, name):
+    """Creates a model and an endpoint configuration without the launcher."""
+    container = {"Image": "dogbreed", "ModelDataUrl": "s3://local/dogs/output/model.tar.gz"}
+    client.create_model(ModelName=name, PrimaryContainer=container)
+    variant = {"VariantName": "a", "ModelName": name, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    client.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
 
 
 MISTAKES = [

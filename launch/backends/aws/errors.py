@@ -48,6 +48,26 @@ FAILURES = (
 )  # fmt: skip
 """Pattern in the FailureReason of a job, and advice."""
 
+_MISSING = r"[Cc]ould not find|[Nn]ot found|does not exist"
+
+
+def is_not_found(error: boto.ClientError) -> bool:
+    """Returns whether the API reports that a resource does not exist."""
+    code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+    return code == "ResourceNotFound" or (code == "ValidationException" and bool(re.search(_MISSING, message)))
+
+
+NETWORK_ERRORS = (boto.HTTPClientError, boto.EndpointConnectionError, boto.ConnectionError)
+"""Errors between this machine and AWS: the request may have had its effect."""
+
+
+def is_rejected(error: Exception) -> bool:
+    """Returns whether a request certainly had no effect: not sent, or its first attempt was rejected."""
+    if not isinstance(error, boto.ClientError):
+        return not isinstance(error, NETWORK_ERRORS)
+    meta = error.response.get("ResponseMetadata", {})
+    return meta.get("HTTPStatusCode", 400) < 500 and not meta.get("RetryAttempts")
+
 
 @contextmanager
 def api_errors(cfg: DictConfig | None = None, then: str = "") -> Iterator[None]:

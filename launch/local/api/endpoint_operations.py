@@ -29,6 +29,7 @@ from launch.local.job_store import (
     create_folder,
     job_arn,
     lock_if_free,
+    read_json,
     request_stop,
     write_json,
 )
@@ -107,8 +108,11 @@ class EndpointOperations:
         return {}
 
     def _describe_endpoint(self, request: Json) -> Json:
-        state = self.read(request["EndpointName"])[1]
+        folder, state = self.read(request["EndpointName"])
         response = _summary(state) | {"EndpointConfigName": state["config"]}
+        if state["status"] == "Updating":
+            pending = read_json(folder / DESIRED).get("config") or state.get("pending", state["config"])
+            response["PendingDeploymentSummary"] = {"EndpointConfigName": pending}
         if "port" in state:
             counts = dict.fromkeys(("CurrentInstanceCount", "DesiredInstanceCount"), 1)  # this machine
             weights = dict.fromkeys(("CurrentWeight", "DesiredWeight"), 1.0)

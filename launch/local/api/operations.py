@@ -160,14 +160,15 @@ class LocalSageMaker:
         return self._stop(self._tuning(request["HyperParameterTuningJobName"]), "hyperparameter tuning job")
 
     def _add_tags(self, request: Json) -> Json:
-        folder = self._by_arn(request["ResourceArn"])
         with self._tag_lock:  # the HTTP server answers requests in several threads
-            tags = {tag["Key"]: tag["Value"] for tag in self._tags(folder) + request["Tags"]}
-            write_json(folder / TAGS, {"Tags": [{"Key": key, "Value": value} for key, value in tags.items()]})
-        return {"Tags": self._tags(folder)}
+            file, tags = self._tags(request["ResourceArn"])
+            merged = {tag["Key"]: tag["Value"] for tag in [*tags, *request["Tags"]]}
+            tags = [{"Key": key, "Value": value} for key, value in merged.items()]
+            write_json(file, {"Tags": tags})
+        return {"Tags": tags}
 
     def _list_tags(self, request: Json) -> Json:
-        entries, more = page(self._tags(self._by_arn(request["ResourceArn"])), request, size=50)
+        entries, more = page(self._tags(request["ResourceArn"])[1], request, size=50)
         return {"Tags": entries, **more}
 
     def _create(self, name: str, start: Callable[[Path], subprocess.Popen[bytes]]) -> None:
@@ -201,20 +202,24 @@ class LocalSageMaker:
             raise ServiceError("ResourceNotFound", f"there is no hyperparameter tuning job {name!r} under {self.root}")
         return folder
 
-    def _by_arn(self, arn: str) -> Path:
+    def _tags(self, arn: str) -> tuple[Path, list[Json]]:
+        """Returns the file that stores added tags of a resource, and its tags."""
         kind, _, name = arn.rpartition(":")[2].partition("/")
+        for records in (self.endpoints.models, self.endpoints.configs):
+            if arn == job_arn(records.kind, name):
+                return records.tags(name)
         if arn == job_arn(TUNING, name):
-            return self._tuning(name)
-        if arn == job_arn(TRAINING, name):
-            return self._training(name)
-        if arn == job_arn(ENDPOINT, name):
-            return self.endpoints.read(name)[0]
-        raise ServiceError("ResourceNotFound", f"there is no {kind or arn} on this machine")
-
-    def _tags(self, folder: Path) -> list[Json]:
+            folder = self._tuning(name)
+        elif arn == job_arn(TRAINING, name):
+            folder = self._training(name)
+        elif arn == job_arn(ENDPOINT, name):
+            folder = self.endpoints.read(name)[0]
+        else:
+            raise ServiceError("ResourceNotFound", f"there is no {kind or arn} on this machine")
         added = read_json(folder / TAGS)
-        tags: list[Json] = added["Tags"] if added else read_json(folder / REQUEST).get("Tags", [])
-        return tags
+        if not added and is_tuning(folder.parent):  # a trial has the tags of its tuning job
+            added = read_json(folder.parent / TAGS) or read_json(folder.parent / REQUEST)
+        return folder / TAGS, (added or read_json(folder / REQUEST)).get("Tags", [])
 
     def _stop(self, folder: Path, kind: str) -> Json:
         status = read_state(folder)["status"]

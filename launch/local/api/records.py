@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,11 @@ class Records:
             "CreationTime": timestamp(record["created"]),
         }
 
+    def tags(self, name: str) -> tuple[Path, builtins.list[Json]]:
+        """Returns the file that stores added tags of a resource, and its tags."""
+        path, created = self.folder / f"{name}.tags", self.request(name)
+        return path, (read_json(path) or created).get("Tags", [])
+
     def list(self, request: Json) -> Json:
         """Answers the list operation; the newest come first by default."""
         states = []
@@ -77,6 +83,7 @@ class Records:
         name = request[f"{self.field}Name"]
         self._read(name)
         self._path(name).unlink(missing_ok=True)
+        (self.folder / f"{name}.tags").unlink(missing_ok=True)
         return {}
 
     @property

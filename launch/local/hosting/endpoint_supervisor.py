@@ -134,7 +134,7 @@ class Endpoint(Supervisor):
         elif self._next is not None:
             self._poll_next(self._next)
         elif desired := read_json(self.folder / DESIRED).get("config"):
-            self._save(status="Updating")
+            self._save(status="Updating", pending=desired)
             (self.folder / DESIRED).unlink()
             self._start(desired)
 
@@ -160,7 +160,7 @@ class Endpoint(Supervisor):
         if port is None:
             return
         previous, self._current, self._next = self._current, server, None
-        for key in ("failure", "next"):
+        for key in ("failure", "next", "pending"):
             self.state.pop(key, None)
         served = {"config": server.config, "variant": server.variant["VariantName"], "port": port}
         self._save(status="InService", **served, **server.process_state)
@@ -171,7 +171,8 @@ class Endpoint(Supervisor):
     def _reject(self, reason: str) -> None:
         """Fails the endpoint if nothing is in service; otherwise keeps the current server, as AWS does."""
         self._next = None
-        self.state.pop("next", None)
+        for key in ("next", "pending"):
+            self.state.pop(key, None)
         if self._current is None:
             self._fail(reason)
         else:

@@ -47,7 +47,8 @@ def endpoint_requests(cfg: DictConfig, model: TrainedModel, target: Target, upda
     """Returns operation to request, in order, to create or update the endpoint `cfg.name`.
 
     The model and the endpoint configuration are named by a hash of their content, so deploying the same model again
-    is idempotent. Configurations never share a model, so both can be deleted together.
+    is idempotent. Configurations never share a model, so both can be deleted together. All are tagged as the
+    launcher's.
 
     Raises:
         UserError: settings contradict each other.
@@ -58,16 +59,16 @@ def endpoint_requests(cfg: DictConfig, model: TrainedModel, target: Target, upda
     own_name = content_name(name, create_model, variant, config, model.version)
     variants = [{"VariantName": VARIANT, "ModelName": own_name, "InitialVariantWeight": 1.0, **variant}]
     endpoint = {"EndpointName": name, "EndpointConfigName": own_name}
+    own_tags = {"Tags": tags(cfg, name)}
     requests = {
-        "CreateModel": {"ModelName": own_name, **create_model},
-        "CreateEndpointConfig": {"EndpointConfigName": own_name, "ProductionVariants": variants, **config},
+        "CreateModel": {"ModelName": own_name, **create_model, **own_tags},
+        "CreateEndpointConfig": {"EndpointConfigName": own_name, "ProductionVariants": variants, **config, **own_tags},
     }
     if update:  # a scaled-out endpoint keeps its number of instances
         retained = {"RetainAllVariantProperties": True} if cfg.autoscaling.max_count else {}
         requests["UpdateEndpoint"] = endpoint | retained
     else:
-        endpoint_tags = tags(cfg) + price_tags(cfg)
-        requests["CreateEndpoint"] = endpoint | ({"Tags": endpoint_tags} if endpoint_tags else {})
+        requests["CreateEndpoint"] = endpoint | {"Tags": tags(cfg, name) + price_tags(cfg)}
     return requests | (_scaling(cfg) if cfg.autoscaling.max_count else {})
 
 
@@ -78,15 +79,11 @@ def price_tags(cfg: DictConfig) -> list[Json]:
 
 
 def content_name(stem: str, *content: Any) -> str:
-    """Returns `STEM-1a2b3c4d` with a hash of `content`, within SageMaker's length limit."""
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{stem[: MAX_NAME - 9].rstrip('-')}-{digest}"
-
-
-def is_owned_name(name: str, endpoint: str) -> bool:
-    """Returns whether `name` has the form that `endpoint_requests` gives the endpoint's model and configuration."""
-    stem, _, digest = name.rpartition("-")
-    return stem == endpoint[: MAX_NAME - 9].rstrip("-") and len(digest) == 8
+    """Returns `STEM-1a2b3c4d` with a hash of `content`, and of the whole stem if SageMaker's limit cuts it."""
+    short = stem[: MAX_NAME - 9].rstrip("-")
+    hashed = content if short == stem else (stem, *content)
+    digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{short}-{digest}"
 
 
 def scaling_target(name: str) -> Json:
@@ -138,7 +135,7 @@ def _model(cfg: DictConfig, model: TrainedModel, target: Target) -> Json:
         }
     if backend.get("network_isolation"):
         request["EnableNetworkIsolation"] = True
-    return request | ({"Tags": tags(cfg)} if backend.tags else {})
+    return request
 
 
 def _variant(cfg: DictConfig) -> Json:
@@ -165,7 +162,7 @@ def _config(cfg: DictConfig, target: Target) -> Json:
         }
     if cfg.backend.get("volume_kms_key"):
         request["KmsKeyId"] = str(cfg.backend.volume_kms_key)
-    return request | ({"Tags": tags(cfg)} if cfg.backend.tags else {})
+    return request
 
 
 def _scaling(cfg: DictConfig) -> dict[str, Json]:

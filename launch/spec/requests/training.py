@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from dogbreed.callbacks.metric_line import METRICS, metric_regex
 from dogbreed.errors import UserError
 from launch.spec.contract import CODE, DATA, OVERRIDES, PROGRAM, RETURN_METRIC, WEIGHTS, Json
+from launch.spec.ownership import owner_tags
 
 TEST_METRICS = ("test/accuracy", "test/loss")
 """Metrics that SageMaker reads from the log of a job, in addition to those of each epoch."""
@@ -53,8 +54,7 @@ def training_request(cfg: DictConfig, fixed: Sequence[str], target: Target) -> J
         if cfg.instance.spot:
             raise UserError("instance.keep_alive_minutes: AWS keeps no spot instances warm; give instance.spot=false")
         request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = round(cfg.instance.keep_alive_minutes * 60)
-    if cfg.backend.tags:
-        request["Tags"] = tags(cfg)
+    request["Tags"] = tags(cfg, name)
     return request
 
 
@@ -113,9 +113,9 @@ def _instances(cfg: DictConfig, instance_type: str) -> Json:
     }
 
 
-def tags(cfg: DictConfig) -> list[Json]:
-    """Returns the API's tags of a sweep or training."""
-    return [{"Key": str(key), "Value": _text(value)} for key, value in cfg.backend.tags.items()]
+def tags(cfg: DictConfig, name: str) -> list[Json]:
+    """Returns the API's tags of what belongs to `name`: those of the config, and the launcher's own."""
+    return owner_tags(name, [{"Key": str(key), "Value": _text(value)} for key, value in cfg.backend.tags.items()])
 
 
 def code_hyperparameters(target: Target, isolated: bool) -> dict[str, str]:

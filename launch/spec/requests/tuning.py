@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.spec.contract import APP, FIRST_POINTS, KEYS, OVERRIDES, TUNING_METRIC, Json
+from launch.spec.ownership import owner_tags
 from launch.spec.plan import Plan
 from launch.spec.requests.training import (
     Target,
@@ -32,8 +33,7 @@ def tuning_request(plan: Plan, target: Target) -> Json:
         request["WarmStartConfig"] = _warm_start(list(map(str, tuner.warm_start)), str(tuner.warm_start_type))
     if tuner.autotune:
         request["Autotune"] = {"Mode": "Enabled"}
-    if plan.cfg.backend.tags:
-        request["Tags"] = tags(plan.cfg)
+    request["Tags"] = tags(plan.cfg, plan.name)
     return request
 
 
@@ -64,8 +64,7 @@ def resume_request(
     }
     if "Autotune" in described:
         request["Autotune"] = described["Autotune"]
-    if tags:
-        request["Tags"] = [dict(tag) for tag in tags]
+    request["Tags"] = owner_tags(name, tags)
     return request
 
 

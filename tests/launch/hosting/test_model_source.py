@@ -23,7 +23,9 @@ class Client:
 
     def describe_training_job(self, TrainingJobName):
         if TrainingJobName != "both":
-            raise ClientError({"Error": {"Code": "ValidationException", "Message": ""}}, "Describe")
+            raise ClientError(
+                {"Error": {"Code": "ValidationException", "Message": "Requested resource not found."}}, "Describe"
+            )
         return {"TrainingJobName": "both", "TrainingJobStatus": self.status, "FailureReason": "it crashed"}
 
     def get_paginator(self, operation):

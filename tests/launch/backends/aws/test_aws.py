@@ -18,6 +18,7 @@ from dogbreed.errors import UserError
 from launch import status, stop, train, tune
 from launch.backends.aws.backend import AwsBackend
 from launch.spec.limits import check_request
+from launch.spec.ownership import owner_tags
 from tests.launch.cloud import BUCKET, EXPLICIT, IMAGE, ROLE, interrupt_create, wait_for
 
 SWEEP = ["lr=0.001,0.01", "tuner.max_jobs=2", *EXPLICIT]
@@ -208,7 +209,7 @@ def test_stopped_sweep_is_resumed_with_tags_and_settings(aws, capsys):
     capsys.readouterr()
     assert tune.main(["resume=tagged", "tuner.max_jobs=4", "backend=sagemaker", "dry_run=true"]) == 0
     request = json.loads(capsys.readouterr().out)
-    assert request["Tags"] == [{"Key": "team", "Value": "dogs"}]
+    assert request["Tags"] == owner_tags("tagged-r2", [{"Key": "team", "Value": "dogs"}])
     first, again = (
         aws.sent("CreateHyperParameterTuningJob")[0]["TrainingJobDefinition"],
         request["TrainingJobDefinition"],

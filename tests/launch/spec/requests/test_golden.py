@@ -3,6 +3,7 @@
 python tests/launch/spec/requests/test_golden.py        rewrites the file
 """
 
+import importlib.metadata
 import json
 import re
 import shlex
@@ -24,6 +25,7 @@ from launch.spec.settings import compose
 from tests.documents import commands
 from tests.launch.plans import plan_of
 
+VERSION = importlib.metadata.version("dogbreed")
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden.json"
 AWS = Target(
@@ -52,7 +54,7 @@ def request(line):
         words = ["model=resnet34", "lr=0.00389", *words]
         cfg = resolve_defaults(compose("training", words))
         operation, found = "CreateTrainingJob", training_request(cfg, job_overrides(parse(words)), site)
-    text = json.dumps(found).replace(str(Path.cwd()), "CWD")
+    text = json.dumps(found).replace(str(Path.cwd()), "CWD").replace(f'"{VERSION}"', '"VERSION"')
     return operation, json.loads(text)
 
 

@@ -36,7 +36,7 @@ SETTINGS = {
     "checkpoints of retried jobs": (["instance.retries=2"], f"{DEFINITION}.CheckpointConfig.LocalPath",
                                     "/opt/ml/checkpoints"),
     "retry strategy": (["instance.retries=2"], f"{DEFINITION}.RetryStrategy", {"MaximumRetryAttempts": 2}),
-    "tags": (["+backend.tags.team=dogs"], "Tags", [{"Key": "team", "Value": "dogs"}]),
+    "tags": (["+backend.tags.team=dogs"], "Tags[0]", {"Key": "team", "Value": "dogs"}),
     "channel, FastFile": ([*DATA, "backend.input_mode=FastFile"], f"{DEFINITION}.InputDataConfig[0]", {
         "ChannelName": "data", "InputMode": "FastFile", "DataSource": {"S3DataSource": {
             "S3DataType": "S3Prefix", "S3Uri": "s3://b/dogs/", "S3DataDistributionType": "FullyReplicated"}}}),
@@ -105,7 +105,7 @@ def test_sweep_setting_is_in_the_request(setting):
 
 def test_default_request_has_no_optional_fields():
     request = sweep_request("tuner=random")
-    extra = {"WarmStartConfig", "Autotune", "Tags"} & set(request)
+    extra = {"WarmStartConfig", "Autotune"} & set(request)
     extra |= {"TuningJobCompletionCriteria", "StrategyConfig"} & set(request[CONFIG])
     shared = {"Environment", "VpcConfig", "CheckpointConfig", "RetryStrategy", "InputDataConfig"}
     shared |= {"EnableNetworkIsolation", "EnableManagedSpotTraining", "EnableInterContainerTrafficEncryption"}
@@ -116,7 +116,7 @@ def test_job_settings_are_in_the_training_request():
     chosen = {
         name: found
         for name, found in SETTINGS.items()
-        if name not in ONLY_SWEEPS and (found[1] == "Tags" or found[1].startswith(DEFINITION))
+        if name not in ONLY_SWEEPS and (found[1].startswith("Tags") or found[1].startswith(DEFINITION))
     }
     apart = ("checkpoints of retried jobs", "channel, File", "spot: time to wait", "channel of weights")
     typed = [word for name, found in chosen.items() if name not in apart for word in found[0]]

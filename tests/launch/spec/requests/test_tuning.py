@@ -9,6 +9,7 @@ from dogbreed.errors import UserError
 from launch.backends.local import LOCAL_TARGET
 from launch.spec.limits import check_request
 from launch.spec.naming import resumed_name
+from launch.spec.ownership import owner_tags
 from launch.spec.requests.training import training_request
 from launch.spec.requests.tuning import resume_request, tuning_request
 from launch.spec.settings import compose
@@ -26,6 +27,7 @@ def test_request_of_the_readme_command():
     definition = found["TrainingJobDefinition"]
     metrics = definition["AlgorithmSpecification"].pop("MetricDefinitions")
     assert metrics[0]["Name"] == "val/accuracy"
+    assert found.pop("Tags") == owner_tags("first")
     assert found == {
         "HyperParameterTuningJobName": "first",
         "HyperParameterTuningJobConfig": {
