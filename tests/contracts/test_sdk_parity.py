@@ -93,6 +93,7 @@ DEFINITION = "TrainingJobDefinition"
 DRIVERS = "the SDK's start script is uploaded as a channel; ours is launch/container/entry.py in the archive"
 LEVEL = "the SDK keeps the toolkit's log level; INFO shows what it unpacks and installs"
 GZIP = "AWS's default, written out by the SDK"
+OWNER = "marks what the launcher created: it updates, stops or deletes nothing else"
 ASKED = "a setting of the SDK's side of the comparison, to show how it writes a boolean"
 TUNING = {
     "HyperParameterTuningJobConfig.RandomSeed": "lost by the SDK: it drops seed 0 (`if self.random_seed`)",
@@ -105,6 +106,7 @@ TUNING = {
     f"{DEFINITION}.StaticHyperParameters.sagemaker_container_log_level": LEVEL,
     f"{DEFINITION}.StaticHyperParameters.sagemaker_region": "the toolkit needs it to download the code from S3",
     f"{DEFINITION}.StaticHyperParameters.sagemaker_submit_directory": "ours is named by its content, uploaded once",
+    "Tags[dogbreed:": OWNER,
 }
 TRAINING = {
     "AlgorithmSpecification.Container": f"{DRIVERS}, and the toolkit starts it, as in a sweep's trials",
@@ -114,6 +116,7 @@ TRAINING = {
     "InputDataConfig[sm_drivers]": DRIVERS,
     "OutputDataConfig.CompressionType": GZIP,
     "OutputDataConfig.S3OutputPath": "the SDK's test sets a folder; AWS appends the job's name",
+    "Tags[dogbreed:": OWNER,
     "TrainingJobName": "the SDK adds the second; our names are unique within one",
 }
 

@@ -9,7 +9,7 @@ import pytest
 from launch.spec.requests.endpoint import TrainedModel, endpoint_requests
 from launch.spec.requests.training import Target
 from launch.spec.settings import compose
-from tests.contracts.test_sdk_parity import check, differences
+from tests.contracts.test_sdk_parity import OWNER, check, differences
 from tests.launch.cloud import BUCKET, ROLE
 from tests.launch.hosting.test_deploy_aws import IMAGE
 from tests.launch.local_jobs import SERVE, end_endpoints, pack_model, put_training
@@ -19,10 +19,13 @@ SOURCE = "the SDK records the source of the model in a tag; ours is DOGBREED_TRA
 REASONS = {
     "CreateModel.ModelName": "ours is named by its content, so repeating it is idempotent",
     "CreateModel.PrimaryContainer.Environment.SAGEMAKER_": TOOLKIT,
+    "CreateModel.Tags[dogbreed:": OWNER,
     "CreateEndpointConfig.EndpointConfigName": "ours is named by its content",
     "CreateEndpointConfig.ProductionVariants[0].ModelName": "as above",
+    "CreateEndpointConfig.Tags[dogbreed:": OWNER,
     "CreateEndpointConfig.Tags": SOURCE,
     "CreateEndpoint.EndpointConfigName": "as above",
+    "CreateEndpoint.Tags[dogbreed:": OWNER,
     "CreateEndpoint.Tags": SOURCE,
 }
 
