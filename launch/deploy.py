@@ -42,6 +42,8 @@ def main(argv: list[str]) -> int:
             check_owned(client, "Endpoint", existing, cfg.name, "give another name=NAME")
     plan = plan_deployment(cfg, backend, model, existing)
     out.print(endpoint_plan(cfg, backend, plan.model))
+    if plan.image_note:
+        out.print(f"image: {plan.image_note}", soft_wrap=True)
     return submit(cfg, plan.requests, lambda client: deploy(client, plan, out), plan.upload)
 
 

@@ -48,6 +48,8 @@ class Deployment:
     upload: Upload
     existing: Json | None
     """Description of the endpoint of this name, if there is one."""
+    image_note: str = ""
+    """Versions in the image, and until when it is patched."""
 
     @property
     def name(self) -> str:
@@ -85,7 +87,7 @@ def plan_deployment(cfg: DictConfig, backend: Backend, model: TrainedModel, exis
     target, model, upload = backend.prepare_endpoint(cfg, model)
     update = existing is not None and existing["EndpointStatus"] not in _REPLACED
     requests = endpoint_requests(cfg, model, target, update)
-    plan = Deployment(cfg, backend, model, requests, upload, existing)
+    plan = Deployment(cfg, backend, model, requests, upload, existing, target.image_note)
     if existing is None:
         return plan
     status = existing["EndpointStatus"]

@@ -64,6 +64,8 @@ def run_plan(plan: Plan, app: Path | None = None) -> int:
     if not cfg.dry_run and app is None:
         backend.check_data(cfg, out)
     target, upload = backend.prepare(cfg, app)
+    if target.image_note:
+        out.print(f"image: {target.image}: {target.image_note}", soft_wrap=True)
     return _submit(cfg, tuning_request(plan, target), upload)
 
 

@@ -45,6 +45,8 @@ def run_training(overrides: Sequence[str]) -> int:
     if not cfg.dry_run:
         backend.check_data(cfg, out)
     target, upload = backend.prepare(cfg)
+    if target.image_note:
+        out.print(f"image: {target.image}: {target.image_note}", soft_wrap=True)
     request = training_request(cfg, fixed, target)
 
     def run(client: Any) -> int:

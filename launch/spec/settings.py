@@ -99,6 +99,7 @@ class AwsSettings:
     region: str | None = setting(None, "AWS region; null uses AWS_DEFAULT_REGION or that of the profile.")
     role: str | None = setting(None, "ARN of the role of the jobs; null uses that of the current credentials.")
     bucket: str | None = setting(None, "Bucket for code and results; null is sagemaker-REGION-ACCOUNT.")
+    bucket_owner: str | None = setting(None, "Account that must own the bucket; null is that of the credentials.")
     prefix: str = setting("dogbreed", "Prefix of everything in the bucket.")
     image: str | None = setting(None, "Training image; null is the SDK's newest PyTorch image for the instance.")
     inference_image: str | None = setting(None, "Image of endpoints; null is the SDK's newest PyTorch inference image.")

@@ -6,6 +6,8 @@ all three given, no request is sent before `Account.upload`.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +16,7 @@ from botocore.exceptions import ClientError
 from omegaconf import DictConfig
 
 from dogbreed.errors import UserError
+from launch.backends.aws.images import newest_image
 from launch.backends.aws.session import client_config, open_session
 
 IMAGE_KEYS = {"training": "image", "inference": "inference_image"}
@@ -42,7 +45,7 @@ class Account:
         self._default_bucket = ""
         if missing := [key for key in ("role", "bucket", IMAGE_KEYS[scope]) if not settings[key]]:
             self._default_bucket = f"sagemaker-{self.region}-{self.identity()['Account']}"
-            self._sdk = _sdk_session(self._session, self.bucket(), missing)
+            self._sdk = _sdk_session(self._session, missing)
 
     def identity(self) -> dict[str, str]:
         """Returns Account and Arn of the credentials in use."""
@@ -79,17 +82,7 @@ class Account:
         key, scope = IMAGE_KEYS[self._scope], self._scope
         if self._settings[key]:
             return str(self._settings[key])
-        from sagemaker.core import image_uris
-
-        newest = list(image_uris.config_for_framework("pytorch")[scope]["versions"])[-1]
-        wanted = {"version": newest, "instance_type": instance_type, "image_scope": scope}
-        try:
-            return str(image_uris.retrieve("pytorch", self.region, **wanted))
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"the SageMaker SDK knows no PyTorch {newest} image for {instance_type} in {self.region} ({error}): "
-                f"type backend.{key}=URI"
-            ) from None
+        return newest_image(self.region, instance_type, scope)
 
     def uri(self, key: str = "") -> str:
         """Returns the S3 URI of `key` below `backend.prefix` in the bucket."""
@@ -97,44 +90,54 @@ class Account:
         return f"s3://{'/'.join(part for part in parts if part)}"
 
     def upload(self, key: str, archive: bytes) -> None:
-        """Uploads an archive to `uri(key)`, unless it exists; `key` must be derived from the archive's content.
+        """Uploads an archive to `uri(key)`, unless it is there with the same checksum.
 
-        Creates the SDK's default bucket if needed.
+        Creates the SDK's default bucket if needed. Every request names the owner that the bucket must have: names of
+        buckets are global, so somebody else may own one that looks like yours.
 
         Raises:
-            UserError: The bucket does not exist, or the credentials may not use it.
+            UserError: The bucket does not exist, has another owner, or the credentials may not use it.
         """
-        self.identity()
-        if not self._settings.bucket:
-            self._sdk.default_bucket()
+        owner = str(self._settings.bucket_owner or self.identity()["Account"])
         bucket, s3 = self.bucket(), self._client("s3")
+        reasons = {
+            "404": f"there is no bucket {bucket}: aws s3 mb s3://{bucket} --region {self.region}, or give another",
+            "403": f"these credentials may not use the bucket {bucket}, or account {owner} does not own it: give "
+            "another, or ask its owner; for a bucket of another account add backend.bucket_owner=ACCOUNT",
+            "301": f"the bucket {bucket} is in another region than {self.region}: give one that is in it",
+        }
         try:
-            s3.head_bucket(Bucket=bucket)
+            if not self._settings.bucket and self._sdk.default_bucket() != bucket:
+                raise UserError(f"the SDK is configured for another bucket than {bucket}: type backend.bucket=NAME")
+            s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=owner)
         except ClientError as error:
-            reasons = {
-                "404": f"there is no bucket {bucket}: aws s3 mb s3://{bucket} --region {self.region}, or give another",
-                "403": f"these credentials may not use the bucket {bucket}: give another, or ask its owner",
-                "301": f"the bucket {bucket} is in another region than {self.region}: give one that is in it",
-            }
             code = error.response["Error"]["Code"]
             if code not in reasons:
                 raise
             raise UserError(f"{reasons[code]} (backend.bucket=NAME)") from None
-        target = {"Bucket": bucket, "Key": self.uri(key).removeprefix(f"s3://{bucket}/")}
-        try:
-            s3.head_object(**target)
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in ("404", "403"):  # 403: may write, may not list
-                raise
+        target = {"Bucket": bucket, "Key": self.uri(key).removeprefix(f"s3://{bucket}/"), "ExpectedBucketOwner": owner}
+        checksum = base64.b64encode(hashlib.sha256(archive).digest()).decode()
+        if _checksum(s3, target) != checksum:  # also if somebody else put another file there
             kms = self._settings.kms_key
             encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": str(kms)} if kms else {}
-            s3.put_object(**target, Body=archive, **encryption)
+            s3.put_object(**target, Body=archive, ChecksumSHA256=checksum, **encryption)
 
     def _client(self, service: str) -> Any:
         return self._session.client(service, config=client_config())
 
 
-def _sdk_session(session: Any, bucket: str, missing: Sequence[str]) -> Any:
+def _checksum(s3: Any, target: dict[str, str]) -> str | None:
+    """Returns the SHA-256 checksum that S3 computed of an object; None if there is none, or it cannot be read."""
+    try:
+        found = s3.head_object(**target, ChecksumMode="ENABLED").get("ChecksumSHA256")
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in ("404", "403"):  # 403: may write, may not list
+            raise
+        return None
+    return None if found is None else str(found)
+
+
+def _sdk_session(session: Any, missing: Sequence[str]) -> Any:
     """Returns the SDK's session, which resolves the `missing` keys of the backend.
 
     Raises:
@@ -148,4 +151,4 @@ def _sdk_session(session: Any, bucket: str, missing: Sequence[str]) -> Any:
             f"{', '.join(f'backend.{key}' for key in missing)} not given, and the SageMaker SDK, which would know, "
             "is not installed: install it: pip install 'dogbreed[sagemaker]', or give them"
         ) from None
-    return Session(boto_session=session, default_bucket=bucket)
+    return Session(boto_session=session)  # it names the bucket, and then checks that nobody else owns it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dogbreed.errors import UserError
 from launch.backends.aws.account import Account
 from launch.backends.aws.cloudwatch import ENDPOINT_LOG_GROUP, CloudWatchLog
 from launch.backends.aws.errors import api_errors
+from launch.backends.aws.images import image_note
 from launch.backends.aws.session import make_client
 from launch.backends.aws.source_archive import code_archive, code_key
 from launch.backends.base import Backend, LogTail, Upload
@@ -82,12 +84,19 @@ class AwsBackend(Backend):
         key = code_key(archive)
         with api_errors(cfg):
             account = Account(self.settings)
+            image, *others = (account.image(str(name)) for name in (cfg.instance.type, *cfg.instance.alternatives))
+            if any(other != image for other in others):
+                raise UserError(
+                    "instance.alternatives: instances with and without a GPU need different images, and a sweep has "
+                    "one: give types of one kind, or backend.image=URI"
+                )
             target = Target(
                 role_arn=account.role(),
-                image=account.image(str(cfg.instance.type)),
+                image=image,
                 output_path=account.uri(),
                 region=account.region,
                 code_uri=account.uri(key),
+                image_note=image_note(image, "training", date.today(), bool(self.settings.image)),
             )
         return target, _upload(cfg, account, key, archive)
 
@@ -96,7 +105,9 @@ class AwsBackend(Backend):
         with api_errors(cfg):
             account = Account(self.settings, "inference")
             instance = SERVERLESS_INSTANCE if cfg.serverless.memory_mb is not None else str(cfg.instance.type)
-            target = Target(account.role(), account.image(instance), account.uri(), account.region)
+            image = account.image(instance)
+            note = image_note(image, "inference", date.today(), bool(self.settings.inference_image))
+            target = Target(account.role(), image, account.uri(), account.region, image_note=note)
         if model.path is None:
             return target, model, lambda: None
         archive = _model_archive(model.path)
@@ -107,7 +118,7 @@ class AwsBackend(Backend):
         return make_client(service, self.settings.region, **options)
 
     def _selection(self, submits: bool) -> list[str]:
-        keys = ("role", "bucket", "image") if submits else ()
+        keys = ("role", "bucket", "bucket_owner", "image") if submits else ()
         given = [key for key in keys if self.settings.get(key)]
         region = [f"backend.region={self.settings.region}"] if self.settings.region else []
         return [

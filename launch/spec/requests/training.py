@@ -32,6 +32,8 @@ class Target:
     """URI of the archive of the code that jobs run; None: the code on this machine."""
     is_local: bool = False
     """Whether it is this machine, where the search accepts points to try first and endpoints do not scale."""
+    image_note: str = ""
+    """Versions in the image, and until when it is patched."""
 
 
 def training_request(cfg: DictConfig, fixed: Sequence[str], target: Target) -> Json:

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import boto3
 import pytest
 
 from dogbreed.errors import UserError
 from launch import train, tune
+from launch.backends.aws import account, session
 from tests.launch.cloud import BUCKET, IMAGE, ROLE
 
 
@@ -43,6 +45,46 @@ def test_missing_sdk_is_rejected_if_settings_are_missing(aws, monkeypatch):
 def test_unknown_bucket_is_rejected(aws):
     with pytest.raises(UserError, match=r"there is no bucket nosuch: aws s3 mb s3://nosuch --region us-east-1"):
         tune.main(typed(bucket="nosuch"))
+
+
+@pytest.fixture
+def s3_requests(monkeypatch):
+    """S3 operation to the owner that its request names; requests that name another owner are rejected, as by S3."""
+    sent, make = {}, session.open_session
+
+    def check(model, params, **_):
+        sent[model.name] = params["headers"].get("x-amz-expected-bucket-owner")
+        if sent[model.name] not in (None, "123456789012"):
+            return SimpleNamespace(status_code=403), {"Error": {"Code": "403", "Message": "Forbidden"}}
+        return None
+
+    def recorded(region):
+        opened = make(region)
+        opened.events.register("before-call.s3", check)
+        return opened
+
+    monkeypatch.setattr(account, "open_session", recorded)
+    return sent
+
+
+def test_bucket_of_another_account_is_rejected(aws, s3_requests):
+    with pytest.raises(UserError, match=r"account 111122223333 does not own it: .* add backend\.bucket_owner=ACCOUNT"):
+        tune.main(typed(bucket_owner="'111122223333'"))
+    assert aws.keys() == [] and aws.sent("CreateHyperParameterTuningJob") == []
+
+
+def test_every_s3_request_names_the_owner_of_the_bucket(aws, s3_requests):
+    assert tune.main(typed()) == 0
+    assert s3_requests == dict.fromkeys(("HeadBucket", "HeadObject", "PutObject"), "123456789012")
+
+
+def test_planted_archive_is_replaced(aws):
+    assert tune.main([*typed(), "name=first"]) == 0
+    (key,) = aws.keys()
+    own = aws.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    aws.s3.put_object(Bucket=BUCKET, Key=key, Body=b"theirs")
+    assert tune.main([*typed(), "name=second"]) == 0
+    assert aws.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == own
 
 
 def test_invalid_role_is_rejected(aws):
@@ -100,7 +142,7 @@ def test_sdk_resolves_image_bucket_and_role(aws, monkeypatch, capsys):
     assert tune.main(typed(image="null", bucket="null")) == 0
     request = aws.sent("CreateHyperParameterTuningJob")[0]["TrainingJobDefinition"]
     image = request["AlgorithmSpecification"]["TrainingImage"]
-    assert image.startswith("763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-training:2.") and "-cpu-" in image
+    assert image.startswith("763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch") and "-cpu-" in image
     assert request["OutputDataConfig"]["S3OutputPath"].startswith("s3://sagemaker-us-east-1-123456789012/dogbreed/")
     with pytest.raises(UserError, match=r"no role for the jobs: .* type backend\.role=arn:aws:iam::"):
         tune.main(typed(role="null"))
