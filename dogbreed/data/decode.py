@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from dogbreed.storage.base import ImageError
 
@@ -30,9 +32,24 @@ _JPEG_DAMAGE = ("Premature end", "premature end", "bad Huffman code")
 
 _ORIENTATION = 0x0112
 
+PngImagePlugin.MAX_TEXT_CHUNK = 32 << 20
+"""Pillow's limit of 1 MB rejects images with a large colour profile; Pillow also limits their sum."""
+
+_LARGE_PIXELS = 30_000_000
+"""Images that are decoded one at a time, and reduced before they are converted: a copy takes half a gigabyte."""
+
+_large_image_lock = threading.Lock()
+
+_ADVICE = {
+    b"\x1f\x8b": "compressed with gzip: store it without Content-Encoding",
+    b"version https://git-lfs": "a Git LFS pointer: run git lfs pull",
+}
+"""By the first bytes of a file."""
+
 # Pillow's readers raise any of these for damaged files.
 _DAMAGE = (
     OSError,
+    RuntimeError,
     SyntaxError,
     ValueError,
     EOFError,
@@ -199,18 +216,32 @@ def _pillow_size(data: bytes | memoryview) -> tuple[int, int]:
 def _decode_with_pillow(data: bytes | memoryview, scale: int) -> NDArray[np.uint8]:
     """Returns pixels (H, W, 3)."""
     try:
-        with _open(data) as image:
+        with _open(data) as image, _large_image_lock if _is_large(image) else nullcontext():
             _check_aspect_ratio(*image.size)
             image.load()
-            upright = image if _orientation(data) == 1 else ImageOps.exif_transpose(image)
+            # Damaged EXIF data has no orientation.
+            upright = image if _orientation(data) in (1, None) else ImageOps.exif_transpose(image)
+            if _is_large(image) and upright.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
+                return np.array(_to_rgb(upright.reduce(scale)))
             return np.array(_to_rgb(upright).reduce(scale))
     except _DAMAGE as error:
         raise _image_error(data, error) from error
 
 
+def _is_large(image: Image.Image) -> bool:
+    return image.width * image.height > _LARGE_PIXELS
+
+
 def _image_error(data: bytes | memoryview, error: Exception) -> ImageError:
     if not data:
         return ImageError("empty file")
+    advice = next((text for start, text in _ADVICE.items() if bytes(data[: len(start)]) == start), "")
+    if bytes(data[4:8]) == b"ftyp":
+        advice = (
+            f"{bytes(data[8:12]).decode('ascii', 'replace').upper()} images are not supported: convert them to JPEG"
+        )
+    if advice:
+        return ImageError(advice)
     if isinstance(error, UnidentifiedImageError):
         return ImageError(f"not a readable image, it begins with {bytes(data[:12])!r}")
     reason = str(error).partition("\n")[0] or type(error).__name__
@@ -218,11 +249,22 @@ def _image_error(data: bytes | memoryview, error: Exception) -> ImageError:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        grey = np.asarray(image)
+        _check_range(grey, 1)
+        return Image.fromarray((grey * 255).round().astype(np.uint8)).convert("RGB")
     if image.mode.startswith("I"):
         # Pillow clips 16-bit grey at 255, which turns nearly all of it white.
         grey = np.asarray(image).astype(np.int64)
+        _check_range(grey, 65535)
         return Image.fromarray((grey >> 8 if grey.max() > 255 else grey).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _check_range(grey: NDArray[Any], high: int) -> None:
+    low, top = float(grey.min()), float(grey.max())
+    if not 0 <= low <= top <= high:  # also if they are NaN
+        raise ImageError(f"grey levels from {low:g} to {top:g}: must be from 0 to {high}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ SPLITS = ("train", "val", "test")
 
 SPLIT_FOLDERS = {"train": "train", "valid": "val", "val": "val", "validation": "val", "test": "test"}
 """Lower-case folder names that are recognised as splits."""
+
+_LIKE_SPLITS = (
+    r"([a-z]+[_ -])?(train|training|valid|validation|val|dev|test|testing|eval)([_ -]?(set|data|images|split))?"
+)
+"""Lower-case folder names that mean a split but are not recognised, if no folder has another name."""
 
 _LAYOUT = "train/CLASS/*.jpg, valid/CLASS/*.jpg, test/CLASS/*.jpg, or CLASS/*.jpg"
 
@@ -93,6 +99,7 @@ def build_index(
     if not classes:
         found = f"{_count(len(listing))}, but none in a class folder of train" if len(listing) else "no images"
         raise UserError(f"data.url={url!r}: {found}; expected below it: {_LAYOUT} (one folder per class)")
+    _check_depth(listing, layout, classes, url)
     if empty := layout.train_classes(listing.other_folders) - set(classes):
         names = ", ".join(sorted(empty))
         notes.append(Note(logging.WARNING, f"{url}: skipped class folders without images: {names}"))
@@ -116,6 +123,16 @@ def _note_other_files(listing: Listing) -> list[Note]:
     return [Note(logging.INFO, f"skipped {suffixes.total()} files that are not images ({kinds})")]
 
 
+def _check_depth(listing: Listing, layout: _Layout, classes: list[str], url: str) -> None:
+    """Checks that the classes are not one folder further down."""
+    inner = sorted({folder[1] for folder in listing.folders if len(folder) > 1 and folder[0] in classes})
+    if len(classes) == 1 and not layout.folders and len(inner) > 1:
+        raise UserError(
+            f"data.url={url!r}: all images are in {classes[0]!r}, with the folders {', '.join(inner[:3])}"
+            f"{', ...' if len(inner) > 3 else ''}: type data.url={url.rstrip('/')}/{classes[0]}"
+        )
+
+
 class _Place(NamedTuple):
     """The split and class folder of an image."""
 
@@ -133,6 +150,12 @@ class _Layout:
     @classmethod
     def of(cls, folders: Iterable[Folder], url: str) -> _Layout:
         tops = {folder[0] for folder in folders if folder}
+        unknown = sorted(tops - {top for top in tops if top.lower() in SPLIT_FOLDERS})
+        if unknown and all(top not in unknown or re.fullmatch(_LIKE_SPLITS, top.lower()) for top in tops):
+            raise UserError(
+                f"data.url={url!r}: folder {' and '.join(map(repr, unknown))} looks like a split: rename it to train, "
+                "val or test"
+            )
         splits = {top: SPLIT_FOLDERS[top.lower()] for top in sorted(tops) if top.lower() in SPLIT_FOLDERS}
         for name, count in Counter(splits.values()).items():
             if count > 1:
@@ -194,6 +217,8 @@ def _add_missing_splits(
     *made, rest = stratified_split(listing.keys.take(train), labels[train].tolist(), sizes, seed)
     for name, positions in zip(missing, made, strict=True):
         members[name] = train[positions]
+        if fractions[name] and not len(positions):
+            notes.append(Note(logging.WARNING, f"{name} is empty: no class of train has enough images to give one"))
         share = f"{len(positions)} of {_count(len(train))} ({fractions[name]:.0%} per class, seed {seed})"
         notes.append(Note(logging.INFO, f"no {name} split: made from train, {share}"))
     members["train"] = train[rest]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -22,6 +23,7 @@ def open_store(url: str, endpoint_url: str | None = None, request_payer: bool = 
         UserError: another kind of URL, or an S3 setting for a store that is not in S3.
     """
     # Imported here, so that a folder of images needs neither boto3 nor obstore.
+    _check_spelling(str(url))
     scheme, separator, _ = str(url).partition("://")
     if scheme == "s3" and separator:
         from dogbreed.storage.s3 import S3Store
@@ -45,3 +47,25 @@ def open_store(url: str, endpoint_url: str | None = None, request_payer: bool = 
             "allowed: a folder path, file:///path, s3://bucket/prefix, demo://"
         )
     return FolderStore(str(url), Path(url).expanduser())
+
+
+_S3_SPELLINGS = (
+    r"(?i:s3[an]?)://(?P<bucket>[^/]*)/?(?P<prefix>.*)",
+    r"(?i:https?)://(?P<bucket>[^/]+)\.s3[.-][^/]*amazonaws\.com/?(?P<prefix>.*)",
+    r"(?i:https?)://s3[.-][^/]*amazonaws\.com/(?P<bucket>[^/]+)/?(?P<prefix>.*)",
+    r"(?P<bucket>arn:aws[a-z-]*:s3:[^/]+/[^/]+)/?(?P<prefix>.*)",
+)
+"""Other ways to write the address of objects in S3, as regular expressions."""
+
+
+def _check_spelling(url: str) -> None:
+    """Checks that an address in S3 starts with s3://.
+
+    Raises:
+        UserError: it is spelled in another way; the message has the right one.
+    """
+    if url.startswith("s3://"):
+        return
+    for pattern in _S3_SPELLINGS:
+        if found := re.fullmatch(pattern, url):
+            raise UserError(f"data.url={url!r}: type data.url=s3://{found['bucket']}/{found['prefix']}".rstrip("/"))

@@ -141,7 +141,11 @@ class Listing:
 _ARRAYS = ("sizes", "folder_numbers", "versions")
 
 
+_TOOL_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+"""Folders that operating systems and network disks add."""
+
+
 def is_hidden(key: str) -> bool:
     """Returns whether a tool created the file: `.DS_Store`, `.ipynb_checkpoints/...`, `__MACOSX/._image.jpg`."""
     path = f"/{key}/"
-    return "/." in path or "/__MACOSX/" in path
+    return "/." in path or any(f"/{folder}/" in path for folder in _TOOL_FOLDERS)

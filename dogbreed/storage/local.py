@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from dogbreed.errors import UserError
 from dogbreed.storage.base import ObjectBody, ObjectInfo, UnreachableError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class FolderStore:
             elif item.is_file():
                 status = item.stat()
                 yield ObjectInfo(prefix + item.name, status.st_size, str(status.st_mtime_ns))
+            elif item.is_symlink():
+                log.warning("%s: skipped %s, a link to a file that does not exist", self.url, prefix + item.name)
 
     def read(self, key: str) -> bytes | None:
         """Returns a file's content, or None if there is no such file."""

@@ -19,6 +19,9 @@ MAX_ATTEMPTS = 8
 GIVE_UP_S = 120.0
 """How long an object is retried while the store answers no request at all."""
 
+OUTAGE_OBJECTS = 5
+"""So many objects that fail together, while none is returned, mean that the store answers no request."""
+
 FIRST_BACKOFF_S = 0.05
 """Upper bound of the first backoff, doubled with each retry and shortened by jitter.
 
@@ -53,7 +56,7 @@ class RetryingFetcher:
         self._store = store
         self._last_response_at = time.monotonic()
         self._mean_s = self._deviation_s = 0.0
-        self._num_responses = self._num_hedges = 0
+        self._num_responses = self._num_hedges = self._num_pending = 0
 
     async def fetch(self, key: str, size: int) -> ObjectBody:
         """Returns the content of `key`, whose listed size is `size` bytes.
@@ -62,8 +65,16 @@ class RetryingFetcher:
             UnreachableError: all attempts failed.
             UserError: the store cannot be read at all.
         """
+        self._num_pending += 1
+        try:
+            return await self._fetch(key, size)
+        finally:
+            self._num_pending -= 1
+
+    async def _fetch(self, key: str, size: int) -> ObjectBody:
         started = time.monotonic()
         attempts = backoffs = 0
+        failures: list[float] = []
         while True:
             attempts += 1
             is_throttled = False
@@ -74,7 +85,12 @@ class RetryingFetcher:
             except asyncio.TimeoutError:
                 reason = "timed out"
             elapsed_s = time.monotonic() - started
-            store_responds = self._last_response_at > started
+            failures.append(time.monotonic())
+            # In an outage many objects fail, and none was returned since this one began to fail.
+            is_outage = (
+                self._num_pending >= OUTAGE_OBJECTS and self._last_response_at < failures[-MAX_ATTEMPTS // 2 :][0]
+            )
+            store_responds = self._last_response_at > started and not is_outage
             if (attempts >= MAX_ATTEMPTS and store_responds) or elapsed_s > GIVE_UP_S:
                 raise UnreachableError(f"gave up after {attempts} attempts in {elapsed_s:.0f} s: {reason}")
             if attempts > 1 or is_throttled:

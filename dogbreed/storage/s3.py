@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from dogbreed.errors import UserError
-from dogbreed.storage.base import ObjectBody, ObjectInfo, TransientError, UnreachableError
+from dogbreed.storage.base import ImageError, ObjectBody, ObjectInfo, TransientError, UnreachableError
 from dogbreed.storage.credentials import advice, credential_provider, first_line, user_errors
 from dogbreed.storage.s3_listing import NUM_THREADS, S3Lister
 
@@ -34,6 +34,9 @@ _THROTTLED = (" 503 ", " 429 ", "SlowDown")
 
 _clients: dict[tuple[int, S3Store], Any] = {}
 """obstore clients by process id and store: their Rust threads do not survive a fork, so an inherited client hangs."""
+
+_answered: set[tuple[int, S3Store]] = set()
+"""Process ids and stores that have returned an object: a denied request then concerns one object alone."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,11 @@ class S3Store:
         while True:
             client = self._current_client(key, refused_client)
             try:
-                return await _get(client, self.prefix + key)
+                body = await _get(client, self.prefix + key)
+                _answered.add((os.getpid(), self))
+                return body
+            except ValueError as error:  # S3 allows keys such as a//b.jpg, which obstore cannot request
+                raise ImageError(f"its key has an empty or unusual part, rename it ({first_line(error)})") from error
             except FileNotFoundError as error:
                 raise UnreachableError("no longer in the bucket") from error
             except BaseError as error:
@@ -90,6 +97,10 @@ class S3Store:
                 if not refused:
                     reason = first_line(error)
                     raise TransientError(reason, any(code in reason for code in _THROTTLED)) from error
+                if "InvalidObjectState" in str(error):
+                    raise UnreachableError("archived in S3 Glacier: restore it first") from error
+                if refused_client is not None and "AccessDenied" in str(error) and (os.getpid(), self) in _answered:
+                    raise UnreachableError("access to this object is denied") from error
                 if refused_client is not None:
                     raise UserError(f"{self._full_url(key)} cannot be read: {advice(error)}") from error
             refused_client = client

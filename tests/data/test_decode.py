@@ -1,14 +1,16 @@
 import io
 import random
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
+import dogbreed.data.decode as module
 from dogbreed.data.decode import decode, read_size
 from dogbreed.input_spec import InputSpec
 from dogbreed.publishing.checks import check_image
@@ -198,3 +200,59 @@ def test_eps_never_reaches_ghostscript(suffix: str, monkeypatch: pytest.MonkeyPa
     with pytest.raises(RequestError, match="not a readable image"):
         decode_image(eps, InputSpec())
     assert "not an image" in check_image(f"train/pug/a.{suffix}", eps, {}).problem
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "JPEG"])
+def test_garbage_exif_is_ignored(format: str) -> None:
+    data = encode(image(), format, exif=b"Exif\x00\x00garbage that is no TIFF")
+    assert_close(data, Image.open(io.BytesIO(data)).convert("RGB"), levels=2)
+
+
+def test_png_with_large_metadata_is_decoded() -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "x" * (3 << 20), zip=True)
+    data = encode(image(), "PNG", pnginfo=text, icc_profile=bytes(2 << 20))
+    assert (seen(data) == np.asarray(image())).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_float_image_from_0_to_1_keeps_its_range(scale: float) -> None:
+    levels = np.linspace(0, scale, 64 * 48, dtype=np.float32).reshape(48, 64)
+    pixels = seen(encode(Image.fromarray(levels), "TIFF"))
+    assert np.abs(pixels[..., 0] - 255 * levels).max() <= 1
+
+
+@pytest.mark.parametrize("low, high, mode", [(0, 65535, np.float32), (-1, 1, np.float32), (0, 1 << 20, np.int32)])
+def test_grey_levels_out_of_range_are_rejected(low: int, high: int, mode: type) -> None:
+    levels = np.linspace(low, high, 64 * 48).reshape(48, 64).astype(mode)
+    with pytest.raises(ImageError, match=r"grey levels from .* to .*: must be from 0 to"):
+        decode(encode(Image.fromarray(levels), "TIFF"))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x00\x00\x00\x18ftypheic" + bytes(20), "HEIC images are not supported: convert them to JPEG"),
+        (b"\x00\x00\x00\x18ftypavif" + bytes(20), "AVIF images are not supported"),
+        (b"\x1f\x8b\x08" + bytes(20), "compressed with gzip"),
+        (b"version https://git-lfs.github.com/spec/v1", "run git lfs pull"),
+    ],
+)
+def test_known_other_format_is_named(data: bytes, reason: str) -> None:
+    for read in (decode, read_size):
+        with pytest.raises(ImageError, match=reason):
+            read(data)
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(image(600, 400).convert("RGBA"), "PNG")
+    expected = decode(data, 8)
+    monkeypatch.setattr(module, "_LARGE_PIXELS", 1000)
+    assert (decode(data, 8).int() - expected.int()).abs().max() <= 1
+    module._large_image_lock.acquire()
+    thread = threading.Thread(target=decode, args=(data, 8))
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    module._large_image_lock.release()
+    thread.join()

@@ -77,7 +77,13 @@ def test_other_files_are_skipped_and_counted_once() -> None:
 
 
 def test_hidden_desktop_files_are_ignored() -> None:
-    found = index("a/1.jpg", "a/._1.jpg", "__MACOSX/a/1.jpg", ".ipynb_checkpoints/1.jpg", "a/.DS_Store")
+    found = index(
+        *(f"a/{number}.jpg" for number in range(9)),
+        "a/._1.jpg",
+        "__MACOSX/a/1.jpg",
+        ".ipynb_checkpoints/1.jpg",
+        "a/.DS_Store",
+    )
     assert found.classes == ["a"]
     assert not texts(found, logging.WARNING)
 
@@ -109,6 +115,14 @@ def test_images_outside_class_folders_are_named() -> None:
             "test has classes that train does not have: b; add images of them to train",
         ),
         (("train/a/1.jpg", "train/b/", "valid/b/1.jpg"), "val has classes that train does not have: b"),
+        (("Training/a/1.jpg", "Testing/a/1.jpg"), "'Testing' and 'Training' looks like a split: rename it to train"),
+        (("seg_train/a/1.jpg", "seg_test/a/1.jpg"), "looks like a split"),
+        (("training_set/a/1.jpg", "test/a/1.jpg"), "folder 'training_set' looks like a split"),
+        (
+            ("Images/a/1.jpg", "Images/b/1.jpg"),
+            "all images are in 'Images', with the folders a, b: type data.url=DATA/Images",
+        ),
+        (("x/train/a/1.jpg", "x/test/a/1.jpg"), "type data.url=DATA/x"),
     ],
 )
 def test_unusable_listing_is_a_one_line_error(keys: tuple[str, ...], message: str) -> None:
@@ -123,3 +137,16 @@ def test_classes_are_the_sorted_folders(folders: dict[str, int]) -> None:
     keys = [f"{folder}/{number}.jpg" for folder, count in folders.items() for number in range(count)]
     if keys:
         assert index(*keys).classes == sorted(folders)
+
+
+def test_classes_named_like_splits_among_others_are_classes() -> None:
+    assert index("training/1.jpg", "match/1.jpg").classes == ["match", "training"]
+
+
+@pytest.mark.parametrize("litter", ["@eaDir", "$RECYCLE.BIN", "System Volume Information", "__MACOSX"])
+def test_folders_of_tools_are_no_classes(litter: str) -> None:
+    assert index("a/1.jpg", "b/1.jpg", f"{litter}/1.jpg", f"a/{litter}/1.jpg").classes == ["a", "b"]
+
+
+def test_split_that_stays_empty_is_a_warning() -> None:
+    assert "test is empty: no class of train has enough images" in texts(index("a/1.jpg", "b/1.jpg"), logging.WARNING)

@@ -98,3 +98,25 @@ def test_stores_can_be_pickled(tmp_path: Path) -> None:
     for url in (str(tmp_path), "s3://bucket/x", "demo://?classes=3"):
         store = open_store(url)
         assert pickle.loads(pickle.dumps(store)) == store
+
+
+@pytest.mark.parametrize(
+    ("url", "right"),
+    [
+        ("S3://b/dogs", "s3://b/dogs"),
+        ("s3a://b/dogs/", "s3://b/dogs"),
+        ("https://b.s3.amazonaws.com/dogs", "s3://b/dogs"),
+        ("https://b.s3.eu-west-1.amazonaws.com/", "s3://b"),
+        ("https://s3.eu-west-1.amazonaws.com/b/dogs", "s3://b/dogs"),
+        ("arn:aws:s3:eu-west-1:123456789012:accesspoint/x", "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/x"),
+    ],
+)
+def test_other_spelling_of_an_s3_address_is_corrected(url: str, right: str) -> None:
+    with pytest.raises(UserError, match=f": type data.url={right}$"):
+        open_store(url)
+
+
+def test_dangling_link_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    assert not list(FolderStore("here", tmp_path).list_objects())
+    assert "skipped a.jpg, a link to a file that does not exist" in caplog.text

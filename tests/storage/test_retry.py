@@ -225,3 +225,19 @@ def test_watchdog_names_the_key_and_gives_up(monkeypatch: pytest.MonkeyPatch, ca
     with caplog.at_level(logging.WARNING), pytest.raises(ImageError, match="no response for"):
         wait_for(Future(), "train/pug/1.jpg")
     assert "waiting for train/pug/1.jpg: no response" in caplog.messages[0]
+
+
+def test_outage_in_mid_epoch_loses_no_image(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than the attempts of an image take, shorter than GIVE_UP_S; images were answered before."""
+    monkeypatch.setattr(retry, "MAX_BACKOFF_S", 0.1)
+    ends: list[float] = []
+
+    def rule(path: str, before: int) -> str | None:
+        if len(proxy.gets) > 30 and not ends:
+            ends.append(time.monotonic() + 4)
+        return "reset" if ends and time.monotonic() < ends[0] else None
+
+    proxy.rule = rule
+    data = module(proxy)
+    assert seen(data) == list(range(120))
+    assert not data.bad_images

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from obstore.exceptions import PermissionDeniedError
 
 from benchmarks.proxy import Proxy
 from dogbreed import ImageDataModule
 from dogbreed.errors import UserError
 from dogbreed.input_spec import InputSpec
-from dogbreed.storage import open_store
-from dogbreed.storage.base import ImageError
+from dogbreed.storage import open_store, s3
+from dogbreed.storage.base import ImageError, ObjectBody
+from dogbreed.storage.s3 import S3Store
 from tests.s3_server import S3Server
 
 Folder = Callable[[Path, Mapping[str, int]], Path]
@@ -172,3 +174,37 @@ def test_photographs_from_s3_equal_the_folder(s3_server: S3Server, shared: Path)
     assert len(pairs) > 3
     assert all(torch.equal(one.images, other.images) for one, other in pairs)
     assert not remote.bad_images
+
+
+class Answers:
+    """An obstore client whose requests fail with a given error, for all keys but those that end in `good`."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def get(self, client: object, path: str) -> ObjectBody:
+        if path.endswith("good"):
+            return ObjectBody(b"x", "e")
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionDeniedError("403 <Code>AccessDenied</Code>"), "access to this object is denied"),
+        (PermissionDeniedError("403 <Code>InvalidObjectState</Code>"), "archived in S3 Glacier"),
+        (ValueError("Could not parse path: a//b.jpg"), "its key has an empty or unusual part, rename it"),
+    ],
+)
+def test_one_object_that_cannot_be_read_is_skipped(
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_get", Answers(error).get)
+    monkeypatch.setattr(S3Store, "object_client", lambda self: object())
+    store = S3Store.from_url(f"s3://{reason}", None)
+    if "denied" in reason:
+        with pytest.raises(UserError, match=r"check AWS|AccessDenied"):
+            asyncio.run(store.fetch("a/bad"))
+    assert asyncio.run(store.fetch("a/good")).data == b"x"
+    with pytest.raises(ImageError, match=reason):
+        asyncio.run(store.fetch("a/bad"))
