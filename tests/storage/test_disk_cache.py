@@ -182,7 +182,7 @@ def test_invalid_settings_are_rejected(proxy: Proxy, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for cache, options, message in (
         (tmp_path / "file/below", {}, "cannot be written: Not a directory"),
-        (tmp_path, {"cache_gb": 0}, "data.cache_gb=0: more than 0"),
+        (tmp_path, {"cache_gb": 0}, "data.cache_gb=0: must be a number above 0"),
         (None, {"cache_scaled": True}, "type data.cache=PATH too"),
     ):
         with pytest.raises(UserError, match=message):
