@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -186,14 +187,14 @@ class ImageDataModule(ImageSource, pl.LightningDataModule):
     def _load(self, stream: ImageStream, num_workers: int, view: int | None = None) -> ImageLoader:
         trainer = self.trainer
         # With overfit_batches, every epoch repeats the same images in the same crops.
-        epoch = (lambda: 0 if getattr(trainer, "overfit_batches", 0) else trainer.current_epoch) if trainer else None
+        epoch = partial(_current_epoch, trainer) if trainer else None
         loader = ImageLoader(
             stream,
             num_workers,
             self.skip_image,
             max_bad=self.max_bad,
             fingerprint=self.fingerprint,
-            epoch=epoch if view is None else lambda: view,
+            epoch=epoch if view is None else partial(int, view),
             pin_memory=torch.cuda.is_available(),
         )
         self._loaders.add(loader)
@@ -240,6 +241,13 @@ class ImageDataModule(ImageSource, pl.LightningDataModule):
         """Returns uint8 `images` (B, 3, H, W) as float32, normalised on their device."""
         return self._tensors.normalise(images, input_spec or self.input_spec)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the settings and the listing: loaders belong to this process."""
+        return {name: value for name, value in vars(self).items() if name not in ("_loaders", "_train_loader")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _loaders=weakref.WeakSet(), _train_loader=None)
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the training's position in its epoch and the skipped images, for a checkpoint."""
         train = self._train_loader.state_dict() if self._train_loader else None
@@ -259,3 +267,7 @@ class ImageDataModule(ImageSource, pl.LightningDataModule):
         self._resume = None
         for loader in self._loaders:
             loader.close()
+
+
+def _current_epoch(trainer: pl.Trainer) -> int:
+    return 0 if getattr(trainer, "overfit_batches", 0) else trainer.current_epoch

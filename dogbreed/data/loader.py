@@ -157,6 +157,10 @@ class ImageLoader:
                 self.stream.store.url, changes, state["epoch"], state["batches"],
             )  # fmt: skip
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns everything but the worker processes."""
+        return {**vars(self), "_dataloader": None}
+
     def close(self) -> None:
         """Ends the worker processes; the next iteration starts new ones."""
         self._dataloader = None

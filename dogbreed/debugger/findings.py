@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -125,6 +125,13 @@ class Finding:
             "RuleParameters": plain(dict(self.parameters)),
             "Details": plain(dict(outcome.details)),
         }
+
+
+def without_settings(finding: Finding) -> Finding:
+    """Returns the finding with a suggestion in words alone."""
+    suggestion = finding.outcome.suggestion
+    words = None if suggestion is None else Suggestion(suggestion.action)
+    return replace(finding, outcome=replace(finding.outcome, suggestion=words))
 
 
 MAX_EVIDENCE = 8

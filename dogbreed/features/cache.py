@@ -27,10 +27,11 @@ from dogbreed.input_spec import InputSpec
 from dogbreed.models.classifier import ImageClassifier
 from dogbreed.models.freezing import FROZEN
 from dogbreed.models.heads import has_linear_head, head_names
+from dogbreed.models.inputs import check_size
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 3
+_FORMAT = 4
 """Part of the key: raising it invalidates all older files."""
 
 _AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -153,7 +154,9 @@ class FeatureCache:
             return found
         spec = _input_spec(model, data)
         if not has_linear_head(model.net, spec.height, spec.width):
-            raise NotCacheableError(f"the head of {model.hparams['model']} is more than one linear layer")
+            raise NotCacheableError(
+                f"the head of {model.hparams['model']} is more than one linear layer; type optimizer=adamw"
+            )
         with files.locked(), thread_per_core() as threads:
             shared = SharedFeatures(self.url, key, self.endpoint_url) if self.url else None
             extractor = FeatureExtractor(
@@ -174,7 +177,7 @@ def _context(device: torch.device, precision: str) -> Context:
 
 def _input_spec(model: ImageClassifier, data: ImageDataModule) -> InputSpec:
     spec = model.input_spec.resized(data.image_size)
-    model.check_size(spec.height, spec.width)
+    check_size(model.net, model.input_spec, spec.height, spec.width)
     return spec
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ class FeatureDataModule(pl.LightningDataModule):
             on_skipped=data.skip_image,
             max_bad=data.max_bad,
             fingerprint=data.fingerprint,
-            epoch=(lambda: trainer.current_epoch) if trainer else None,
+            epoch=partial(getattr, trainer, "current_epoch") if trainer else None,
             pin_memory=torch.cuda.is_available(),
         )
 

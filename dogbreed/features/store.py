@@ -7,6 +7,8 @@ FOLDER/KEY.lock         held by the process that computes; the kernel releases i
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import logging
 import os
@@ -26,6 +28,9 @@ from dogbreed.system.locks import file_lock, reserve_space
 
 log = logging.getLogger(__name__)
 
+_CHECKED_ROWS = 16_384
+"""Rows that are read at a time to verify a file."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -35,6 +40,10 @@ class Features:
     """float32 (N, D), memory-mapped; zeros for skipped images."""
     problems: dict[int, str]
     """Position and reason of each skipped image."""
+
+
+class DiskFullError(UserError):
+    """The disk has no room for features; a training can run without them."""
 
 
 class FeatureFiles:
@@ -48,6 +57,7 @@ class FeatureFiles:
         self.path = folder / key
         self.max_gb = max_gb
         self._in_memory: dict[str, Features] = {}
+        self._verified: set[str] = set()
 
     def open(self, name: str) -> Features | None:
         """Returns the features `name`, None if they are missing or incomplete."""
@@ -59,6 +69,11 @@ class FeatureFiles:
             os.utime(self.path)  # marks them as recently used
         except (OSError, ValueError):
             return None
+        if name not in self._verified:
+            if description.get("checksum") != _checksum(values):
+                log.warning("features %s are damaged: computing them again", self._file(name, "npy"))
+                return None
+            self._verified.add(name)
         return _features(values, description["problems"])
 
     @contextmanager
@@ -83,7 +98,7 @@ class FeatureFiles:
         `description` is stored next to them; the block may still add to its `problems`.
 
         Raises:
-            UserError: The disk is full.
+            DiskFullError: The disk is full.
         """
         path, part = self._file(name, "npy"), self._file(name, "part")
         try:
@@ -95,9 +110,11 @@ class FeatureFiles:
                 return  # the file is deleted, its memory map stays valid
             values.flush()
             part.replace(path)
+            description = {**description, "checksum": _checksum(values)}
             atomic_write(self._file(name, "json"), lambda file: file.write_text(json.dumps(description, indent=1)))
         except OSError as error:
-            raise UserError(_write_error(self.folder, error)) from error
+            kind = DiskFullError if error.errno == errno.ENOSPC else UserError
+            raise kind(_write_error(self.folder, error)) from error
         finally:
             part.unlink(missing_ok=True)
         self._prune()
@@ -124,6 +141,13 @@ class FeatureFiles:
 
 def _features(values: NDArray[np.float32], problems: dict[str, str]) -> Features:
     return Features(np.asarray(values), {int(row): reason for row, reason in problems.items()})
+
+
+def _checksum(values: NDArray[np.float32]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for start in range(0, len(values), _CHECKED_ROWS):
+        digest.update(np.ascontiguousarray(values[start : start + _CHECKED_ROWS]).data)
+    return digest.hexdigest()
 
 
 def _log_wait() -> None:

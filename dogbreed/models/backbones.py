@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,8 +100,8 @@ def _hub_error(name: str, error: Exception) -> str:
 
 def _load_file(net: nn.Module, name: str, path: Path) -> bool:
     """Loads `path` into `net` without unpickling code; returns whether the head was skipped for its shape."""
-    state = _read_file(path)
     own = net.state_dict()
+    state = _converted(_read_file(path), net, own)
     head = {key for key in own if key.startswith(tuple(f"{module}." for module in head_names(net)))}
     new_head = sorted(key for key in head if key not in state or state[key].shape != own[key].shape)
     wrong = sorted(key for key in own.keys() - head if key not in state or state[key].shape != own[key].shape)
@@ -118,15 +120,35 @@ def _load_file(net: nn.Module, name: str, path: Path) -> bool:
     return bool(new_head)
 
 
+def _converted(state: dict[str, Tensor], net: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns `state` with the names and shapes of `own`, as far as it is another form of them.
+
+    That is the state dict of a module that contains the network, one without counters of batches, or one that timm
+    converts: other names, or position embeddings of another image size.
+    """
+    for prefix in ("model.", "backbone.", "encoder.", "module."):
+        if not state.keys() & own.keys():
+            state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)} or state
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    if convert is not None and any(key not in state or state[key].shape != own[key].shape for key in own):
+        with suppress(Exception):  # of another architecture: the comparison with `own` says so
+            converted = convert(dict(state), net)
+            state = converted if isinstance(converted, dict) else state
+    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
+    return {**counters, **state} if state.keys() & own.keys() else state
+
+
 def _read_file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"model.weights={path}: no such file (or type hub or random)")
     try:
         state = load_state_dict(str(path), weights_only=True)
     except Exception as error:
-        raise UserError(
-            f"model.weights={path} cannot be read as weights: {str(error).splitlines()[0][:200]}"
-        ) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"model.weights={path} cannot be read as weights: {reason}") from error
+    state = state.get("model_state_dict", state)
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"model.weights={path} cannot be read as weights: it is no state dict")
     if any(key.startswith("net.") for key in state):  # a checkpoint of an ImageClassifier
         state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
     return state
@@ -147,7 +169,9 @@ def pretrained_head(net: nn.Module, name: str, weights: str, kwargs: Mapping[str
     weight, bias = (state.get(f"{head_names(net)[0]}.{part}") for part in ("weight", "bias"))
     linear = isinstance(head, nn.Linear) and weight is not None and weight.shape[1:] == head.weight.shape[1:]
     if not linear or bias is None or weight is None:
-        raise UserError(f"head_start=pretrained: model.weights={weights} contain no linear classifier to start from")
+        raise UserError(
+            f"head_start=pretrained: model.weights={weights} contain no linear classifier: type head_start=solved"
+        )
     return weight.float(), bias.float()
 
 
@@ -159,9 +183,3 @@ def input_spec(net: nn.Module, kwargs: Mapping[str, Any] | None = None) -> Input
         return spec
     height, width = (size, size) if isinstance(size, int) else size
     return replace(spec, height=height, width=width)
-
-
-def needs_size(net: nn.Module) -> bool:
-    """Returns whether `net` accepts images of one size alone, as most networks with position embeddings."""
-    fixed = bool(net.pretrained_cfg.get("fixed_input_size"))  # type: ignore[union-attr, operator]
-    return fixed and bool(getattr(getattr(net, "patch_embed", None), "strict_img_size", True))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import zip_longest
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,9 +19,10 @@ from dogbreed.models import backbones, freezing, heads
 from dogbreed.models.freezing import FROZEN
 from dogbreed.models.heads import FeatureBatch
 from dogbreed.models.hyperparameters import Hyperparameters
+from dogbreed.models.inputs import check_classes, check_size, normalise
 from dogbreed.models.metrics import LOGGED, ClassificationMetrics
 from dogbreed.models.mixup import create_mixup
-from dogbreed.models.param_groups import create_optimizer, parameter_groups
+from dogbreed.models.param_groups import create_optimizer, layer_depths, parameter_groups
 from dogbreed.models.schedules import create_scheduler
 from dogbreed.models.tta import flip_tta
 
@@ -78,6 +79,8 @@ class ImageClassifier(pl.LightningModule):
         super().__init__()
         hp = (hyperparameters or Hyperparameters()).replace(**overrides)
         hp.finetune = hp.finetune or "head"
+        if isinstance(classes, (str, int)):
+            raise UserError(f"classes={classes!r}: give the names of all classes in a list, such as data.classes")
         if len(classes) < 2:
             raise UserError(f"a classifier needs at least two classes, got {list(classes)}")
         optimizer, scheduler, model_kwargs = dict(optimizer or {}), dict(scheduler or {}), dict(model_kwargs or {})
@@ -89,7 +92,6 @@ class ImageClassifier(pl.LightningModule):
         self.class_names = [name for _, name in parse_classes(classes)]
         self.net = backbones.create(model, len(classes), weights if load_weights else "random", model_kwargs)
         self.input_spec = backbones.input_spec(self.net, model_kwargs)
-        self._needs_size = backbones.needs_size(self.net)
         if hp.channels_last:
             self.net.to(memory_format=torch.channels_last)
         if hp.finetune != "full":
@@ -111,7 +113,15 @@ class ImageClassifier(pl.LightningModule):
 
         Further arguments are those of `LightningModule.load_from_checkpoint`; keywords also replace hyperparameters.
         """
-        return super().load_from_checkpoint(checkpoint_path, *args, load_weights=False, **kwargs)
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, load_weights=False, **kwargs)
+        except RuntimeError as error:
+            if "state_dict" not in str(error):
+                raise
+            raise UserError(
+                f"{checkpoint_path} has other weights than a model with these arguments; for a new head or network, "
+                f"type ImageClassifier(..., weights={str(checkpoint_path)!r})"
+            ) from error
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (B, num_classes) for `images` (B, 3, H, W), in eval mode with TTA.
@@ -122,33 +132,15 @@ class ImageClassifier(pl.LightningModule):
         Raises:
             UserError: The network accepts only images of another size.
         """
-        self.check_size(*images.shape[-2:])
+        check_size(self.net, self.input_spec, *images.shape[-2:])
         if images.dtype == torch.uint8:
-            images = self._normalise(images)
+            images = normalise(images, self.input_spec).to(self.dtype)
         if self.hparams["channels_last"]:
             images = images.contiguous(memory_format=torch.channels_last)
         if self.hparams["tta"] and not self.training:
             return flip_tta(self.net, images)
         logits: Tensor = self.net(images)
         return logits
-
-    def check_size(self, height: int, width: int) -> None:
-        """Checks that the network accepts images of `height` x `width` px.
-
-        Raises:
-            UserError: It accepts only images of another size.
-        """
-        spec = self.input_spec
-        if self._needs_size and (height, width) != (spec.height, spec.width):
-            raise UserError(
-                f"{self.hparams['model']} needs images of {spec.height} x {spec.width} px, got {height} x {width}: "
-                f"type data.image_size=null, or +model.kwargs.img_size={height} for a network of that size"
-            )
-
-    def _normalise(self, images: Tensor) -> Tensor:
-        spec = self.input_spec
-        mean, std = (torch.tensor(part, device=images.device).view(3, 1, 1) for part in (spec.mean, spec.std))
-        return ((images / 255 - mean) / std).to(self.dtype)
 
     def _logits(self, batch: Any) -> Tensor:
         if isinstance(batch, FeatureBatch):
@@ -175,7 +167,7 @@ class ImageClassifier(pl.LightningModule):
         """
         classes = getattr(self.trainer.datamodule, "classes", None)  # type: ignore[attr-defined]
         if classes is not None:
-            self.check_classes(classes)
+            check_classes(self.classes, classes)
         if stage != "fit":
             return
         if self.hparams["finetune"] == "linear_probe":
@@ -184,20 +176,6 @@ class ImageClassifier(pl.LightningModule):
             self.net.compile()  # in place: the names in state_dict() do not change
         if self.hparams["finetune"] == "gradual" and self.trainer.world_size > 1:
             freezing.unfreeze(self.net, math.inf)  # DDP registers gradients only once; on_train_start freezes again
-
-    def check_classes(self, classes: Sequence[str]) -> None:
-        """Checks that `classes` of a data set are those of the model, in the same order.
-
-        Raises:
-            UserError: They are others: metrics would compare different classes.
-        """
-        if list(classes) != self.classes:
-            pairs = zip_longest(self.classes, classes, fillvalue="none")
-            number, (own, other) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
-            raise UserError(
-                f"the data has other classes than the model, or another order: class {number} is {other}, that of the "
-                f"model is {own}"
-            )
 
     def on_fit_start(self) -> None:
         """Checks that the head is solved if `head_start` requires it, unless a checkpoint contains it."""
@@ -233,26 +211,37 @@ class ImageClassifier(pl.LightningModule):
         """
         inputs, labels = batch[0], batch[1]  # (B, 3, H, W) or (B, D) float32, or uint8 images; (B,) int64
         if not len(labels):
-            loss = 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
-            self._metrics("train").update(loss.detach(), self._no_logits(inputs), labels)
-            return loss
+            return self._zero_loss(inputs, labels)
         targets = labels
         if self.mixup is not None:
-            inputs = self._normalise(inputs) if inputs.dtype == torch.uint8 else inputs
+            inputs = normalise(inputs, self.input_spec).to(self.dtype) if inputs.dtype == torch.uint8 else inputs
             inputs, targets = self.mixup(inputs, labels)  # float32 (B, num_classes)
             labels = targets.argmax(dim=1)  # the class with the larger share
             batch = (inputs, targets)
-        logits = self._logits(batch)
+        elif labels.is_floating_point():
+            labels = labels.argmax(dim=1)
+        try:
+            logits = self._logits(batch)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            warnings.warn("skipped a batch of one image, on which batch norm fails: use larger batches", stacklevel=2)
+            return self._zero_loss(inputs[:0], labels[:0])
         loss = self.train_loss(logits, targets)
         self._metrics("train").update(loss.detach(), logits.detach(), labels)
         self.log("train/step_loss", loss.detach(), prog_bar=True, batch_size=len(labels))
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def _zero_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        loss = 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
+        self._metrics("train").update(loss.detach(), self._no_logits(inputs), labels)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Adds a batch to the validation metrics; returns its `logits` (B, num_classes)."""
         return self._evaluate(batch, "val")
 
-    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Adds a batch to the test metrics; returns its `logits` (B, num_classes)."""
         return self._evaluate(batch, "test")
 
@@ -260,6 +249,7 @@ class ImageClassifier(pl.LightningModule):
         labels = batch[1]
         logits = self._logits(batch) if len(labels) else self._no_logits(batch[0])
         loss = nn.functional.cross_entropy(logits, labels) if len(labels) else logits.sum()
+        labels = labels.argmax(dim=1) if labels.is_floating_point() else labels
         self._metrics(stage).update(loss, logits, labels)
         return {"logits": logits}
 
@@ -270,9 +260,10 @@ class ImageClassifier(pl.LightningModule):
     def _metrics(self, stage: str) -> Any:
         return self.metrics[f"{stage}_metrics"]
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Returns class probabilities (B, num_classes) of a batch."""
-        return self._logits(batch).softmax(dim=-1)
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Returns class probabilities (B, num_classes) of a batch, which may be images alone."""
+        logits: Tensor = self(batch) if isinstance(batch, Tensor) else self._logits(batch)
+        return logits.softmax(dim=-1)
 
     def on_train_epoch_end(self) -> None:
         """Logs train/loss and train/accuracy of the epoch."""
@@ -313,6 +304,10 @@ class ImageClassifier(pl.LightningModule):
             UserError: `optimizer` names no optimizer that trains in steps.
         """
         hp = self.hparams
+        layered = hp["layer_decay"] != 1 or (hp["finetune"] == "gradual" and hp["unfreeze_every"])
+        if layered and hp["finetune"] != "head" and not any(layer_depths(self.net, stages=False).values()):
+            text = f"timm numbers no layers of {hp['model']}: layer_decay and unfreeze_every have no effect"
+            warnings.warn(text, stacklevel=2)
         factor = {"head": 0.0, "full": 1.0, "gradual": hp["backbone_lr_factor"]}[hp["finetune"]]
         groups = parameter_groups(
             self.net, hp["lr"], hp["weight_decay"], backbone_factor=factor, layer_decay=hp["layer_decay"]

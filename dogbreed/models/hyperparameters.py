@@ -25,7 +25,7 @@ class Hyperparameters:
         1e-3, "Peak learning rate, of the head for `finetune=gradual`.", low=0, search="tag(log,interval(1e-4,1e-1))"
     )
     weight_decay: float = setting(
-        0.01, "Weight decay of weights; biases and norms have none.", low=0, search="tag(log,interval(1e-6,1e-1))"
+        0.01, "Weight decay of weights; biases and norms have none.", low=0, search="tag(log,interval(1e-6,1))"
     )
     label_smoothing: float = setting(
         0.0, "Share of the target that is spread over all classes.", low=0, high=1, search="interval(0,0.2)"

@@ -36,6 +36,9 @@ _GRADIENT_TOLERANCE = 1e-5
 
 _MAX_ITERATIONS = 1000
 
+_KNOWN_ACCURACY = 0.6
+"""Training accuracy of the pretrained classifier's own rows, below which it hardly helps."""
+
 
 class Head(NamedTuple):
     """A linear classifier."""
@@ -168,6 +171,13 @@ def fit_linear_probe(
     prior = None
     if model.pretrained_head is not None:
         prior = matching_rows(Head(*model.pretrained_head), features[0], labels[0], num_classes)
+        known = _training_metrics(prior, features[0], labels[0], 0.0)["train/accuracy"]
+        if known < _KNOWN_ACCURACY:
+            log.warning(
+                "the pretrained classifier recognises only %.0f %% of the training images: head_start=%s is usually "
+                "better for classes that it does not know",
+                100 * known, "null" if hp["finetune"] == "linear_probe" else "solved",
+            )  # fmt: skip
     solution = solve(
         features, labels, num_classes, weight_decay=hp["weight_decay"], label_smoothing=hp["label_smoothing"],
         balanced=balanced, prior=prior, device=model.device,

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from dogbreed.data.datamodule import ImageDataModule
 from dogbreed.errors import UserError
 from dogbreed.features import FeatureDataModule, NotCacheableError
-from dogbreed.features.store import Features
+from dogbreed.features.store import DiskFullError, Features
 from dogbreed.models.classifier import ImageClassifier
 from dogbreed.models.freezing import FROZEN
 from dogbreed.models.linear_probe import IGNORED, fit_linear_probe
@@ -43,7 +43,7 @@ def load_features(
         features: dict[str, list[Features]] = cache.load(
             model, data, device=trainer.strategy.root_device, precision=str(trainer.precision)
         )
-    except NotCacheableError as reason:
+    except (NotCacheableError, DiskFullError) as reason:
         if needed:
             raise UserError(f"{needed} is not available: {reason}") from None
         log.info("no cached features, the backbone runs in every epoch: %s", reason)

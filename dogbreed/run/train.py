@@ -29,6 +29,7 @@ from dogbreed.input_spec import InputSpec
 from dogbreed.models.classifier import ImageClassifier
 from dogbreed.models.heads import count_parameters
 from dogbreed.models.hyperparameters import Hyperparameters
+from dogbreed.models.inputs import check_classes, check_size
 from dogbreed.models.targets import create_from
 from dogbreed.run.features import load_features, solve_head, training_batches
 from dogbreed.run.results import print_results, save_results, summarise
@@ -57,7 +58,7 @@ def train(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     run = build_run(cfg, output_dir, recorders)
     model = create_model(cfg, data.classes, run.steps.lr)
     data.input_spec = model.input_spec
-    model.check_size(data.input_spec.height, data.input_spec.width)
+    check_size(model.net, model.input_spec, data.input_spec.height, data.input_spec.width)
     _log_model(cfg, model)
     if cfg.resume_from:
         _load_weights(model, cfg)
@@ -165,9 +166,10 @@ def _without_local_paths(overrides: Sequence[str]) -> list[str]:
 
 def _check_objective(cfg: DictConfig, data: ImageDataModule) -> None:
     if cfg.objective.metric.startswith("val/") and not data.keys("val"):
+        more = "add images" if data.val_fraction else "type data.val_fraction=0.1"
         raise UserError(
-            f"objective.metric={cfg.objective.metric} needs images in val, which has none: type "
-            "data.val_fraction=0.1, or objective.metric=train/loss objective.goal=minimize"
+            f"objective.metric={cfg.objective.metric} needs images in val, which has none: {more}, "
+            "or objective.metric=train/loss objective.goal=minimize"
         )
 
 
@@ -190,7 +192,7 @@ def _load_weights(model: ImageClassifier, cfg: DictConfig) -> None:
         checkpoint = _read_checkpoint(path)
         if "optimizer_states" not in checkpoint:
             raise ValueError("weights without the state of a training")
-        model.check_classes(checkpoint["hyper_parameters"]["classes"])
+        check_classes(model.classes, checkpoint["hyper_parameters"]["classes"])
         model.load_state_dict(checkpoint["state_dict"])
     except Exception as error:
         reason = " ".join(str(error).split())[:200]

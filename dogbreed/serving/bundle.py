@@ -78,6 +78,7 @@ def write_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> N
         }
         atomic_write(folder / WEIGHTS, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
         _write_code(folder / "code")
+        shutil.copymode(folder / "code" / "requirements.txt", folder / WEIGHTS)  # safetensors lets only the owner read
         text = json.dumps({"format": FORMAT, **asdict(card)}, indent=2) + "\n"
         atomic_write(folder / CARD, lambda part: part.write_text(text))
     except (OSError, SafetensorError) as error:

@@ -1,6 +1,8 @@
 """Checkpoints: the best weights as validated, and a state that resumes exactly."""
 
 import math
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -150,3 +152,21 @@ def test_stop_on_signal_works_outside_the_main_thread(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         pool.submit(fit, Counter([0.1]), last, stop).result()
     assert stop.received is None
+
+
+@pytest.mark.parametrize("every_s", [0, 1000])
+def test_signal_in_mid_epoch_loses_no_step_on_resume(tmp_path, every_s):
+    def callbacks(name):
+        last = LastCheckpoint(tmp_path / f"{name}.ckpt", every_s)
+        return StopOnSignal(last), last
+
+    class Signal(pl.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    fit(Counter([0.1, 0.2, 0.3]), *callbacks("a"), Signal(), num_batches=4)
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert state["global_step"] == 6
+    resumed = fit(Counter([0.1, 0.2, 0.3]), *callbacks("b"), num_batches=4, resume=tmp_path / "a.ckpt")
+    assert resumed.global_step == 12 and steps_of(tmp_path / "b.ckpt") == 12

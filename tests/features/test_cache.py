@@ -1,8 +1,10 @@
 """Cached features give the same metrics as images, and never belong to another backbone or image."""
 
 import copy
+import errno
 import io
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -19,7 +21,7 @@ import torch
 from dogbreed import ImageClassifier, ImageDataModule
 from dogbreed.cli.config import compose, resolve_defaults
 from dogbreed.errors import UserError
-from dogbreed.features import FeatureCache, FeatureDataModule, NotCacheableError
+from dogbreed.features import FeatureCache, FeatureDataModule, NotCacheableError, store
 from dogbreed.features.extract import FeatureExtractor
 from dogbreed.models.linear_probe import fit_linear_probe
 from dogbreed.run.train import train
@@ -423,3 +425,27 @@ def test_load_uses_the_input_spec_of_the_model(tmp_path):
     for split, (view,) in expected.items():
         assert np.array_equal(other[split][0].values, view.values)
         assert np.array_equal(unassigned[split][0].values, view.values)
+
+
+def test_damaged_features_are_computed_again(tmp_path, caplog):
+    data = images()
+    model = classifier(data)
+    before = FeatureCache(tmp_path).load(model, data)["train"][0].values.copy()
+    [path] = tmp_path.glob("*/train.npy")
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 255
+    path.write_bytes(content)
+    again = FeatureCache(tmp_path).load(model, data)["train"][0].values
+    assert (again == before).all() and "are damaged: computing them again" in caplog.text
+
+
+def test_full_disk_trains_without_cached_features(run, monkeypatch, caplog):
+    def full(file, num_bytes):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store, "reserve_space", full)
+    caplog.set_level(logging.INFO)
+    results, _ = run("epochs=1", "debugger=off")
+    assert results["epochs"] and "No space left on device" in caplog.text
+    with pytest.raises(UserError, match="No space left"):
+        run("finetune=linear_probe", "debugger=off")

@@ -8,9 +8,10 @@ import timm
 import torch
 from torch import nn
 
+from dogbreed import ImageClassifier
 from dogbreed.cli.config import compose, resolve_defaults
 from dogbreed.errors import UserError
-from dogbreed.models.linear_probe import IGNORED, Head, matching_rows, solve
+from dogbreed.models.linear_probe import IGNORED, Head, fit_linear_probe, matching_rows, solve
 from dogbreed.run.train import train
 
 DEMO = "demo://?classes=3&train=12&valid=6&test=6&size=32"
@@ -168,3 +169,15 @@ def test_probe_of_a_nonlinear_head_is_a_user_error(tmp_path, monkeypatch):
 def test_impossible_probe_is_a_user_error(tmp_path, monkeypatch, overrides, message):
     with pytest.raises(UserError, match=message):
         run(tmp_path, monkeypatch, *overrides)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_pretrained_start_of_unknown_classes_is_a_warning(caplog, known):
+    labels = np.arange(90) % 3
+    features = np.eye(3, dtype=np.float32)[labels]
+    model = ImageClassifier("test_resnet", ["a", "b", "c"], weights="random")
+    model.net.fc = nn.Linear(3, 3)
+    rows = torch.eye(3) if known else torch.ones(3, 3)
+    model.pretrained_head = (rows, torch.zeros(3))
+    fit_linear_probe(model, [features], [labels])
+    assert ("recognises only 33 % of the training images: head_start=solved" in caplog.text) is not known

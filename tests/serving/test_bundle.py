@@ -85,3 +85,10 @@ def test_write_model_replaces_earlier_model(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file/m cannot be written"):
         make_model(Path(tmp_path / "file" / "m"))
+
+
+def test_weights_are_readable_like_the_other_files(tmp_path):
+    """safetensors writes files that only their owner can read, and a container may run as another user."""
+    folder = make_model(tmp_path / "model")
+    modes = {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+    assert len(modes) == 1

@@ -204,8 +204,9 @@ class TensorDebugger(Recorder):
         for finding in evaluate(recording, rules, self.stop_on):
             if finding.status is Status.ISSUE:
                 print(finding.line(), flush=True)
-                why, override = finding.outcome.summary, finding.outcome.suggestion
-                log.warning("%s ends the training: %s; try %s", finding.rule, why, override)
+                why, suggestion = finding.outcome.summary, finding.outcome.suggestion
+                action = suggestion.action if suggestion else "see the report"
+                log.warning("%s ends the training: %s; %s", finding.rule, why, action)
                 self._add_event("stopped", trainer, by=finding.rule, why=why)
                 self._issue = finding.rule
                 return

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dogbreed.debugger import files
-from dogbreed.debugger.findings import Finding, Status, plain
+from dogbreed.debugger.findings import Finding, Status, plain, without_settings
 from dogbreed.debugger.read.sources import add_other_runs, read_any
 from dogbreed.debugger.recording import Recording
 from dogbreed.debugger.report.page import ordered, render
@@ -80,6 +80,8 @@ def write_report(
     if isinstance(similar, Mapping):
         add_other_runs(recording, as_list(similar.get("other_trials")))
     findings = evaluate(recording, config)
+    if not recording.command:  # a training of other code, which our settings do not configure
+        findings = [without_settings(finding) for finding in findings]
     output = output or folder
     output.mkdir(parents=True, exist_ok=True)
     report = Report(output / HTML, output / JSON, tuple(findings))
