@@ -43,7 +43,8 @@ class Overrides(tuple[Override, ...]):
 
 def is_sweep(override: Override) -> bool:
     """Returns whether `override` gives several values, or the word `range`, which stands for the declared range."""
-    return override.is_sweep_override() or override.value() == "range"
+    declared = override.value() == "range" and override.key_or_group != "name"  # a sweep may be called range
+    return override.is_sweep_override() or declared
 
 
 def parse(overrides: Iterable[str] | Overrides) -> Overrides:

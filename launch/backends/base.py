@@ -26,6 +26,9 @@ class LogTail(Protocol):
     def read(self) -> list[str]:
         """Returns the lines written since the last call; all lines on the first call."""
 
+    def tail(self, count: int) -> list[str]:
+        """Returns the last `count` lines."""
+
 
 class Backend(ABC):
     """Runs jobs and endpoints as configured by the `backend` node."""

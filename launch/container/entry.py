@@ -30,11 +30,16 @@ RENDEZVOUS_PORT = 29500
 """Port of the rendezvous between hosts; torch's default."""
 
 
-def folder_overrides(base: Path, environ: Mapping[str, str]) -> list[str]:
+def folder_overrides(base: Path, environ: Mapping[str, str], weights: str = "") -> list[str]:
     """Returns overrides for the folders that SageMaker collects, and for the channels and checkpoints that it provides.
 
     Each job has a separate checkpoint folder, because the trials of a sweep share one S3 prefix. The checkpoint to
     resume from is removed when the job completes.
+
+    Args:
+        base: `/opt/ml`.
+        environ: Environment variables of the job.
+        weights: URI of the weights; the channel has all objects whose keys begin with it.
 
     Raises:
         UserError: A channel is empty.
@@ -51,7 +56,9 @@ def folder_overrides(base: Path, environ: Mapping[str, str]) -> list[str]:
     if f"SM_CHANNEL_{DATA.upper()}" in environ:
         places |= {"data.url": str(_channel(DATA, environ)), "++data.endpoint_url": None}
     if f"SM_CHANNEL_{WEIGHTS.upper()}" in environ:
-        places["model.weights"] = str(next(_channel(WEIGHTS, environ).iterdir()))
+        folder = _channel(WEIGHTS, environ)
+        exact = folder / weights.rpartition("/")[2]
+        places["model.weights"] = str(exact if exact.is_file() else min(folder.iterdir()))
     if (checkpoints / "last.ckpt").is_file():  # the spot instance was interrupted: resume
         places["resume_from"] = str(checkpoints / "last.ckpt")
     return [f"{key}={encode(value)}" for key, value in places.items()]
@@ -128,7 +135,8 @@ def main() -> int:
         if TUNING_METRIC in hyperparameters:
             # All trials of a sweep use the same images, so a single training checks for duplicates, not every trial.
             overrides.insert(0, "debugger.images.enabled=false")
-        overrides += folder_overrides(base, os.environ)
+        given = [word.partition("=")[2].strip("'") for word in overrides if word.startswith("model.weights=")]
+        overrides += folder_overrides(base, os.environ, next(iter(given), ""))
         cfg = compose("train", overrides)
         processes = find_processes(cfg, os.environ)
         if processes.overrides and "TORCHELASTIC_RUN_ID" not in os.environ:

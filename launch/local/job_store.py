@@ -37,7 +37,19 @@ FINAL = frozenset({"Completed", "Failed", "Stopped"})
 START_TOLERANCE_S = 5.0
 """Largest difference between a process's start time and the recorded one."""
 
+MAX_TIME = 32_503_680_000.0
+"""Seconds from 1970 to 3000; a later time is a damaged file."""
+
+_STATE_TYPES: dict[str, type] = {
+    "name": str, "arn": str, "status": str, "secondary": str, "failure": str, "command": list, "transitions": list,
+    "metrics": dict, "tuned": dict, "pid": int, "next": dict,
+}  # fmt: skip
+_TIMES = ("created", "modified", "started", "ended")
+
 Json = dict[str, Any]
+
+_requests: dict[tuple[str, int, int], Json] = {}
+"""Valid requests by file, inode and modification time."""
 
 
 def write_json(path: Path, content: Json) -> None:
@@ -52,6 +64,39 @@ def read_json(path: Path) -> Json:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def read_request(folder: Path) -> Json:
+    """Returns the request of a job, or {} if its file is damaged."""
+    path = folder / REQUEST
+    try:
+        file = path.stat()
+    except OSError:
+        return {}
+    key = str(path), file.st_ino, file.st_mtime_ns
+    if key not in _requests:
+        from launch.spec.service_model import check_shape, service_model  # imports botocore, which jobs do not need
+
+        operation = "CreateHyperParameterTuningJob" if is_tuning(folder) else "CreateTrainingJob"
+        shape, request = service_model().operation_model(operation).input_shape, read_json(path)
+        _requests[key] = {} if check_shape(shape, request) else request
+    return _requests[key]
+
+
+def _read_state_file(folder: Path) -> Json:
+    """Returns the entries of state.json that are of the right type; {} if the file is damaged."""
+    state = read_json(folder / STATE)
+    valid = all(isinstance(state.get(key, kind()), kind) for key, kind in _STATE_TYPES.items())
+    if not valid:
+        return {}
+    transitions, metrics = state.get("transitions", []), state.get("metrics", {}).values()
+    complete = all(isinstance(entry, dict) and {"status", "start", "message"} <= set(entry) for entry in transitions)
+    complete = complete and all(isinstance(metric, list) and len(metric) == 2 for metric in metrics)
+    if not complete or state.get("pid", 2) < 2:  # a signal to process 0, 1 or -1 would end other processes
+        return {}
+    times = [state[key] for key in _TIMES if key in state] + [time for _, time in metrics]
+    times += [entry[key] for entry in transitions for key in ("start", "end") if key in entry]
+    return state if all(isinstance(time, (int, float)) and 0 <= time < MAX_TIME for time in times) else {}
 
 
 def create_folder(folder: Path, request: Json, state: Json, log: str) -> int:
@@ -177,13 +222,13 @@ def read_supervised(folder: Path, final: Collection[str], lost: Callable[[Json],
         final: Statuses that a supervisor records last.
         lost: Returns the state to record if the supervisor died, given the last one; ends what it left running.
     """
-    state = read_json(folder / STATE)
+    state = _read_state_file(folder)
     if state.get("status") in final:
         return state
     with lock_if_free(folder) as orphaned:
         if not orphaned:
             return state
-        state = read_json(folder / STATE)  # it may have recorded its end just before it released the lock
+        state = _read_state_file(folder)  # it may have recorded its end just before it released the lock
         if state.get("status") in final or not (folder / REQUEST).exists():
             return state
         state = lost(state)

@@ -12,7 +12,8 @@ from dogbreed.errors import UserError
 from launch.backends import open_backend
 from launch.backends.aws.errors import api_errors
 from launch.spec.contract import Json
-from launch.spec.limits import check_request
+from launch.spec.limits import check_request, quota_warnings
+from launch.views.text import console
 
 
 def submit(
@@ -33,10 +34,14 @@ def submit(
     """
     if problems := [line for operation, request in requests.items() for line in check_request(operation, request)]:
         raise UserError("; ".join(problems))
+    backend = open_backend(cfg)
+    for request in requests.values() if backend.billed else ():
+        for warning in quota_warnings(request):
+            console(stderr=True).print(f"warning: {warning}", soft_wrap=True)
     if cfg.dry_run:
         shown = next(iter(requests.values())) if len(requests) == 1 else dict(requests)
         print(json.dumps(shown, indent=2, ensure_ascii=False))
         return 0
     upload()
     with api_errors(cfg):
-        return run(open_backend(cfg).client())
+        return run(backend.client())

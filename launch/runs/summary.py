@@ -28,7 +28,7 @@ def finish_sweep(client: Any, cfg: DictConfig, backend: Backend, name: str, out:
     """Writes and plots the results of an ended sweep, and prints its table and the next commands.
 
     Returns:
-        0, or 1 if no trial has a result.
+        0, or 1 if the sweep failed or no trial has a result.
     """
     sweep = read_sweep(client, name, metrics=True)
     folder, train_best = backend.results_root / sweep.name, _train_best(backend, sweep)
@@ -53,7 +53,7 @@ def finish_sweep(client: Any, cfg: DictConfig, backend: Backend, name: str, out:
     out.print(f"train the best: {shlex.join(train_best)}", soft_wrap=True)
     out.print(f"results.csv, results.json and sweep.png are in {folder}", soft_wrap=True)
     _print_report(backend, Path(sweep.name, best.name), "report of the best trial", out)
-    return 0
+    return int(sweep.status == "Failed")
 
 
 def finish_training(job: Json, cfg: DictConfig, backend: Backend, out: Console) -> int:

@@ -19,6 +19,7 @@ from launch.runs.requests import create
 from launch.runs.results import read_sweep
 from launch.runs.submit import submit
 from launch.spec.contract import Json
+from launch.spec.limits import warm_start_problems
 from launch.spec.naming import resumed_name
 from launch.spec.plan import Plan, make_plan
 from launch.spec.requests.tuning import resume_request, tuning_request
@@ -73,6 +74,9 @@ def _submit(cfg: DictConfig, request: Json, upload: Callable[[], None]) -> int:
     backend, out = open_backend(cfg), console()
 
     def run(client: Any) -> int:
+        for parent in request.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", []):
+            if problems := warm_start_problems(request, client.describe_hyper_parameter_tuning_job(**parent)):
+                raise UserError("; ".join(problems))
         sweep = SweepRun(client, request["HyperParameterTuningJobName"], cfg, backend, out)
         return run_to_end(sweep, cfg, backend, out, lambda: create(client, OPERATION, request, sweep.name))
 

@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from launch.spec.contract import Json
+from launch.spec.contract import FIRST_POINTS, TUNING_METRIC, Json
 from launch.spec.service_model import check_shape, service_model
 
 DEFAULT_MAX_JOBS = 750
@@ -50,6 +50,43 @@ def check_request(operation: str, request: Json) -> list[str]:
     if operation == "CreateEndpointConfig":
         return list(_check_variants(request))
     return []
+
+
+def quota_warnings(request: Json) -> list[str]:
+    """Returns where a tuning request is over AWS's default quotas, which AWS raises on request."""
+    limits = request.get(_CONFIG, {}).get("ResourceLimits", {})
+    quotas = {"MaxNumberOfTrainingJobs": DEFAULT_MAX_JOBS, "MaxParallelTrainingJobs": DEFAULT_MAX_PARALLEL_JOBS}
+    return [
+        f"{field}={limits[field]} is over the default quota of an account, {quota}; AWS raises it on request"
+        for field, quota in quotas.items()
+        if limits.get(field, 0) > quota
+    ]
+
+
+def warm_start_problems(request: Json, parent: Json) -> list[str]:
+    """Returns why AWS rejects the warm start of a tuning request.
+
+    Args:
+        request: The request.
+        parent: Request or description of one of its parents.
+    """
+    name = parent["HyperParameterTuningJobName"]
+    objective, own, theirs = "HyperParameterTuningJobObjective", _names(request), _names(parent)
+    problems = []
+    if request[_CONFIG].get(objective) != parent[_CONFIG].get(objective):
+        problems.append(f"tuner.warm_start: {name} has another objective; give the same metric and goal")
+    if own != theirs:
+        more, fewer = ", ".join(sorted(own - theirs)), ", ".join(sorted(theirs - own))
+        change = "; ".join([f"not in {name}: {more}"] * bool(more) + [f"only in {name}: {fewer}"] * bool(fewer))
+        problems.append(f"tuner.warm_start: all sweeps must have the same hyperparameters ({change}): search the same")
+    return problems
+
+
+def _names(request: Json) -> set[str]:
+    """Returns the static and searched hyperparameters, without those that AMT or this machine alone use."""
+    static = request.get("TrainingJobDefinition", {}).get("StaticHyperParameters", {})
+    searched = {item["Name"] for _, item in _ranges(request[_CONFIG].get("ParameterRanges", {}))}
+    return ({*static} | searched) - {TUNING_METRIC, FIRST_POINTS}
 
 
 def _check_variants(request: Json) -> Iterator[str]:
@@ -94,14 +131,7 @@ def _check_resources(config: Json) -> Iterator[str]:
     jobs, parallel = limits.get("MaxNumberOfTrainingJobs"), limits["MaxParallelTrainingJobs"]
     if jobs is None and config["Strategy"] != "Grid":
         yield f"{path}.MaxNumberOfTrainingJobs: missing; only Strategy Grid counts its jobs itself"
-    if jobs is not None and jobs > DEFAULT_MAX_JOBS:
-        yield f"{path}.MaxNumberOfTrainingJobs: {jobs} is over the default quota, {DEFAULT_MAX_JOBS} jobs"
-    if parallel > DEFAULT_MAX_PARALLEL_JOBS:
-        yield (
-            f"{path}.MaxParallelTrainingJobs: {parallel} is over the default quota, {DEFAULT_MAX_PARALLEL_JOBS} at a "
-            "time (AWS raises it up to 100 on request)"
-        )
-    elif jobs is not None and parallel > jobs:
+    if jobs is not None and parallel > jobs:
         yield f"{path}.MaxParallelTrainingJobs: {parallel} at a time is more than the {jobs} jobs in all; give {jobs}"
 
 

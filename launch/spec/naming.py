@@ -7,7 +7,7 @@ import re
 TERMINAL = frozenset({"Completed", "Failed", "Stopped", "DeleteFailed"})
 """Final statuses of a sweep or a training job."""
 
-RESERVED_NAMES = ("endpoints", "published", "downloads")
+RESERVED_NAMES = ("aws", "endpoints", "published", "downloads")
 """Reserved names, which no sweep or training may have: other folders next to theirs use them."""
 
 _TRIAL = re.compile(r"(?P<sweep>.+)-(?P<number>\d{3,})-[0-9a-f]{8}")

@@ -34,6 +34,9 @@ PATH_KEYS = ("data.url", "model.weights")
 REQUIRED_KEYS = ("data.url", "model.name")
 """Keys without a default, which are needed to compose a config."""
 
+DEFAULT_MAX_HOURS = 2.0
+"""Time limit of a job on AWS, unless one is given."""
+
 NewName = Callable[[str], str]
 """Returns an unused name of a run, given the name of its model or script."""
 
@@ -64,9 +67,14 @@ class Plan:
     def bound_hours(self) -> float:
         """Upper bound on the instance-hours: every job at its maximum, or the maximum of the sweep."""
         instance, tuner = self.cfg.instance, self.cfg.tuner
-        jobs = self.max_jobs * instance.max_hours
+        jobs = self.max_jobs * max_hours(instance)
         sweep = math.inf if tuner.max_hours is None else self.max_parallel_jobs * tuner.max_hours
         return float(min(jobs, sweep) * instance.count)
+
+
+def max_hours(instance: DictConfig) -> float:
+    """Returns the hours after which a job on AWS is stopped."""
+    return DEFAULT_MAX_HOURS if instance.max_hours is None else float(instance.max_hours)
 
 
 def make_plan(overrides: Sequence[str], cwd: Path, new_name: NewName) -> Plan:

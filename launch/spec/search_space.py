@@ -19,7 +19,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 
-from dogbreed.cli.overrides import parse
+from dogbreed.cli.overrides import is_sweep, parse
 from dogbreed.errors import UserError
 from launch.spec.contract import RESERVED, SAGEMAKER_PREFIXES, encode
 
@@ -92,7 +92,8 @@ def split_overrides(
     """
     fixed, parameters = [], []
     for override in overrides:
-        resolved = _declared(override, declared) if override.value() == "range" else override
+        word = is_sweep(override) and not override.is_sweep_override()
+        resolved = _declared(override, declared) if word else override
         if resolved.is_sweep_override():
             parameters.append(_search_parameter(resolved, options, is_integer))
         else:

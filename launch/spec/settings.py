@@ -24,7 +24,12 @@ class InstanceSettings:
     count: int = setting(1, "Instances per job.", low=1)
     alternatives: list[str] = setting([], "Further types for a sweep, tried in this order if the first is unavailable.")
     volume_gb: int = setting(30, "Disk size in GB.", low=1)
-    max_hours: float = setting(2, "Hours after which a job is stopped.", low=1 / 3600, high=28 * 24)
+    max_hours: float | None = setting(
+        None,
+        "Hours after which a job is stopped; null is 2 at AWS, and 28 days on this machine.",
+        low=1 / 3600,
+        high=28 * 24,
+    )
     spot: bool = setting(
         False, "Use spot instances: cheaper, may be interrupted; the job resumes from its last checkpoint."
     )

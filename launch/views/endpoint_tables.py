@@ -114,7 +114,7 @@ def details_table(backend: Backend, endpoint: EndpointInfo) -> Table:
 def print_log_tail(backend: Backend, name: str, out: Console) -> None:
     """Prints the last lines of an endpoint's log, or why it cannot be read."""
     try:
-        lines = backend.endpoint_log(name).read()[-TAIL_LINES:]
+        lines = backend.endpoint_log(name).tail(TAIL_LINES)
     except (ClientError, BotoCoreError) as error:
         lines = [f"the log cannot be read: {error}"]
     for line in lines:

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from dogbreed.system.atomic import atomic_write
 from launch.runs.results import Sweep, Trial
 from launch.spec.naming import short_name
 from launch.views.text import brief, decimal
@@ -46,7 +47,7 @@ def plot_sweep(sweep: Sweep, curves: Mapping[str, Mapping[int, float]], path: Pa
     best = sweep.best
     result = "" if best is None else f", best {sweep.metric} {decimal(best.objective)} (trial {short_name(best.name)})"
     figure.suptitle(f"{sweep.name}: {len(scored)} trials{result}{note}", fontsize=12)
-    figure.savefig(path)
+    atomic_write(path, lambda part: figure.savefig(part, format="png"))
 
 
 def _style(axis: Any) -> None:

@@ -14,7 +14,7 @@ from launch.backends.aws.errors import explain_failure
 from launch.runs.results import Sweep, Trial, billable_seconds
 from launch.spec.contract import Json
 from launch.spec.naming import short_name
-from launch.spec.plan import Plan
+from launch.spec.plan import Plan, max_hours
 from launch.views.text import STYLES, brief, cost_bound, decimal, duration
 
 
@@ -48,6 +48,8 @@ def _sweep_rows(plan: Plan, backend: Backend) -> Iterator[tuple[str, str]]:
     yield "objective", f"{cfg.objective.goal} {cfg.objective.metric}"
     yield "jobs", f"{plan.max_jobs}{space}, {plan.max_parallel_jobs} at a time, {cfg.tuner.strategy}"
     yield _runs_on(cfg, backend, plan.bound_hours)
+    if backend.billed and (cfg.instance.spot or cfg.instance.retries):  # SageMaker copies the whole prefix
+        yield "checkpoints", f"each job first downloads those of earlier trials, to {cfg.instance.volume_gb} GB of disk"
 
 
 def training_plan(cfg: DictConfig, fixed: Iterable[str], backend: Backend) -> Table:
@@ -56,7 +58,7 @@ def training_plan(cfg: DictConfig, fixed: Iterable[str], backend: Backend) -> Ta
         *([("the best of", str(cfg.from_tuning))] if cfg.from_tuning else []),
         *_training_rows(cfg),
         ("given", " ".join(fixed) or "all defaults"),
-        _runs_on(cfg, backend, float(cfg.instance.max_hours * cfg.instance.count)),
+        _runs_on(cfg, backend, (max_hours(cfg.instance) + cfg.instance.keep_alive_minutes / 60) * cfg.instance.count),
     ]
     return plan_table(f"training {cfg.name}", rows)
 
@@ -67,6 +69,8 @@ def _training_rows(cfg: DictConfig) -> list[tuple[str, str]]:
 
 
 def _runs_on(cfg: DictConfig, backend: Backend, hours: float) -> tuple[str, str]:
+    if not backend.billed and cfg.instance.max_hours is None:
+        return "runs on", backend.describe_instances(cfg)
     bound = cost_bound(hours, cfg.instance.price_per_hour)
     return "runs on", f"{backend.describe_instances(cfg)}; at most {bound}"
 

@@ -120,7 +120,7 @@ class Account:
         if _checksum(s3, target) != checksum:  # also if somebody else put another file there
             kms = self._settings.kms_key
             encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": str(kms)} if kms else {}
-            s3.put_object(**target, Body=archive, ChecksumSHA256=checksum, **encryption)
+            s3.put_object(**target, Body=archive, ChecksumAlgorithm="SHA256", ChecksumSHA256=checksum, **encryption)
 
     def _client(self, service: str) -> Any:
         return self._session.client(service, config=client_config())

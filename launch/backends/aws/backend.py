@@ -42,6 +42,11 @@ class AwsBackend(Backend):
     def jobs_root(self) -> None:
         """None: jobs run on other machines."""
 
+    @property
+    def results_root(self) -> Path:
+        """`aws` in the folder of jobs: a sweep of the same name may have run on this machine."""
+        return super().results_root / "aws"
+
     def client(self) -> Any:
         """Returns boto3's SageMaker client."""
         return self._client("sagemaker")

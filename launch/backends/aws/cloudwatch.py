@@ -8,6 +8,8 @@ from botocore.exceptions import ClientError
 
 JOB_LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 ENDPOINT_LOG_GROUP = "/aws/sagemaker/Endpoints"
+NEWEST_STREAMS = 5
+"""Streams whose ends are read for the end of a log: autoscaling creates one per instance."""
 
 
 class CloudWatchLog:
@@ -28,14 +30,29 @@ class CloudWatchLog:
             lines += [f"{host}{line}" for line in self._new_lines(stream)]
         return lines
 
+    def tail(self, count: int) -> list[str]:
+        """Returns the last `count` lines of the streams that were written last; the group must be the job's alone."""
+        events = []
+        for stream in self._list_streams(NEWEST_STREAMS, orderBy="LastEventTime", descending=True):
+            page = self._client.get_log_events(
+                logGroupName=self._group, logStreamName=stream, limit=count, startFromHead=False
+            )
+            events += page["events"]
+        events.sort(key=lambda event: event["timestamp"])
+        return [line for event in events for line in event["message"].splitlines()][-count:]
+
     def _streams(self) -> list[str]:
+        return self._list_streams(logStreamNamePrefix=f"{self._name}/")
+
+    def _list_streams(self, limit: int | None = None, **options: Any) -> list[str]:
+        paginator = self._client.get_paginator("describe_log_streams")
         try:
-            response = self._client.describe_log_streams(logGroupName=self._group, logStreamNamePrefix=f"{self._name}/")
+            pages = paginator.paginate(logGroupName=self._group, PaginationConfig={"MaxItems": limit}, **options)
+            return [stream["logStreamName"] for page in pages for stream in page["logStreams"]]
         except ClientError as error:
             if error.response["Error"]["Code"] != "ResourceNotFoundException":  # the first job creates the group
                 raise
             return []
-        return [stream["logStreamName"] for stream in response["logStreams"]]
 
     def _new_lines(self, stream: str) -> list[str]:
         lines: list[str] = []

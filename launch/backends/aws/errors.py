@@ -94,8 +94,12 @@ def api_errors(cfg: DictConfig | None = None, then: str = "") -> Iterator[None]:
     except boto.ParamValidationError as error:  # requests were validated: a name was invalid
         problem = " ".join(str(error.kwargs["report"]).split())
         raise UserError(f"no such name ({problem}); python -m launch.status lists the existing names") from error
-    except boto.BotoCoreError as error:
-        raise UserError(f"AWS cannot be reached: {error}{then}") from error
+    except NETWORK_ERRORS as error:
+        raise UserError(f"AWS cannot be reached: {error}; check the network and backend.region{then}") from error
+    except boto.BotoCoreError as error:  # a mistake in the region or in the AWS configuration
+        raise UserError(
+            f"{' '.join(str(error).split())}: check backend.region and the AWS configuration{then}"
+        ) from error
 
 
 def _quota(message: str, cfg: DictConfig | None) -> str:

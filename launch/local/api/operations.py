@@ -34,6 +34,7 @@ from launch.local.job_store import (
     job_arn,
     new_state,
     read_json,
+    read_request,
     read_state,
     request_stop,
     write_json,
@@ -113,11 +114,11 @@ class LocalSageMaker:
     def _describe_training_job(self, request: Json) -> Json:
         folder = self._training(request["TrainingJobName"])
         uri = f"{LOCAL_BUCKET}/{folder.relative_to(self.root).as_posix()}/output/model.tar.gz"
-        return responses.training_description(read_state(folder), read_json(folder / REQUEST), uri)
+        return responses.training_description(read_state(folder), read_request(folder), uri)
 
     def _describe_hyper_parameter_tuning_job(self, request: Json) -> Json:
         folder = self._tuning(request["HyperParameterTuningJobName"])
-        created_by = read_json(folder / REQUEST)
+        created_by = read_request(folder)
         state = read_state(folder)
         parents = [trial for parent in ancestors(self.root, created_by) for trial in trial_states(parent)]
         return responses.tuning_description(state, created_by, trial_states(folder), parents)
@@ -137,12 +138,12 @@ class LocalSageMaker:
         entries = []
         for state in selected:
             folder = folders[state["name"]]
-            entries.append(responses.tuning_summary(state, read_json(folder / REQUEST), trial_states(folder)))
+            entries.append(responses.tuning_summary(state, read_request(folder), trial_states(folder)))
         return {"HyperParameterTuningJobSummaries": entries, **more}
 
     def _list_training_jobs_for_hyper_parameter_tuning_job(self, request: Json) -> Json:
         folder = self._tuning(request["HyperParameterTuningJobName"])
-        config = read_json(folder / REQUEST).get("HyperParameterTuningJobConfig", {})
+        config = read_request(folder).get("HyperParameterTuningJobConfig", {})
         objective = config.get("HyperParameterTuningJobObjective", {"Type": "Maximize", "MetricName": ""})
         states = trial_states(folder)
         for state in states:
@@ -214,12 +215,13 @@ class LocalSageMaker:
             folder = self._training(name)
         elif arn == job_arn(ENDPOINT, name):
             folder = self.endpoints.read(name)[0]
+            return folder / TAGS, (read_json(folder / TAGS) or read_json(folder / REQUEST)).get("Tags", [])
         else:
             raise ServiceError("ResourceNotFound", f"there is no {kind or arn} on this machine")
         added = read_json(folder / TAGS)
         if not added and is_tuning(folder.parent):  # a trial has the tags of its tuning job
-            added = read_json(folder.parent / TAGS) or read_json(folder.parent / REQUEST)
-        return folder / TAGS, (added or read_json(folder / REQUEST)).get("Tags", [])
+            added = read_json(folder.parent / TAGS) or read_request(folder.parent)
+        return folder / TAGS, (added or read_request(folder)).get("Tags", [])
 
     def _stop(self, folder: Path, kind: str) -> Json:
         status = read_state(folder)["status"]

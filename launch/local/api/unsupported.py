@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from launch.local.job_store import FINAL, Json, is_job, is_tuning, read_state
+from launch.local.job_store import FINAL, REQUEST, Json, is_job, is_tuning, read_json, read_state
 from launch.local.jobs.container import local_path
+from launch.spec.limits import warm_start_problems
 
 AWS_ONLY_ENDPOINT_FIELDS = (
     "DataCaptureConfig",
@@ -51,17 +52,19 @@ def tuning_problems(request: Json, root: Path) -> Iterator[str]:
     if "HyperParameterTuningJobObjective" not in config:
         yield "HyperParameterTuningJobConfig.HyperParameterTuningJobObjective: missing; give a metric and its goal"
     for parent in request.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", []):
-        yield from _parent_problems(root / parent["HyperParameterTuningJobName"])
+        yield from _parent_problems(root / parent["HyperParameterTuningJobName"], request)
     if "TrainingJobDefinition" in request:
         yield from training_problems(request["TrainingJobDefinition"], root, "TrainingJobDefinition.")
 
 
-def _parent_problems(folder: Path) -> Iterator[str]:
+def _parent_problems(folder: Path, request: Json) -> Iterator[str]:
     path = "WarmStartConfig.ParentHyperParameterTuningJobs"
     if not is_job(folder) or not is_tuning(folder):
         yield f"{path}: there is no tuning job {folder.name} under {folder.parent}"
     elif (status := read_state(folder)["status"]) not in FINAL:
         yield f"{path}: {folder.name} is in status {status}; stop it or wait for it to end"
+    elif parent := read_json(folder / REQUEST):
+        yield from warm_start_problems(request, parent)
 
 
 def model_problems(request: Json, root: Path) -> Iterator[str]:

@@ -39,6 +39,10 @@ class LineTail:
             self._rest = b""
         return [line.decode("utf-8", "replace") for line in lines]
 
+    def tail(self, count: int) -> list[str]:
+        """Returns the last `count` new lines."""
+        return self.read(last=True)[-count:]
+
 
 class Scraper:
     """Scrapes the metrics of one job from its log into `metrics.jsonl`.

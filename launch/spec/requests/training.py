@@ -13,9 +13,14 @@ from dogbreed.callbacks.metric_line import METRICS, metric_regex
 from dogbreed.errors import UserError
 from launch.spec.contract import CODE, DATA, OVERRIDES, PROGRAM, RETURN_METRIC, WEIGHTS, Json
 from launch.spec.ownership import owner_tags
+from launch.spec.plan import max_hours
 
 TEST_METRICS = ("test/accuracy", "test/loss")
 """Metrics that SageMaker reads from the log of a job, in addition to those of each epoch."""
+
+
+LOCAL_MAX_HOURS = 28 * 24
+"""Time limit of a job on this machine, unless one is given: the largest that AWS accepts."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def job_definition(cfg: DictConfig, target: Target, name: str, output_path: str)
         },
         "RoleArn": target.role_arn,
         "OutputDataConfig": {"S3OutputPath": output_path} | _present(KmsKeyId=backend.get("kms_key")),
-        **_schedule(cfg.instance, f"{target.output_path}/{name}/checkpoints"),
+        **_schedule(cfg.instance, target, f"{target.output_path}/{name}/checkpoints"),
     }
     if channels := _channels(cfg, target):
         definition["InputDataConfig"] = channels
@@ -136,11 +141,12 @@ def code_hyperparameters(target: Target, isolated: bool) -> dict[str, str]:
     }
 
 
-def _schedule(instance: DictConfig, checkpoints: str) -> Json:
+def _schedule(instance: DictConfig, target: Target, checkpoints: str) -> Json:
     """Returns the time limits of a job, whether it uses spot instances, and how it is retried."""
-    schedule: Json = {"StoppingCondition": {"MaxRuntimeInSeconds": round(instance.max_hours * 3600)}}
+    hours = LOCAL_MAX_HOURS if target.is_local and instance.max_hours is None else max_hours(instance)
+    schedule: Json = {"StoppingCondition": {"MaxRuntimeInSeconds": round(hours * 3600)}}
     if instance.spot:
-        wait = 2 * instance.max_hours if instance.max_wait_hours is None else instance.max_wait_hours
+        wait = 2 * hours if instance.max_wait_hours is None else instance.max_wait_hours
         schedule["EnableManagedSpotTraining"] = True
         schedule["StoppingCondition"]["MaxWaitTimeInSeconds"] = round(wait * 3600)
     if instance.retries:

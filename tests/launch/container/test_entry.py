@@ -100,3 +100,10 @@ def test_user_error_in_job_is_one_line_in_failure_file(tmp_path):
     reason = (tmp_path / "output" / "failure").read_text()
     assert "/no/such/place" in reason
     assert "Traceback" not in done.stderr
+
+
+def test_weights_are_the_named_file_of_the_channel(tmp_path):
+    for name in ("w.pth", "w.pth.sha256", "a.txt"):
+        (tmp_path / name).touch()
+    found = folder_overrides(tmp_path, {"SM_CHANNEL_WEIGHTS": str(tmp_path)}, "s3://b/dogs/w.pth")
+    assert compose("train", found).model.weights == f"{tmp_path}/w.pth"

@@ -17,6 +17,7 @@ from dogbreed.errors import UserError
 from launch import deploy, endpoints, predict, undeploy
 from launch.backends.aws.backend import AwsBackend
 from launch.spec.limits import SERVICES, check_request
+from launch.spec.settings import compose
 from tests.launch.cloud import BUCKET, ROLE, wait_for
 from tests.launch.local_jobs import SERVE, end_endpoints, pack_model, put_training
 
@@ -197,6 +198,26 @@ def test_deploy_aws_failure_prints_end_of_cloudwatch_log(cloud, capsys):
     printed = capsys.readouterr().out
     assert "line 29 of the container" in printed and "line 9 of" not in printed
     assert "endpoint worse is Failed" in printed
+
+
+def test_endpoint_log_ends_with_the_newest_lines_of_all_streams(cloud):
+    logs, group = boto3.client("logs"), "/aws/sagemaker/Endpoints/busy"
+    logs.create_log_group(logGroupName=group)
+    now = round(time.time() * 1000)
+    for stream in range(3):
+        logs.create_log_stream(logGroupName=group, logStreamName=f"AllTraffic/i-{stream}")
+        events = [{"timestamp": now - 1000 * line - stream, "message": f"{line} of {stream}"} for line in range(40)]
+        events.reverse()
+        logs.put_log_events(logGroupName=group, logStreamName=f"AllTraffic/i-{stream}", logEvents=events)
+    lines = AwsBackend(compose("deploy", AWS).backend).endpoint_log("busy").tail(4)
+    assert lines == ["1 of 0", "0 of 2", "0 of 1", "0 of 0"]
+
+
+def test_deploy_aws_while_it_is_deleted_creates_it_again(cloud):
+    assert deploy.main(["from_training=dogs", *AWS]) == 0
+    boto3.client("sagemaker").delete_endpoint(EndpointName="dogs")
+    assert deploy.main(["from_training=dogs", *AWS]) == 0
+    assert boto3.client("sagemaker").describe_endpoint(EndpointName="dogs")["EndpointStatus"] == "InService"
 
 
 def test_deploy_aws_requests_accepted_by_moto(cloud, moto_url, capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from unittest.mock import MagicMock
 
 import pytest
@@ -47,3 +48,13 @@ def test_finish_sweep_without_access_to_logs_writes_the_results(tmp_path, monkey
     assert summary.finish_sweep(MagicMock(), compose("tune", []), backend, "dogs", out) == 0
     assert (tmp_path / "dogs" / "results.json").is_file()
     assert any("logs cannot be read" in str(call) for call in out.print.call_args_list)
+
+
+def test_finish_sweep_that_failed_has_exit_status_1(tmp_path, monkeypatch):
+    backend = MagicMock(results_root=tmp_path, jobs_root=tmp_path, billed=False, max_logs=None)
+    backend.command.return_value = ["python"]
+    failed = replace(SWEEP, status="Failed", reason="its supervisor died")
+    monkeypatch.setattr(summary, "read_sweep", lambda client, name, metrics: failed)
+    assert summary.finish_sweep(MagicMock(), compose("tune", []), backend, "dogs", MagicMock()) == 1
+    assert (tmp_path / "dogs" / "sweep.png").is_file()  # the results so far are there
+    assert [path.name for path in (tmp_path / "dogs").iterdir() if path.name.endswith(".part")] == []

@@ -1,10 +1,12 @@
 """AMT's documented limits: a request within them is valid, one step beyond is one problem that names the field."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.spec.limits import check_request
+from launch.spec.limits import check_request, quota_warnings, warm_start_problems
 from tests.launch.local_jobs import categorical, continuous, training_request, tuning_request, warm_start
 
 OPERATION = "CreateHyperParameterTuningJob"
@@ -79,16 +81,6 @@ def test_one_step_beyond_a_limit_is_one_problem(arguments, data):
     request = tuning_request("good", **arguments)
     config = request[CONFIG]
     first = config["ParameterRanges"]["ContinuousParameterRanges"][0]
-    resources = config["ResourceLimits"]
-
-    def too_many_jobs():
-        resources["MaxNumberOfTrainingJobs"] = data.draw(st.integers(751, 10**6))
-        return f"{LIMITS}.MaxNumberOfTrainingJobs"
-
-    def too_many_at_a_time():
-        resources["MaxNumberOfTrainingJobs"] = 750
-        resources["MaxParallelTrainingJobs"] = data.draw(st.integers(11, 1000))
-        return f"{LIMITS}.MaxParallelTrainingJobs"
 
     def empty_range():
         first["MinValue"] = first["MaxValue"]
@@ -110,11 +102,7 @@ def test_one_step_beyond_a_limit_is_one_problem(arguments, data):
         request["HyperParameterTuningJobName"] = "x" * data.draw(st.integers(33, 100))
         return "HyperParameterTuningJobName"
 
-    mutate = data.draw(
-        st.sampled_from(
-            [too_many_jobs, too_many_at_a_time, empty_range, no_number, fixed_and_searched, searched_twice, long_name]
-        )
-    )
+    mutate = data.draw(st.sampled_from([empty_range, no_number, fixed_and_searched, searched_twice, long_name]))
     field = mutate()
     problems = check_request(OPERATION, request)
     if field is None:
@@ -155,8 +143,6 @@ def test_invalid_range_is_one_problem(ranges, field, words):
 @pytest.mark.parametrize(
     ("arguments", "field", "words"),
     [
-        ({"jobs": 751}, f"{LIMITS}.MaxNumberOfTrainingJobs", "751 is over the default quota, 750"),
-        ({"jobs": 50, "parallel": 11}, f"{LIMITS}.MaxParallelTrainingJobs", "default quota, 10 at a time"),
         ({"jobs": 2, "parallel": 3}, f"{LIMITS}.MaxParallelTrainingJobs", "more than the 2 jobs in all; give 2"),
         ({"strategy": "Optuna"}, f"{CONFIG}.Strategy", "'Optuna' is not one of its values"),
         ({"strategy": "random"}, f"{CONFIG}.Strategy", "did you mean Random?"),
@@ -283,3 +269,31 @@ def test_spot_training_job_needs_waiting_time():
 def test_other_operations_are_checked_against_the_model():
     assert check_request("DescribeTrainingJob", {"TrainingJobName": "x"}) == []
     assert check_request("DescribeTrainingJob", {}) == ["TrainingJobName: missing; it is required"]
+
+
+def test_more_than_a_default_quota_is_a_warning():
+    request = tuning_request("dogs", jobs=751, parallel=11)
+    assert check_request("CreateHyperParameterTuningJob", request) == []
+    assert [warning.split(" is over")[0] for warning in quota_warnings(request)] == [
+        "MaxNumberOfTrainingJobs=751", "MaxParallelTrainingJobs=11"]  # fmt: skip
+    assert quota_warnings(tuning_request("dogs", jobs=750, parallel=10)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"static": {"overrides": "[]", "first_points": "[]"}}, None),
+        ({"static": {"overrides": "[]", "_tuning_objective_metric": "val/accuracy"}}, None),
+        ({"ranges": {"ContinuousParameterRanges": [continuous("lr", "0.1", "0.2")]}}, None),
+        (
+            {"ranges": {"ContinuousParameterRanges": [continuous("wd", "0.1", "0.2")]}},
+            r"\(not in old: wd; only in old: lr\)",
+        ),
+        ({"static": {"overrides": "[]", "keys": "{}"}}, r"\(not in old: keys\)"),
+        ({"HyperParameterTuningJobObjective": {"Type": "Minimize", "MetricName": "val/accuracy"}}, "another objective"),
+    ],
+)
+def test_warm_start_needs_the_names_and_objective_of_its_parent(change, problem):
+    parent = tuning_request("old", static={"overrides": "[]"})
+    found = warm_start_problems(tuning_request("new", **{"static": {"overrides": "[]"}, **change}), parent)
+    assert found == [] if problem is None else re.search(problem, *found)

@@ -1,9 +1,13 @@
 """Overrides to a plan: fixed settings, search space, number of jobs, bound on instance-hours."""
 
+from dataclasses import replace
+
 import pytest
 
 from dogbreed.errors import UserError
 from launch.backends import open_backend
+from launch.backends.local import LOCAL_TARGET
+from launch.spec.requests.tuning import tuning_request
 from launch.views.tables import sweep_plan
 from launch.views.text import brief, console
 from tests.launch.plans import plan_of
@@ -125,3 +129,18 @@ def encode_path(path):
     from launch.spec.contract import encode
 
     return encode(str(path))
+
+
+def test_sweep_may_be_called_range():
+    assert plan_of(["lr=range", "name=range"]).name == "range"
+
+
+def test_local_jobs_have_no_time_limit_unless_given():
+    assert _seconds(LOCAL_TARGET) == 28 * 24 * 3600
+    assert _seconds(LOCAL_TARGET, "instance.max_hours=3") == 3 * 3600
+    assert _seconds(replace(LOCAL_TARGET, is_local=False)) == 2 * 3600
+
+
+def _seconds(target, *typed):
+    request = tuning_request(plan_of(["lr=range", *typed]), target)
+    return request["TrainingJobDefinition"]["StoppingCondition"]["MaxRuntimeInSeconds"]

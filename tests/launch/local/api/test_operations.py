@@ -295,6 +295,31 @@ def test_list_survives_corrupt_folders(client, tmp_path):
     assert job["TrainingJobStatus"] == "Failed"
 
 
+DAMAGE = {
+    "text for a time": (STATE, {"created": "yesterday"}),
+    "not a number": (STATE, {"modified": float("nan")}),
+    "far future": (STATE, {"ended": 1e15}),
+    "process group of everything": (STATE, {"status": "InProgress", "pid": -1, "started": 1.0}),
+    "status is a list": (STATE, {"status": ["Completed"]}),
+    "metric without a time": (STATE, {"metrics": {"val/accuracy": [0.5]}}),
+    "request without a definition": (REQUEST, {"TrainingJobDefinition": None}),
+    "request with text for a number": (REQUEST, {"HyperParameterTuningJobConfig": {"Strategy": 3}}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_file_hides_no_other_job(client, tmp_path, damage):
+    put_tuning(tmp_path / "whole", objectives=[0.5])
+    put_tuning(tmp_path / "damaged", objectives=[0.5])
+    name, change = DAMAGE[damage]
+    write_json(tmp_path / "damaged" / name, json.loads((tmp_path / "damaged" / name).read_text()) | change)
+    assert tuning_names(client) == ["damaged", "whole"]
+    job = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName="damaged")
+    assert "cannot be read" in job["FailureReason"]
+    assert read_sweep(client, "whole").best.objective == 0.5
+    assert len(training_names(client)) == 2
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
 def test_list_skips_unreadable_folder(client, tmp_path):
     put_training(tmp_path / "mine")

@@ -51,7 +51,7 @@ def test_request_of_the_readme_command():
             "RoleArn": "arn:aws:iam::000000000000:role/this-machine",
             "OutputDataConfig": {"S3OutputPath": "s3://local/first"},
             "ResourceConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
-            "StoppingCondition": {"MaxRuntimeInSeconds": 7200},
+            "StoppingCondition": {"MaxRuntimeInSeconds": 28 * 24 * 3600},
         },
     }
 
