@@ -14,13 +14,11 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from dogbreed.data.formats import JPEG_END, PILLOW_FORMATS, unsupported_format, without_junk
 from dogbreed.storage.base import ImageError
 
 if TYPE_CHECKING:
     import torch
-
-PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""The only formats that Pillow may open: it knows many more, some of which start other programs (EPS)."""
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit; a larger image would take more than half a gigabyte once decoded."""
@@ -29,6 +27,9 @@ MAX_ASPECT_RATIO = 100
 """Resizing a thinner image to a given short side could exhaust the memory."""
 
 _JPEG_DAMAGE = ("Premature end", "premature end", "bad Huffman code")
+
+_PROGRESSIVE = b"\xff\xc2"
+"""Marker of a progressive JPEG: one that is cut between two scans decodes without an error, but blurred."""
 
 _ORIENTATION = 0x0112
 
@@ -39,12 +40,6 @@ _LARGE_PIXELS = 30_000_000
 """Images that are decoded one at a time, and reduced before they are converted: a copy takes half a gigabyte."""
 
 _large_image_lock = threading.Lock()
-
-_ADVICE = {
-    b"\x1f\x8b": "compressed with gzip: store it without Content-Encoding",
-    b"version https://git-lfs": "a Git LFS pointer: run git lfs pull",
-}
-"""By the first bytes of a file."""
 
 # Pillow's readers raise any of these for damaged files.
 _DAMAGE = (
@@ -76,6 +71,7 @@ def read_size(data: bytes | memoryview) -> ImageSize:
     Raises:
         ImageError: empty, not an image, a damaged header, too many pixels or a too extreme aspect ratio.
     """
+    data = without_junk(data)
     orientation = _orientation(data) or 1
     height, width = _jpeg_size(data) or _pillow_size(data)
     return (
@@ -100,9 +96,21 @@ def decode(data: bytes | memoryview, scale: int = 1) -> torch.Tensor:
     return torch.from_numpy(decode_pixels(data, scale)).permute(2, 0, 1)
 
 
-def decode_pixels(data: bytes | memoryview, scale: int = 1) -> NDArray[np.uint8]:
-    """Returns what `decode` does, but (H, W, 3) and without torch, which publishing must not import."""
-    pixels = _decode_jpeg(data, scale) if _is_jpeg(data) else None
+def decode_pixels(data: bytes | memoryview, scale: int = 1, *, repair: bool = True) -> NDArray[np.uint8]:
+    """Returns what `decode` does, but (H, W, 3) and without torch, which publishing must not import.
+
+    `repair` decodes JPEGs after junk or without their end marker, as publishing repairs them.
+    """
+    data = without_junk(data) if repair else data
+    try:
+        pixels = _decode_jpeg(data, scale) if _is_jpeg(data) else None
+    except ImageError as error:
+        if not repair or _PROGRESSIVE in bytes(data) or bytes(data[-64:]).rstrip(b"\0").endswith(JPEG_END):
+            raise
+        try:
+            pixels = _decode_jpeg(bytes(data) + JPEG_END, scale)
+        except ImageError:
+            raise error from None
     return _decode_with_pillow(data, scale) if pixels is None else pixels
 
 
@@ -235,12 +243,7 @@ def _is_large(image: Image.Image) -> bool:
 def _image_error(data: bytes | memoryview, error: Exception) -> ImageError:
     if not data:
         return ImageError("empty file")
-    advice = next((text for start, text in _ADVICE.items() if bytes(data[: len(start)]) == start), "")
-    if bytes(data[4:8]) == b"ftyp":
-        advice = (
-            f"{bytes(data[8:12]).decode('ascii', 'replace').upper()} images are not supported: convert them to JPEG"
-        )
-    if advice:
+    if advice := unsupported_format(data):
         return ImageError(advice)
     if isinstance(error, UnidentifiedImageError):
         return ImageError(f"not a readable image, it begins with {bytes(data[:12])!r}")

@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from dogbreed.data.decode import MAX_PIXELS, PILLOW_FORMATS, decode_pixels, read_size
+from dogbreed.data.decode import MAX_PIXELS, decode_pixels, read_size
+from dogbreed.data.formats import JPEG_END, JPEG_START, MAX_JUNK_BYTES, PILLOW_FORMATS, image_format
 from dogbreed.publishing.sources import Source
 from dogbreed.storage.base import ImageError, ObjectInfo
 from dogbreed.storage.listing import IMAGE_SUFFIXES
@@ -44,20 +45,6 @@ SUFFIXES = {
 """Valid suffixes by image format; the first one replaces a wrong suffix."""
 
 _UNSUPPORTED = (".heic", ".heif", ".avif", ".jxl")
-
-_MAGIC = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
-
-_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-
-_MAX_JUNK_BYTES = 4096
-"""Junk before a JPEG, such as an HTTP or MacBinary header, is at most this long."""
 
 _CHUNK = 32
 """Files that a thread checks at a time."""
@@ -170,13 +157,6 @@ def _check_file(source: Source, info: ObjectInfo, known: Mapping[str, ImageFile]
     return CheckedImage(key, key, problem=problem) if has_suffix else None
 
 
-def image_format(data: bytes) -> str | None:
-    """Returns the image format of a file by its first 16 bytes, a key of `SUFFIXES`; None if it is not an image."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    return next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
-
-
 def check_image(key: str, data: bytes, known: Mapping[str, ImageFile]) -> CheckedImage:
     """Returns the result of checking an image.
 
@@ -186,7 +166,7 @@ def check_image(key: str, data: bytes, known: Mapping[str, ImageFile]) -> Checke
         known: Images that an earlier run has checked, by hash; they are not decoded again.
     """
     found = image_format(data)
-    start = data.find(_JPEG_START, 0, _MAX_JUNK_BYTES) if found is None else 0
+    start = data.find(JPEG_START, 0, MAX_JUNK_BYTES) if found is None else 0
     kind = "JPEG" if start > 0 else found
     if kind is None:
         reason = f"it begins with {data[:12]!r}" if data else "it is empty"
@@ -203,7 +183,7 @@ def check_image(key: str, data: bytes, known: Mapping[str, ImageFile]) -> Checke
         else:
             width, height, has_end = _decode(repaired, kind)
             if not has_end:
-                repair = repair._replace(end=_JPEG_END)
+                repair = repair._replace(end=JPEG_END)
                 repaired = repair.apply(data)
                 digest = _blake2b(repaired)
                 repairs.append("added the missing end marker")
@@ -248,14 +228,14 @@ def _decode(data: bytes, kind: str) -> tuple[int, int, bool]:
     with _large_image_lock if num_pixels > LARGE_PIXELS else nullcontext():
         try:
             size = read_size(data)
-            decode_pixels(data, scale=8)
+            decode_pixels(data, scale=8, repair=False)
             return size.width, size.height, True
         except ImageError:
-            if kind != "JPEG" or data.rstrip(b"\0").endswith(_JPEG_END):
+            if kind != "JPEG" or data.rstrip(b"\0").endswith(JPEG_END):
                 raise
             try:
                 size = read_size(data)
-                decode_pixels(data + _JPEG_END, scale=8)
+                decode_pixels(data + JPEG_END, scale=8, repair=False)
             except ImageError:
                 pass
             else:
@@ -284,7 +264,7 @@ def _without_metadata(data: bytes) -> bytes:
         if not (0xE1 <= marker <= 0xED or marker in (0xEF, 0xFE)):
             parts.append(data[start : start + length])
         start += length
-    end = data.rfind(_JPEG_END)
+    end = data.rfind(JPEG_END)
     return b"".join([*parts, data[start : end if end > start else len(data)]])
 
 

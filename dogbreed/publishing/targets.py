@@ -9,8 +9,9 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any, Protocol, cast
 
+from dogbreed.data.formats import image_format
 from dogbreed.errors import UserError
-from dogbreed.publishing.checks import CheckedImage, image_format
+from dogbreed.publishing.checks import CheckedImage
 from dogbreed.publishing.disk import check_free_space, write_error
 from dogbreed.storage import open_store
 from dogbreed.storage.base import ObjectInfo, Store, TransientError

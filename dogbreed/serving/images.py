@@ -8,7 +8,8 @@ import random
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from dogbreed.data.decode import MAX_ASPECT_RATIO, PILLOW_FORMATS
+from dogbreed.data.decode import MAX_ASPECT_RATIO
+from dogbreed.data.formats import PILLOW_FORMATS
 from dogbreed.data.transforms import EvalTransform, load_image
 from dogbreed.input_spec import InputSpec
 from dogbreed.serving.request import InferenceRequest, RequestError

@@ -144,7 +144,7 @@ def test_classes_named_like_splits_among_others_are_classes() -> None:
 
 
 @pytest.mark.parametrize("litter", ["@eaDir", "$RECYCLE.BIN", "System Volume Information", "__MACOSX"])
-def test_folders_of_tools_are_no_classes(litter: str) -> None:
+def test_folders_of_tools_are_ignored(litter: str) -> None:
     assert index("a/1.jpg", "b/1.jpg", f"{litter}/1.jpg", f"a/{litter}/1.jpg").classes == ["a", "b"]
 
 

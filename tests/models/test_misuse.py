@@ -1,4 +1,4 @@
-"""ImageClassifier with trainers, loaders, data and arguments that users combine: it works, or one line says why."""
+"""ImageClassifier with trainers, loaders, data and arguments as users combine them."""
 
 import pickle
 
@@ -136,7 +136,7 @@ def test_soft_labels_and_several_loaders_are_counted():
 
 
 @pytest.mark.parametrize("classes", [10, "abc"])
-def test_classes_that_are_no_list_are_a_user_error(classes):
+def test_classes_that_are_not_a_list_are_a_user_error(classes):
     with pytest.raises(UserError, match="give the names of all classes in a list"):
         ImageClassifier("test_resnet", classes)
 
