@@ -1,6 +1,8 @@
 """A cached listing or manifest is used while it matches the bucket, otherwise ignored with a log line."""
 
+import bisect
 import logging
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from benchmarks.proxy import Proxy
 from dogbreed.storage import listing_cache, open_store
+from dogbreed.storage.base import ObjectInfo
 from dogbreed.storage.listing import Listing
 from dogbreed.storage.manifest import MANIFEST, ImageFile, manifest_bytes
 from dogbreed.storage.s3 import S3Store
@@ -168,3 +171,25 @@ def test_requester_pays_header_is_sent_if_configured(s3_server: S3Server, reques
     proxy.close()
     assert len(proxy.heads) == 4
     assert all((b"x-amz-request-payer: requester" in head.lower()) == request_payer for head in proxy.heads)
+
+
+def test_all_processes_compare_the_same_pages() -> None:
+    """Processes that compared different samples of a changed bucket would use different listings."""
+    objects = [ObjectInfo(f"train/a/{number:05d}.jpg", number, "e") for number in range(20_000)]
+    listing = Listing.pack(objects)
+    present = [item for item in objects if item.size != 7777]
+    keys = [item.key for item in present]
+
+    def compared(process: int) -> tuple[str | None, set[str]]:
+        random.seed(process)
+        asked = set()
+
+        def page(after: str) -> tuple[list[ObjectInfo], bool]:
+            asked.add(after)
+            begin = bisect.bisect_right(keys, after)
+            return present[begin : begin + 1000], begin + 1000 >= len(present)
+
+        return listing_cache.difference(page, listing, seed=3), asked
+
+    answers = [compared(process) for process in range(8)]
+    assert len({reason for reason, _ in answers}) == 1
