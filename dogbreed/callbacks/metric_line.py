@@ -22,8 +22,10 @@ NUMBER = r"[-+]?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
 """A finite number as `metric_line` writes it; nan and inf do not match, so a diverged trial has no objective."""
 
 
-def metric_line(epoch: int, metrics: Mapping[str, float]) -> str:
+def metric_line(epoch: int, metrics: Mapping[str, float], exact: bool = False) -> str:
     """Returns the line to print for `metrics` (name to value) after `epoch` (counted from 0).
+
+    Values have six digits, or with `exact` as many as a float has.
 
     Raises:
         ValueError: A name contains a character that the regex cannot distinguish from the rest of the line.
@@ -31,7 +33,8 @@ def metric_line(epoch: int, metrics: Mapping[str, float]) -> str:
     for name in metrics:
         if not re.fullmatch(r"[\w/.-]+", name):
             raise ValueError(f"metric name {name!r} may hold letters, digits and _ / . - only")
-    return " ".join([PREFIX, f"epoch={epoch}", *(f"{name}={value:.6g}" for name, value in metrics.items())])
+    values = (f"{name}={value!r}" if exact else f"{name}={value:.6g}" for name, value in metrics.items())
+    return " ".join([PREFIX, f"epoch={epoch}", *values])
 
 
 def metric_regex(name: str) -> str:

@@ -9,7 +9,6 @@ The return value of the task function is the objective. Settings of `launch.tune
 # No `from __future__ import annotations`: Hydra runs this file without adding it to sys.modules, where a dataclass
 # would resolve its annotations.
 import argparse
-import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 
 @dataclass
@@ -37,6 +37,9 @@ class SageMakerSweeperConf:
 
 TYPED = "hydra.sweeper.launch."
 """Prefix of the launcher's settings on the command line."""
+
+PASSED_ON = ("hydra.searchpath=", "hydra.job.chdir=", "hydra.job.env_set.", "hydra.output_subdir=")
+"""Hydra's own settings that a trial needs as it was given them."""
 
 ConfigStore.instance().store(group="hydra/sweeper", name="sagemaker", node=SageMakerSweeperConf, provider="dogbreed")
 
@@ -60,15 +63,15 @@ class SageMakerSweeper(Sweeper):
         from launch.runs.sweep import run_plan
 
         try:
-            script = Path(inspect.getfile(self.task_function)).resolve()
-            status = run_plan(self._plan(arguments, script), script.parent)
+            app, folder = _program()
+            status = run_plan(self._plan(arguments, app), folder)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             status = 2
         if status:
             sys.exit(status)
 
-    def _plan(self, arguments: list[str], script: Path) -> Any:
+    def _plan(self, arguments: list[str], app: str) -> Any:
         from dogbreed.cli.config import fresh_name
         from launch.backends import open_backend
         from launch.spec.plan import make_app_plan
@@ -78,14 +81,15 @@ class SageMakerSweeper(Sweeper):
         plan = make_app_plan(
             arguments,
             [*self._settings(), f"objective.goal={self.goal}"],
-            str(script),
+            app,
             declared=self.search,
             options=loader.get_group_options,
-            value=lambda key: OmegaConf.select(config, key),
+            value=lambda key: _value(config, key),
             new_name=fresh_name,
         )
         on_this_machine = open_backend(plan.cfg).jobs_root is not None
-        return replace(plan, fixed=(*_flags(on_this_machine), *plan.fixed))
+        own = [word for word in config.hydra.overrides.hydra if word.lstrip("+").startswith(PASSED_ON)]
+        return replace(plan, fixed=(*_flags(on_this_machine), *own, *plan.fixed))
 
     def _settings(self) -> list[str]:
         """Returns the launcher's settings as overrides: from the YAML files, then unchanged from the command line.
@@ -102,6 +106,29 @@ class SageMakerSweeper(Sweeper):
         loader, name = self.hydra_context.config_loader, self.config.hydra.job.config_name
         plain = loader.load_configuration(name, others, RunMode.MULTIRUN)
         return [*_overrides(plain.hydra.sweeper.launch), *typed.values()]
+
+
+def _program() -> tuple[str, Path]:
+    """Returns the program that a trial runs, and the folder to upload to AWS.
+
+    That is what this process was started with, not the file of the task function, which may be decorated or imported:
+    a script, or `-m MODULE@FOLDER`.
+    """
+    main = sys.modules["__main__"]
+    script = Path(str(main.__file__)).resolve()
+    if main.__spec__ is None:
+        return str(script), script.parent
+    module = main.__spec__.name
+    folder = script.parents[module.removesuffix(".__main__").count(".") + (script.stem == "__main__")]
+    return f"-m {module}@{folder}", folder
+
+
+def _value(config: DictConfig, key: str) -> object:
+    """Returns the value of a key; None if only a trial can resolve it."""
+    try:
+        return OmegaConf.select(config, key)
+    except OmegaConfBaseException:
+        return None
 
 
 def _flags(local: bool) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from dogbreed.cli.command import enable_huge_pages
 from dogbreed.cli.config import compose
 from dogbreed.errors import UserError
 from dogbreed.train import run
-from launch.spec.contract import APP, DATA, TUNING_METRIC, WEIGHTS, encode, job_overrides
+from launch.spec.contract import APP, DATA, TUNING_METRIC, WEIGHTS, app_program, encode, job_overrides
 
 RENDEZVOUS_PORT = 29500
 """Port of the rendezvous between hosts; torch's default."""
@@ -165,8 +166,17 @@ def _run_app(script: str, overrides: list[str], base: Path) -> int:
 
     output = os.environ.get("SM_OUTPUT_DATA_DIR", str(base / "output" / "data"))
     places = ["hydra.mode=RUN", f"hydra.run.dir={encode(output)}", CALLBACK]
+    name = os.environ.get("TRAINING_JOB_NAME", "job")
+    if number := re.search(r"-(\d{3,})-[0-9a-f]{8}$", name):  # as in a multirun of Hydra
+        places += [f"hydra.job.num={int(number[1]) - 1}", f"hydra.job.id={encode(name)}"]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, script, *overrides, *places])
+    os.execve(sys.executable, [sys.executable, *app_program(script), *overrides, *places], _module_path(script))
+
+
+def _module_path(app: str) -> dict[str, str]:
+    """Returns the environment in which the modules in an application's folder can be imported."""
+    paths = [path for path in (app.partition("@")[2], os.environ.get("PYTHONPATH", "")) if path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)} if app.startswith("-m ") else dict(os.environ)
 
 
 def report_failure(base: Path, reason: str) -> int:

@@ -37,5 +37,11 @@ class PrintReturned(Callback):
         except BaseException as error:  # noqa: BLE001 - the task may raise anything
             report_failure(base_dir(), f"{type(error).__name__}: {error}")
             return
-        if isinstance(value, SupportsFloat):
-            print(metric_line(0, {RETURN_METRIC: float(value)}), flush=True)
+        try:
+            number = float(value) if isinstance(value, SupportsFloat) else None
+        except (TypeError, ValueError):  # an array of several elements
+            number = None
+        if number is None:
+            print(f"\nno objective: the task returned {str(value)[:100]!r}, which is not a number", flush=True)
+        else:  # on a line of its own: the task may have left a progress bar
+            print(f"\n{metric_line(0, {RETURN_METRIC: number}, exact=True)}", flush=True)

@@ -16,7 +16,7 @@ from launch.backends import Backend
 from launch.backends.aws.errors import explain_failure
 from launch.runs.result_files import found_issues, learning_curve, write_results
 from launch.runs.results import Sweep, billable_seconds, read_sweep
-from launch.spec.contract import Json
+from launch.spec.contract import Json, app_program
 from launch.views.tables import sweep_table, training_table
 from launch.views.text import cost_line, duration
 
@@ -90,7 +90,7 @@ def _train_best(backend: Backend, sweep: Sweep) -> list[str]:
     if sweep.app is None:
         return backend.command("train", f"from_tuning={sweep.name}")
     point = [f"{key}={value}" for key, value in sweep.best.hyperparameters.items()]
-    return ["python", sweep.app, *sweep.fixed, *point]
+    return ["python", *app_program(sweep.app), *sweep.fixed, *point]
 
 
 def _plot(sweep: Sweep, logs: Mapping[str, Sequence[str]], folder: Path) -> None:

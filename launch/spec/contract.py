@@ -25,7 +25,7 @@ KEYS = "keys"
 """Hyperparameter that maps names of searched hyperparameters to config keys, where the two differ; a JSON object."""
 
 APP = "app"
-"""Hyperparameter that names the script of another Hydra application, which runs instead of `dogbreed.train`."""
+"""Hyperparameter that names another Hydra application, which runs instead of `dogbreed.train`; see `app_program`."""
 
 FIRST_POINTS = "first_points"
 """Hyperparameter that lists the points to try first, as JSON; only the search on this machine reads it."""
@@ -47,6 +47,11 @@ PROGRAM = "run_job.py"
 
 RETURN_METRIC = "objective"
 """Name of the metric line that reports the return value of another Hydra application."""
+
+
+def app_program(app: str) -> list[str]:
+    """Returns what follows `python` to run an application: `SCRIPT`, or `-m MODULE` for `-m MODULE@FOLDER`."""
+    return ["-m", app.removeprefix("-m ").partition("@")[0]] if app.startswith("-m ") else [app]
 
 
 def encode(value: Any) -> str:

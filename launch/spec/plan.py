@@ -15,7 +15,7 @@ from dogbreed.cli.groups import choices, unknown_choice
 from dogbreed.cli.overrides import is_sweep, parse
 from dogbreed.cli.schema import TRAINING, check
 from dogbreed.errors import UserError
-from launch.spec.contract import RETURN_METRIC, encode
+from launch.spec.contract import RETURN_METRIC, app_program, encode
 from launch.spec.search_space import SearchParameter, combinations, split_overrides
 from launch.spec.settings import compose
 from launch.spec.strategy import Point, first_points, resolve_strategy
@@ -135,7 +135,7 @@ def make_app_plan(
     cfg = compose("tune", launcher)
     cfg.objective.metric = RETURN_METRIC
     if cfg.name is None:
-        cfg.name = new_name(Path(app).stem)
+        cfg.name = new_name(Path(app_program(app)[-1]).stem)
     fixed, parameters = split_overrides(parse(overrides), declared, options, lambda key: _is_integer(value(key)))
     if not parameters:
         raise UserError("nothing is searched: give at least one range, for example lr=interval(0.1,1) or size=1,2,3")

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -50,13 +51,21 @@ def test_readme_command_runs(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "printed"),
-    [(0.25, "0.25"), (1, "1"), (np.float32(0.25), "0.25"), (torch.tensor(0.25), "0.25"), ("word", ""), (None, "")],
-)
+    [
+        (0.25, "0.25"), (1, "1.0"), (np.float32(0.25), "0.25"), (torch.tensor(0.25), "0.25"),
+        (1234567.25, "1234567.25"),
+        ("word", ""), (None, ""), ((1.0, 2.0), ""), (np.ones(2), ""),
+    ],
+)  # fmt: skip
 def test_numeric_return_value_is_the_objective(value, printed, capsys):
     job = JobReturn(status=JobStatus.COMPLETED)
     job.return_value = value
     PrintReturned().on_job_end(OmegaConf.create(), job)
-    assert capsys.readouterr().out == (f"metrics epoch=0 objective={printed}\n" if printed else "")
+    line = capsys.readouterr().out
+    if printed:
+        assert line == f"\nmetrics epoch=0 objective={printed}\n"
+    else:
+        assert line.startswith("\nno objective: the task returned ")
 
 
 def test_trials_use_the_chosen_config(tmp_path):
@@ -139,3 +148,69 @@ def test_failing_application_is_a_failed_trial(tmp_path):
     done = run(tmp_path, "x=1.0,2.0", *given("tuner.max_jobs=1"), app=app)
     assert done.returncode == 1
     assert "division by zero" in " ".join(done.stdout.split())
+
+
+APPS = {
+    "decorated": {
+        "wrappers.py": """
+            import functools
+            def timed(function):
+                @functools.wraps(function)
+                def run(*args): return function(*args)
+                return run
+        """,
+        "app.py": "from wrappers import timed\n@hydra.main(version_base=None)\n@timed\n"
+        "def main(cfg): return cfg.x\nmain()",
+    },
+    "imported": {
+        "pk/__init__.py": "",
+        "pk/tasks.py": "@hydra.main(version_base=None, config_path='.')\ndef main(cfg): return cfg.x",
+        "app.py": "from pk.tasks import main\nmain()",
+    },
+    "package": {
+        "pkg/__init__.py": "",
+        "pkg/lib.py": "def f(x): return x",
+        "pkg/app.py": "from .lib import f\n@hydra.main(version_base=None)\ndef main(cfg): return f(cfg.x)\nmain()",
+    },
+    "progress bar": {
+        "app.py": "@hydra.main(version_base=None)\ndef main(cfg): print('\\r 99 %', end=''); return cfg.x\nmain()",
+    },
+    "numbered": {
+        "app.py": "@hydra.main(version_base=None)\n"
+        "def main(cfg):\n    from hydra.core.hydra_config import HydraConfig\n"
+        "    assert HydraConfig.get().job.num in (0, 1)\n    return cfg.x\nmain()",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", APPS)
+def test_any_application_has_an_objective(tmp_path, kind):
+    for name, text in APPS[kind].items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(textwrap.dedent(text) if "hydra" not in text else "import hydra\n" + text)
+    program = ["-m", "pkg.app"] if kind == "package" else ["app.py"]
+    words = ["++x=0.5,2.0", "hydra/sweeper=sagemaker", *given("name=found", "tuner.max_jobs=2")]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *program, "--multirun", *words],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=environ,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "outputs" / "found" / "results.json").read_text())
+    assert sorted(trial["objective"] for trial in found["trials"]) == [0.5, 2.0]
+
+
+def test_settings_of_hydra_reach_the_trials(tmp_path):
+    (tmp_path / "extra" / "db").mkdir(parents=True)
+    (tmp_path / "extra" / "db" / "mysql.yaml").write_text("port: 3306\n")
+    (tmp_path / "app.py").write_text(
+        "import hydra, os\n@hydra.main(version_base=None)\n"
+        "def main(cfg): return cfg.x + cfg.db.port + int(os.environ['FOO'])\nmain()"
+    )
+    own = [f"hydra.searchpath=[file://{tmp_path}/extra]", "+hydra.job.env_set.FOO='1000'"]
+    words = ["++x=0.5,2.0", "+db=mysql", "hydra/sweeper=sagemaker", *own, *given("name=found", "tuner.max_jobs=2")]
+    done = run(tmp_path, *words, app=tmp_path / "app.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "outputs" / "found" / "results.json").read_text())
+    assert sorted(trial["objective"] for trial in found["trials"]) == [4306.5, 4308.0]

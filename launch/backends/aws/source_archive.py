@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dogbreed.cli.groups import conf_dir
+from dogbreed.errors import UserError
 from launch.spec.contract import PROGRAM
 
 ARCHIVE = "sourcedir.tar.gz"
@@ -33,7 +34,10 @@ from launch.container.entry import main
 
 sys.exit(main())
 """
-_LEFT_BEHIND = ("__pycache__", "outputs", "multirun")
+_RESERVED = {"dogbreed", "launch", "hydra_plugins", PROGRAM.removesuffix(".py")}
+"""Modules of a job that an application must not replace."""
+
+_LEFT_BEHIND = ("__pycache__", "outputs", "multirun", "venv", "node_modules", "site-packages")
 _APP_SUFFIXES = (".py", ".yaml")
 
 
@@ -50,13 +54,17 @@ def code_archive(requirements: bool = True, extra: str = "", app: Path | None = 
     files = {f"{name}/{path}": data for name in packages for path, data in _files(home / name)}
     files = {path: data for path, data in files.items() if not path.startswith("dogbreed/conf/")}
     files |= {f"conf/{path}": data for path, data in _files(conf_dir())}
-    files |= dict(_files(app, _APP_SUFFIXES)) if app else {}
+    if app:
+        own = dict(_files(app, _APP_SUFFIXES))
+        if taken := sorted({path.partition("/")[0].removesuffix(".py") for path in own} & _RESERVED):
+            raise UserError(f"{app}: rename {', '.join(taken)}: the job's own code has this name")
+        files |= own
     files[PROGRAM] = _PROGRAM
     if requirements:
-        own = (app / "requirements.txt").read_text() if app and (app / "requirements.txt").is_file() else ""
-        files["requirements.txt"] = "\n".join([*own.splitlines(), *job_requirements(extra), ""]).encode()
+        text = (app / "requirements.txt").read_text() if app and (app / "requirements.txt").is_file() else ""
+        files["requirements.txt"] = "\n".join([*text.splitlines(), *job_requirements(extra), ""]).encode()
     tar = io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+    with tarfile.open(fileobj=tar, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path in sorted(files):
             entry = tarfile.TarInfo(path)  # fixed time, owner and mode make the archive reproducible
             entry.size = len(files[path])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.spec.contract import APP, FIRST_POINTS, KEYS, OVERRIDES, TUNING_METRIC, Json
+from launch.spec.contract import APP, FIRST_POINTS, KEYS, OVERRIDES, TUNING_METRIC, Json, app_program
 from launch.spec.ownership import owner_tags
 from launch.spec.plan import Plan
 from launch.spec.requests.training import (
@@ -130,7 +130,7 @@ def _training_definition(plan: Plan, target: Target) -> Json:
     cfg = plan.cfg
     static = {OVERRIDES: json.dumps(list(plan.fixed), ensure_ascii=False)}
     if plan.app is not None:  # the archive for AWS has it at its root
-        static[APP] = Path(plan.app).name if target.code_uri else plan.app
+        static[APP] = " ".join(Path(word).name for word in app_program(plan.app)) if target.code_uri else plan.app
     if keys := {parameter.name: parameter.key for parameter in plan.parameters if parameter.name != parameter.key}:
         static[KEYS] = json.dumps(keys)
     if plan.first and target.is_local:

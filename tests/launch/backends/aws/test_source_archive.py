@@ -6,6 +6,9 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pytest
+
+from dogbreed.errors import UserError
 from launch.backends.aws.source_archive import code_archive, code_key, job_requirements
 from tests.paths import ROOT
 
@@ -75,3 +78,20 @@ def test_archive_is_enough_to_compose_a_job(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env={"PATH": ""}
     )
     assert done.stdout.split() == ["0.5", f"{tmp_path}/launch/container/entry.py"]
+
+
+@pytest.mark.parametrize("name", ["run_job.py", "launch.py", "dogbreed/__init__.py"])
+def test_archive_of_application_with_a_module_of_the_job_is_rejected(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"rename .*: the job's own code has this name"):
+        code_archive(app=tmp_path)
+
+
+def test_archive_takes_long_paths_and_leaves_environments(tmp_path):
+    long = tmp_path / ("a" * 120) / ("b" * 120) / "app.py"
+    for path in (long, tmp_path / "venv" / "lib.py"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    names = members(code_archive(app=tmp_path))
+    assert long.relative_to(tmp_path).as_posix() in names and "venv/lib.py" not in names
