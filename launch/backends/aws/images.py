@@ -13,8 +13,8 @@ FRAMEWORKS = {"training": ("pytorch-amzn2023", "pytorch"), "inference": ("pytorc
 
 END_OF_PATCH = {
     "training": {
-        "2.6": date(2025, 10, 15), "2.7": date(2026, 4, 23), "2.8": date(2026, 8, 7), "2.9": date(2026, 10, 15),
-        "2.10": date(2027, 1, 21), "2.11": date(2027, 4, 30), "2.12": date(2027, 7, 2), "2.13": date(2027, 7, 20),
+        "2.9": date(2026, 10, 15), "2.10": date(2027, 1, 21), "2.11": date(2027, 4, 30), "2.12": date(2027, 7, 2),
+        "2.13": date(2027, 7, 20),
     },
     "inference": {"2.6": date(2026, 6, 30)},
 }  # fmt: skip
