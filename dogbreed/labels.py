@@ -23,11 +23,10 @@ def parse_class(folder: str) -> ClassName:
 
 
 def parse_classes(folders: Sequence[str]) -> list[ClassName]:
-    """Returns the labels and names of all classes: the whole folder names if not all have numbers, all different.
+    """Returns the labels and names of all classes: the whole folder names if two would have the same label.
 
     `1.5L` and `1.6L` would otherwise both have label `1`.
     """
     parsed = [parse_class(folder) for folder in folders]
-    has_numbers = all(label != folder for (label, _), folder in zip(parsed, folders, strict=True))
     are_unique = len({label for label, _ in parsed}) == len(parsed)
-    return parsed if has_numbers and are_unique else [ClassName(folder, folder) for folder in folders]
+    return parsed if are_unique else [ClassName(folder, folder) for folder in folders]

@@ -146,8 +146,9 @@ def test_printed_commands_can_be_run(root):
 
 @pytest.mark.parametrize("kind", ["sweep", "training"])
 def test_commands_printed_by_stop_are_shell_quoted(launch, capsys, monkeypatch, kind):
-    status_key = "HyperParameterTuningJobStatus" if kind == "sweep" else "TrainingJobStatus"
-    monkeypatch.setattr(stop, "describe", lambda client, name: (kind, {status_key: "InProgress"}))
+    resource = "HyperParameterTuningJob" if kind == "sweep" else "TrainingJob"
+    monkeypatch.setattr(stop, "describe", lambda client, name: (kind, {f"{resource}Status": "InProgress"}))
+    monkeypatch.setattr(stop, "check_owned", lambda *args: None)
     monkeypatch.setattr(LocalBackend, "client", lambda self: MagicMock())
     stop.main(["dogs", "backend.root='out (1)'"])
     commands = re.findall(r"python -m .*", capsys.readouterr().out)
