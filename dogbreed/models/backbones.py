@@ -131,7 +131,7 @@ def _converted(state: dict[str, Tensor], net: nn.Module, own: Mapping[str, Tenso
             state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)} or state
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if convert is not None and any(key not in state or state[key].shape != own[key].shape for key in own):
-        with suppress(Exception):  # of another architecture: the comparison with `own` says so
+        with suppress(Exception):  # of another architecture: the comparison with `own` shows it
             converted = convert(dict(state), net)
             state = converted if isinstance(converted, dict) else state
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
@@ -148,7 +148,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise UserError(f"model.weights={path} cannot be read as weights: {reason}") from error
     state = state.get("model_state_dict", state)
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"model.weights={path} cannot be read as weights: it is no state dict")
+        raise UserError(f"model.weights={path} cannot be read as weights: it is not a state dict")
     if any(key.startswith("net.") for key in state):  # a checkpoint of an ImageClassifier
         state = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
     return state

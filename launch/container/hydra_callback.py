@@ -43,5 +43,5 @@ class PrintReturned(Callback):
             number = None
         if number is None:
             print(f"\nno objective: the task returned {str(value)[:100]!r}, which is not a number", flush=True)
-        else:  # on a line of its own: the task may have left a progress bar
+        else:  # on a separate line: the task may have left a progress bar
             print(f"\n{metric_line(0, {RETURN_METRIC: number}, exact=True)}", flush=True)

@@ -1,7 +1,7 @@
 """Sends requests that create, stop or delete, so that repeating one or losing its answer does no harm.
 
 botocore repeats a request whose answer is lost, and the repeated one is rejected because the first one succeeded. So
-an error alone does not say what happened: the resource is described, and accepted if it is what was asked for.
+an error alone does not show what happened: the resource is described, and accepted if it is what was asked for.
 """
 
 from __future__ import annotations

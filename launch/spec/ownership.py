@@ -38,7 +38,7 @@ def is_owned(tags: Mapping[str, str], name: str) -> bool:
 
 
 def describe_owner(tags: Mapping[str, str]) -> str:
-    """Returns what the tags of a foreign resource say about its origin, as a clause."""
+    """Returns what the tags of a foreign resource show about its origin, as a clause."""
     if tags.get(CREATED_BY) == CREATOR:
         return f"it belongs to {tags.get(NAME, 'another name')}"
     shown = ", ".join(f"{key}={value}" for key, value in sorted(tags.items()))

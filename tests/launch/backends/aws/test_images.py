@@ -27,7 +27,7 @@ def test_image_note_shows_versions_and_end_of_patches(uri, today, note):
     assert image_note(uri, "training", today, chosen=False) == note
 
 
-def test_image_note_after_end_of_patches_is_an_error_unless_chosen():
+def test_image_after_end_of_patches_is_error_unless_chosen():
     late = date(2027, 1, 22)
     with pytest.raises(UserError, match=r"patches ended on 2027-01-21: upgrade the SDK .* or type backend\.image=URI"):
         image_note(OLD, "training", late, chosen=False)

@@ -81,7 +81,7 @@ def test_archive_is_enough_to_compose_a_job(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run_job.py", "launch.py", "dogbreed/__init__.py"])
-def test_archive_of_application_with_a_module_of_the_job_is_rejected(tmp_path, name):
+def test_archive_of_app_with_a_module_of_the_job_is_rejected(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"rename .*: the job's own code has this name"):
