@@ -70,6 +70,7 @@ def runs(tmp_path_factory):
         yield {name: threads.submit(run, name) for name in reversed(PARAMETERS)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_notebook_runs(name, runs):
     notebook = runs[name].result()

@@ -110,6 +110,7 @@ def test_sweep_of_failed_trials_has_exit_status_1(sweep, tmp_path, capsys, stand
     assert "no trial gave a result" in printed
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_results_and_resume_repeats_nothing(sweep, tmp_path, capsys, stand_in_does):
     stand_in_does("large_lr_slow")
     typed = ["lr=choice(0.001,0.002,0.01,0.02,0.03,0.04)", "name=broken", "tuner.max_parallel_jobs=2"]

@@ -64,6 +64,6 @@ def test_stop_of_a_foreign_sweep_is_rejected(tmp_path, monkeypatch):
         (EndpointConnectionError(endpoint_url="https://aws"), "^AWS cannot be reached: .*check the network"),
     ],
 )
-def test_mistakes_of_the_configuration_are_no_network_errors(error, message):
+def test_configuration_mistakes_are_not_network_errors(error, message):
     with pytest.raises(UserError, match=message), api_errors():
         raise error
