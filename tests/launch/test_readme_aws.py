@@ -59,5 +59,5 @@ def test_sweep_of_killed_launcher_can_be_followed(aws, capfd):
     output, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
     assert "sweep orphan: Completed" in output and "train the best" in output
-    assert Path("outputs/orphan/results.json").is_file()
+    assert Path("outputs/aws/orphan/results.json").is_file()
     assert "Exception" not in capfd.readouterr().err  # the server survives it too

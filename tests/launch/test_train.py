@@ -150,6 +150,7 @@ def test_commands_printed_by_stop_are_shell_quoted(launch, capsys, monkeypatch, 
     monkeypatch.setattr(stop, "describe", lambda client, name: (kind, {f"{resource}Status": "InProgress"}))
     monkeypatch.setattr(stop, "check_owned", lambda *args: None)
     monkeypatch.setattr(LocalBackend, "client", lambda self: MagicMock())
+    monkeypatch.setattr(stop, "check_owned", lambda *_: None)
     stop.main(["dogs", "backend.root='out (1)'"])
     commands = re.findall(r"python -m .*", capsys.readouterr().out)
     assert len(commands) == (2 if kind == "sweep" else 1)
@@ -178,8 +179,11 @@ def test_line_tail_returns_complete_lines(tmp_path):
 
 def test_log_lines_of_several_hosts_have_a_prefix():
     class Logs:
-        def describe_log_streams(self, **_):
-            return {"logStreams": [{"logStreamName": f"job/algo-{n}-1700000000"} for n in (1, 2)]}
+        def get_paginator(self, operation):
+            return self
+
+        def paginate(self, **_):
+            return [{"logStreams": [{"logStreamName": f"job/algo-{n}-1700000000"}]} for n in (1, 2)]
 
         def get_log_events(self, *, logStreamName, nextToken="", **_):
             new = [] if nextToken else [{"message": "hello"}]

@@ -45,7 +45,7 @@ class Account:
         self._default_bucket = ""
         if missing := [key for key in ("role", "bucket", IMAGE_KEYS[scope]) if not settings[key]]:
             self._default_bucket = f"sagemaker-{self.region}-{self.identity()['Account']}"
-            self._sdk = _sdk_session(self._session, missing)
+            self._sdk = _sdk_session(self._session, self.bucket(), missing)
 
     def identity(self) -> dict[str, str]:
         """Returns Account and Arn of the credentials in use."""
@@ -107,8 +107,8 @@ class Account:
             "301": f"the bucket {bucket} is in another region than {self.region}: give one that is in it",
         }
         try:
-            if not self._settings.bucket and self._sdk.default_bucket() != bucket:
-                raise UserError(f"the SDK is configured for another bucket than {bucket}: type backend.bucket=NAME")
+            if not self._settings.bucket:
+                self._sdk.default_bucket()
             s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=owner)
         except ClientError as error:
             code = error.response["Error"]["Code"]
@@ -137,7 +137,7 @@ def _checksum(s3: Any, target: dict[str, str]) -> str | None:
     return None if found is None else str(found)
 
 
-def _sdk_session(session: Any, missing: Sequence[str]) -> Any:
+def _sdk_session(session: Any, bucket: str, missing: Sequence[str]) -> Any:
     """Returns the SDK's session, which resolves the `missing` keys of the backend.
 
     Raises:
@@ -151,4 +151,5 @@ def _sdk_session(session: Any, missing: Sequence[str]) -> Any:
             f"{', '.join(f'backend.{key}' for key in missing)} not given, and the SageMaker SDK, which would know, "
             "is not installed: install it: pip install 'dogbreed[sagemaker]', or give them"
         ) from None
-    return Session(boto_session=session)  # it names the bucket, and then checks that nobody else owns it
+    # Given the name, the SDK does not check the bucket's owner, but it would ask the real STS: `upload` checks it.
+    return Session(boto_session=session, default_bucket=bucket)
