@@ -6,10 +6,10 @@
 # make docs       build the documentation site into site/
 # make notebooks  run the scripts in notebooks/ and save them with their outputs
 # make clean      delete environments, builds and caches
-# PYTHON=python3.12 selects another interpreter; ARGS="model=resnet18 lr=range" another sweep; WORKERS=4 test processes.
+# PYTHON=python3.12 selects another interpreter; ARGS="model=resnet18 lr=range" another sweep; WORKERS=2 test processes.
 PYTHON ?= python3
 ARGS ?= model=resnet34 lr=range
-WORKERS ?= 2
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 TOOLKITS := .toolkits

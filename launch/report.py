@@ -32,8 +32,9 @@ def _print_issues(report: Report, folder: Path) -> None:
     issues = report.issues
     print(f"{folder}: {len(issues)} issue{'' if len(issues) == 1 else 's'}")
     for finding in issues:
+        advice = f"; {finding.outcome.suggestion.advice}" if finding.outcome.suggestion else ""
         causes = f" (follows from {', '.join(finding.causes)})" if finding.causes else ""
-        print(f"  {finding.rule}: {finding.outcome.summary}{causes}; try {finding.outcome.suggestion}")
+        print(f"  {finding.rule}: {finding.outcome.summary}{causes}{advice}")
     print(f"  report: {report.html}")
 
 

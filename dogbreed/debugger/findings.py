@@ -45,6 +45,11 @@ class Suggestion:
             text = f"{self.value:.3g}" if isinstance(self.value, float) else str(self.value)
         return f"{self.setting}={text}"
 
+    @property
+    def advice(self) -> str:
+        """The suggestion as the end of a sentence: `try lr=0.0003`, or `try to lower the learning rate`."""
+        return f"try {self.override}" if self.setting else f"try to {self.action}"
+
     def __str__(self) -> str:
         return self.override or self.action
 

@@ -30,7 +30,7 @@ def test_report_of_a_name_or_a_folder(outputs: Path, capsys: pytest.CaptureFixtu
     for name in ("dogs", str(outputs / "dogs")):
         assert report.main([name]) == 0
         out = capsys.readouterr().out
-        assert "LossNotDecreasing: the training loss does not fall; try lr=0.001" in out
+        assert "LossNotDecreasing: the training loss does not fall; try to lower the learning rate" in out
         assert (outputs / "dogs" / "report.html").is_file()
 
 

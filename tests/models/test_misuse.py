@@ -95,9 +95,9 @@ def test_network_without_numbered_stages_can_be_created(monkeypatch):
 
 
 @pytest.mark.parametrize("settings", [{"barebones": True}, {"log_every_n_steps": 0}])
-def test_fit_without_logging_works(settings):
+def test_fit_without_logging_works(settings, tmp_path):
     model, data = demo_model()
-    quiet = {"accelerator": "cpu", "max_epochs": 1}
+    quiet = {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": tmp_path}
     pl.Trainer(**quiet, **settings, **({} if settings.get("barebones") else {"logger": False})).fit(model, data)
 
 

@@ -194,15 +194,14 @@ def test_sigterm_to_tuner_stops_the_sweep(client, tmp_path):
 
 
 def test_resume_retries_job_lost_with_its_supervisor(client, tmp_path):
-    request = tuning_request("lost", ranges=categorical("epoch_s", "30", "0"), strategy="Grid", jobs=2, parallel=2)
+    values = categorical("epoch_s", "30", "0")
+    request = tuning_request("lost", ranges=values, strategy="Grid", jobs=2, parallel=2, static={"epochs": "3"})
     client.create_hyper_parameter_tuning_job(**request)
     eventually(lambda: running_pids(tmp_path / "lost"))
     (folder,) = (tmp_path / "lost").glob("lost-001-*")
     os.kill(eventually(lambda: state_of(folder).get("supervisor_pid")), signal.SIGKILL)
     assert wait_tuning(client, "lost")["TrainingJobStatusCounters"]["NonRetryableError"] == 1
-    again = tuning_request(
-        "again", ranges=categorical("epoch_s", "30", "0"), jobs=1, parallel=1, static={"epochs": "0"}
-    )
+    again = tuning_request("again", ranges=values, jobs=1, parallel=1, static={"epochs": "0"})
     run_tuning(client, again, WarmStartConfig=warm_start("lost"))
     assert points(client, "again") == [{"epoch_s": "30"}]
 
