@@ -12,14 +12,7 @@ from omegaconf.errors import ConfigAttributeError
 from dogbreed.cli.reference import help_text
 from dogbreed.cli.schema import Schema
 from dogbreed.errors import UserError
-
-
-def enable_huge_pages() -> None:
-    """Sets the default of torch's THP_MEM_ALLOC_ENABLE: huge pages for large CPU tensors on Linux.
-
-    torch reads it when it creates its first tensor. Processes that this one starts inherit it.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+from dogbreed.system.memory import enable_huge_pages
 
 
 def run_cli(

@@ -26,6 +26,7 @@ import uvicorn
 from dogbreed.errors import UserError
 from dogbreed.serving.settings import Settings
 from dogbreed.system.atomic import atomic_write
+from dogbreed.system.memory import enable_huge_pages
 
 SHUTDOWN_TIMEOUT_S = 60
 """Time that pending requests have to finish after SIGTERM."""
@@ -103,6 +104,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes a free one")
     parser.add_argument("--ready-file", type=Path, help="written once requests are accepted")
     args = parser.parse_args(argv)
+    enable_huge_pages()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         serve(args.model_dir, args.host, args.port, args.ready_file)

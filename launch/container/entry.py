@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-from dogbreed.cli.command import enable_huge_pages
 from dogbreed.cli.config import compose
 from dogbreed.errors import UserError
+from dogbreed.system.memory import enable_huge_pages
 from dogbreed.train import run
 from launch.spec.contract import APP, DATA, TUNING_METRIC, WEIGHTS, app_program, encode, job_overrides
 
